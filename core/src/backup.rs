@@ -1,0 +1,420 @@
+//! A run: everything that is new in the library goes into the repository, and a snapshot says so.
+
+mod checkpoint;
+mod contents;
+mod dry_run;
+mod preflight;
+mod reconcile;
+mod scan;
+mod send;
+mod turn;
+
+pub use preflight::PreflightError;
+pub use turn::open;
+
+use crate::event::{Event, Monitor, Phase};
+use crate::library::scope::Scope;
+use crate::model::{Class, ExternalName, FilePath, Root, RunId, Sample};
+use crate::repository::key::Key;
+use crate::repository::log::{Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
+use crate::repository::manifest::ManifestError;
+use crate::repository::store::{Attributes, Created, Kind, StoreError};
+use crate::repository::{OpenError, Session};
+use jiff::Timestamp;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A folder to back up.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// As what it is kept.
+    pub root: Root,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// What a run is to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The media location, and external libraries.
+    pub sources: Vec<Source>,
+    /// What of them is taken.
+    pub scope: Scope,
+    /// Files that are sent at once.
+    pub workers: NonZeroUsize,
+    /// Threads that walk.
+    pub walkers: NonZeroUsize,
+    /// Reads so many unchanged files again, to find damage at the source.
+    pub rehash: Option<Sample>,
+    /// The run whose withheld snapshot was meant.
+    pub accept: Option<RunId>,
+    /// External libraries that are no longer there and may be archived.
+    pub drop_externals: Vec<ExternalName>,
+    /// Go on though a marker that stood there last time is missing.
+    pub ignore_missing_markers: bool,
+    /// A name for the snapshot.
+    pub label: Option<String>,
+    /// Immich's version, where anything told.
+    pub immich_version: Option<String>,
+    /// Name of this machine.
+    pub host: String,
+    /// How long to wait for another run.
+    pub wait: Duration,
+    /// Do not wait for another writer's unfinished run.
+    pub take_over: bool,
+}
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Found before anything was touched.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The repository's log or the local state failed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An object could not be stored.
+    #[error("cannot go on storing files")]
+    Store(#[from] StoreError),
+    /// Another run has the repository.
+    #[error("another run has the repository: {who}")]
+    Busy {
+        /// Which, and since when.
+        who: String,
+    },
+    /// Nothing was found in the library.
+    #[error("{root} at `{}` holds no file", .path.display())]
+    Empty {
+        /// Which.
+        root: Root,
+        /// Where.
+        path: PathBuf,
+    },
+    /// Asked to stop while it waited.
+    #[error("interrupted while waiting for another run")]
+    Interrupted,
+}
+
+impl From<ManifestError> for BackupError {
+    fn from(error: ManifestError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl BackupError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Preflight(error) => Some(error.hint()),
+            Self::Open(error) => error.hint(),
+            Self::Store(error) => error.hint().map(str::to_owned),
+            Self::Busy { .. } => Some("wait longer with --wait, or, if you know that it is dead, use --take-over".to_owned()),
+            Self::Empty { .. } => Some("check that it is mounted, and that --library (UPLOAD_LOCATION) names Immich's media location".to_owned()),
+            Self::Interrupted => None,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// With a snapshot.
+    Snapshot,
+    /// A tripwire withheld the snapshot.
+    Withheld {
+        /// What tripped it, in words.
+        reason: String,
+    },
+    /// It was asked to stop.
+    Interrupted,
+    /// Nothing was to be done.
+    DryRun,
+}
+
+/// What a run did. The one tally: screen, JSON and log all show these numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Files that belong to the backup and were seen.
+    pub seen: Tally,
+    /// Of these, files that needed nothing.
+    pub unchanged: Tally,
+    /// Files of which only times or permissions differed.
+    pub touched: Tally,
+    /// New paths whose content was new.
+    pub new: Tally,
+    /// Paths that have other content now.
+    pub changed: Tally,
+    /// New paths whose content the repository had (moved or copied files).
+    pub known: Tally,
+    /// Content that went to the store.
+    pub sent: Tally,
+    /// Content that was found in the store, sent by a run that died.
+    pub adopted: Tally,
+    /// Paths that are gone.
+    pub archived: Tally,
+    /// Symbolic links, sockets, pipes, devices.
+    pub special: u64,
+    /// Files and folders that could not be read.
+    pub unread: u64,
+    /// Files whose content differs though size and times do not.
+    pub bit_rot: u64,
+}
+
+/// What a run did, and what it found wrong.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The run; also the snapshot's id.
+    pub run: RunId,
+    /// How it ended.
+    pub ending: Ending,
+    /// What it did.
+    pub counts: Counts,
+    /// What stands now.
+    pub totals: Totals,
+    /// The first files and folders that could not be read.
+    pub unread: Vec<Unread>,
+    /// The first files that are damaged at the source, probably.
+    pub bit_rot: Vec<FilePath>,
+}
+
+impl Report {
+    /// Whether everything that should be in the backup is.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.counts.unread == 0 && self.counts.bit_rot == 0
+    }
+}
+
+/// One open source.
+#[derive(Debug, Clone)]
+struct OpenSource {
+    source: Source,
+    folder: Arc<OwnedFd>,
+}
+
+/// What all parts of a run share.
+struct Run<'a> {
+    session: &'a mut Session,
+    plan: &'a Plan,
+    sources: Vec<OpenSource>,
+    monitor: &'a Arc<dyn Monitor>,
+    /// Set when the user asks to stop.
+    stop: &'a CancellationToken,
+    id: RunId,
+    counts: Counts,
+    unread: Vec<Unread>,
+    bit_rot: Vec<FilePath>,
+}
+
+/// Backs up.
+///
+/// # Errors
+/// What stopped the run. All that was stored stays, and the next run takes it up.
+pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
+    let sources = preflight::check(session, plan, monitor.as_ref())?;
+    turn::wait_for_others(session, plan, monitor.as_ref(), stop).await?;
+    let id = RunId::random();
+    let mut run =
+        Run { session, plan, sources, monitor, stop, id, counts: Counts::default(), unread: Vec::new(), bit_rot: Vec::new() };
+    run.start().await?;
+    let ending = match run.work().await {
+        Ok(ending) => ending,
+        Err(error) => {
+            // Said so that nobody waits for this run; where even that fails, its silence says it.
+            let ended = Ended { outcome: Outcome::Failed, reason: Some(describe(&error)) };
+            drop(run.session.commit(Some(id), &[Fact::RunEnded(ended)], monitor.as_ref()).await);
+            return Err(error);
+        }
+    };
+    let totals = run.session.manifest.totals();
+    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot })
+}
+
+/// Shows what a run would do, without writing anything.
+///
+/// # Errors
+/// As [`run`].
+pub fn dry_run(session: &Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
+    let sources = preflight::check(session, plan, monitor.as_ref())?;
+    dry_run::run(session, plan, &sources, monitor, stop)
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Run<'_> {
+    async fn start(&mut self) -> Result<(), BackupError> {
+        let external = |root: &Root| match root {
+            Root::Library => None,
+            Root::External(name) => Some(name.clone()),
+        };
+        let roots = self.sources.iter().map(|open| SourceRoot {
+            external: external(&open.source.root),
+            path: crate::model::encode_segment(open.source.path.as_os_str().as_encoded_bytes()).into_owned(),
+        });
+        let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
+        self.commit(&[Fact::RunStarted(started)]).await?;
+        self.monitor.emit(Event::RunStarted { run: self.id, repository: self.session.repository.id });
+        Ok(())
+    }
+
+    async fn commit(&mut self, facts: &[Fact]) -> Result<(), BackupError> {
+        self.session.commit(Some(self.id), facts, self.monitor.as_ref()).await?;
+        Ok(())
+    }
+
+    async fn work(&mut self) -> Result<Ending, BackupError> {
+        let started_at = Timestamp::now();
+        let unseen = self.store_all().await?;
+        if self.stop.is_cancelled() {
+            return self.end(Outcome::Interrupted, None, Ending::Interrupted).await;
+        }
+        self.refuse_empty()?;
+        let unseen = self.look_again(unseen).await?;
+        if self.stop.is_cancelled() {
+            return self.end(Outcome::Interrupted, None, Ending::Interrupted).await;
+        }
+        if let Some(reason) = self.tripwire(&unseen)?
+            && self.plan.accept.is_none()
+        {
+            return self.end(Outcome::Withheld, Some(reason.clone()), Ending::Withheld { reason }).await;
+        }
+        self.archive(&unseen).await?;
+        drop(unseen);
+        self.commit_snapshot(started_at).await?;
+        self.copy_manifest().await?;
+        Ok(Ending::Snapshot)
+    }
+
+    async fn end(&mut self, outcome: Outcome, reason: Option<String>, ending: Ending) -> Result<Ending, BackupError> {
+        self.commit(&[Fact::RunEnded(Ended { outcome, reason })]).await?;
+        Ok(ending)
+    }
+
+    /// A first run that finds nothing was given the wrong folder, or one that is not mounted.
+    fn refuse_empty(&self) -> Result<(), BackupError> {
+        let first = self.session.manifest.latest_snapshot()?.is_none();
+        match self.sources.first() {
+            Some(open) if first && self.counts.seen.files == 0 => {
+                Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn commit_snapshot(&mut self, started_at: Timestamp) -> Result<(), BackupError> {
+        let snapshot = SnapshotFact {
+            started_at,
+            taken_at: Timestamp::now(),
+            label: self.plan.label.clone(),
+            immich_version: self.plan.immich_version.clone(),
+            totals: self.session.manifest.totals(),
+            sent: self.counts.sent,
+            archived: self.counts.archived.files,
+            unread_count: self.counts.unread,
+            unread: self.unread.clone(),
+            originals_only: self.plan.scope.originals_only,
+            exclude: self.plan.scope.exclude.texts().to_vec(),
+        };
+        self.commit(&[Fact::Snapshot(snapshot)]).await
+    }
+
+    /// Stores a copy of the manifest when the log has grown enough since the last one. A copy that fails costs the next reader time,
+    /// never data, and does not fail the run.
+    async fn copy_manifest(&mut self) -> Result<(), BackupError> {
+        let (sequence, rows) = (self.session.manifest.head().sequence, self.session.manifest.count_versions()?);
+        let (last_sequence, last_rows) = self.session.manifest.copies()?.last().map_or((0, 0), |(_, _, sequence, rows)| (*sequence, *rows));
+        if sequence < last_sequence + COPY_AFTER_ENTRIES && rows.saturating_sub(last_rows) * 10 < rows.max(1) {
+            return Ok(());
+        }
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::CopyManifest, total_files: None, total_bytes: None });
+        match self.store_copy(sequence).await {
+            Ok(Some(fact)) => self.commit(&[Fact::Manifest(fact)]).await?,
+            Ok(None) => {}
+            Err(error) => self.monitor.emit(Event::Warned { message: format!("no copy of the manifest was stored: {}", describe(&error)) }),
+        }
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::CopyManifest });
+        Ok(())
+    }
+
+    async fn store_copy(&self, sequence: u64) -> Result<Option<ManifestCopy>, BackupError> {
+        let (plain, packed) = (self.session.state.scratch("copy.db"), self.session.state.scratch("copy.db.zst"));
+        let copy = self.session.manifest.pack(&plain, &packed);
+        drop(std::fs::remove_file(&plain));
+        let copy = copy?;
+        let key = Key::manifest(sequence);
+        let attributes = Attributes { kind: Kind::Manifest, sha256: Some(copy.sha256), mtime_ns: None };
+        let mut upload = self.session.store().create_streamed(&key, &attributes).await?;
+        let sent = send::stream_file(&packed, upload.as_mut()).await;
+        drop(std::fs::remove_file(&packed));
+        sent?;
+        let created = upload.finish(&copy.sha256).await?;
+        self.session.store().sync().await?;
+        if created != Created::New {
+            return Ok(None);
+        }
+        self.monitor.emit(Event::ManifestCopied { key: key.to_string(), size_bytes: copy.plain_bytes });
+        Ok(Some(ManifestCopy { key: key.to_string(), sha256: copy.sha256, sequence, rows: copy.rows }))
+    }
+
+    fn note_unread(&mut self, path: String, problem: String) {
+        self.monitor.emit(Event::FileFailed { path: path.clone(), problem: problem.clone() });
+        self.counts.unread += 1;
+        if self.unread.len() < crate::budget::NAMED_MAX {
+            self.unread.push(Unread { path, problem });
+        }
+    }
+}
+
+/// The log may grow by this many entries, or the manifest by a tenth, before a new copy is worth it.
+const COPY_AFTER_ENTRIES: u64 = 64;
+
+/// What became of one file. Sent to the one who writes the log.
+#[derive(Debug)]
+enum Done {
+    /// It needs nothing after all.
+    Same(FilePath),
+    /// A fact for the log.
+    Stored(Box<send::StoredFile>),
+    /// It is not there any more.
+    Vanished(FilePath),
+    /// It, or a folder, could not be read.
+    Unread { path: String, problem: String },
+    /// A link, socket, pipe or device.
+    Special { file: FilePath, kind: &'static str },
+    /// Its content differs though size and times do not.
+    BitRot(FilePath),
+    /// Nothing more can be stored.
+    Fatal(BackupError),
+}
+
+/// A file that has to be looked into.
+#[derive(Debug)]
+struct Item {
+    file: FilePath,
+    folder: Arc<OwnedFd>,
+    /// What the repository has of it.
+    current: Option<crate::repository::manifest::CurrentFile>,
+    /// Its size when it was walked.
+    size_bytes: u64,
+    /// Nothing differs; it is read to find damage.
+    rehash: bool,
+}
+
+impl Item {
+    fn class(&self) -> Class {
+        crate::library::layout::class_of(&self.file)
+    }
+}

@@ -1,0 +1,247 @@
+//! From the queue to the log: workers store, and one hand writes down what is durable.
+
+use super::scan::{Scan, Seen, scan};
+use super::send::{Shared, StoredFile, store_one};
+use super::{BackupError, Done, Item, Run, scan::rehash_part};
+use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
+use crate::event::{Event, Phase, Stored};
+use crate::model::FilePath;
+use crate::repository::log::Fact;
+use crate::repository::manifest::Unseen;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Outcomes that wait for the one who writes the log.
+const DONE_QUEUED_MAX: usize = 256;
+
+/// Puts files into the queue, from a thread of its own; what it returns is given to the caller in the end.
+pub(super) type Feed<T> = Box<dyn FnOnce(mpsc::Sender<Item>, mpsc::Sender<Done>) -> Result<T, BackupError> + Send>;
+
+impl Run<'_> {
+    /// Walks everything and stores what is new. Returns the paths that were not seen.
+    pub(super) async fn store_all(&mut self) -> Result<Unseen, BackupError> {
+        let snapshots = self.session.manifest.snapshots()?.len() as u64;
+        let halt = self.stop.child_token();
+        let plan = Scan {
+            sources: self.sources.clone(),
+            scope: Arc::new(self.plan.scope.clone()),
+            walkers: self.plan.walkers,
+            rehash: rehash_part(self.plan.rehash, self.session.manifest.totals().all().files, snapshots),
+            manifest: self.session.manifest.path().to_owned(),
+            halt: halt.clone(),
+        };
+        let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::Store, total_files: None, total_bytes: None });
+        let monitor = Arc::clone(self.monitor);
+        let feed: Feed<Seen> = Box::new(move |items, done| scan(&plan, &items, &done, &monitor));
+        let seen = self.store(feed, halt, &unseen).await?;
+        self.counts.seen = seen.files;
+        self.counts.unchanged = seen.unchanged;
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::Store });
+        if !self.stop.is_cancelled() {
+            self.add_unvisited(&seen, &unseen)?;
+        }
+        Ok(unseen)
+    }
+
+    /// Files of folders that the walk did not come to: they were removed, or are not wanted any more.
+    fn add_unvisited(&self, seen: &Seen, unseen: &Unseen) -> Result<(), BackupError> {
+        let manifest = &self.session.manifest;
+        let lookup = crate::repository::manifest::Lookup::open(manifest.path())?;
+        let mut folders = manifest.folders();
+        loop {
+            let page = folders.next_page()?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (number, root, folder) in page {
+                if seen.has_folder(number) || seen.is_unknown(&root, &folder) {
+                    continue;
+                }
+                let mut after = String::new();
+                loop {
+                    let names = lookup.names(number, &after)?;
+                    let Some(last) = names.last() else { break };
+                    last.clone_into(&mut after);
+                    for name in names {
+                        let file = FilePath { root: root.clone(), path: crate::model::RootPath::in_folder(&folder, &name) };
+                        self.add_unseen(unseen, &file)?;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_unseen(&self, unseen: &Unseen, file: &FilePath) -> Result<(), BackupError> {
+        if let Some(standing) = self.session.manifest.standing(file)? {
+            unseen.add(file, standing.size_bytes, &standing.digests.sha256)?;
+        }
+        Ok(())
+    }
+
+    /// Stores what `feed` puts into the queue, and writes checkpoints. Cancelling `halt` ends it soon, with a last checkpoint.
+    pub(super) async fn store<T: Send + 'static>(&mut self, feed: Feed<T>, halt: CancellationToken, unseen: &Unseen) -> Result<T, BackupError> {
+        let workers = self.plan.workers.get();
+        let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
+        let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
+        let shared = Arc::new(Shared::new(Arc::clone(&self.session.repository.store), &self.session.manifest.path().to_owned(), halt.clone())?);
+        let (fed, result) = oneshot::channel();
+        let feeder_done = done.clone();
+        std::thread::spawn(move || {
+            // Nobody waits for the result where the run has failed.
+            drop(fed.send(feed(items, feeder_done)));
+        });
+        let dispatcher = tokio::spawn(dispatch(Arc::clone(&shared), queue, done, workers, Arc::clone(self.monitor)));
+        let mut checkpoint = Checkpoint::new();
+        let mut fatal = None;
+        loop {
+            match tokio::time::timeout_at(checkpoint.due, outcomes.recv()).await {
+                Ok(None) => break,
+                Ok(Some(Done::Fatal(error))) => {
+                    halt.cancel();
+                    fatal.get_or_insert(error);
+                }
+                Ok(Some(outcome)) => self.take(outcome, &mut checkpoint, unseen)?,
+                Err(_) => {}
+            }
+            if fatal.is_none() && (checkpoint.stored.len() >= CHECKPOINT_FILES_MAX || Instant::now() >= checkpoint.due) {
+                let written = self.write(&mut checkpoint, &shared).await;
+                if let Err(error) = written {
+                    halt.cancel();
+                    fatal = Some(error);
+                }
+            }
+        }
+        if let Err(failed) = dispatcher.await {
+            std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down")));
+        }
+        if !checkpoint.stored.is_empty() {
+            let written = self.write(&mut checkpoint, &shared).await;
+            fatal = fatal.or(written.err());
+        }
+        match (fatal, result.await) {
+            (Some(error), _) => Err(error),
+            (None, Ok(result)) => result,
+            (None, Err(_)) => std::panic::resume_unwind(Box::new("the walk ended without a result")),
+        }
+    }
+
+    fn take(&mut self, outcome: Done, checkpoint: &mut Checkpoint, unseen: &Unseen) -> Result<(), BackupError> {
+        match outcome {
+            Done::Stored(stored) => {
+                // A path that was missed by the walk and came back is not gone.
+                unseen.remove(&stored.fact.file())?;
+                checkpoint.stored.push(*stored);
+            }
+            Done::Same(file) => unseen.remove(&file)?,
+            Done::Vanished(file) => self.add_unseen(unseen, &file)?,
+            Done::Unread { path, problem } => self.note_unread(path, problem),
+            Done::Special { file, kind } => {
+                self.counts.special += 1;
+                if kind == "symbolic link" {
+                    let problem = "it is a symbolic link, and what it points to is not backed up; use a bind mount, or include its target by --external";
+                    self.note_unread(file.to_string(), problem.to_owned());
+                } else {
+                    self.monitor.emit(Event::SpecialSkipped { path: file, kind });
+                }
+            }
+            Done::BitRot(file) => {
+                self.monitor.emit(Event::BitRotSuspected { path: file.clone() });
+                self.counts.bit_rot += 1;
+                if self.bit_rot.len() < NAMED_MAX {
+                    self.bit_rot.push(file);
+                }
+            }
+            Done::Fatal(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// One barrier, one entry. With nothing to say it is a heartbeat.
+    async fn write(&mut self, checkpoint: &mut Checkpoint, shared: &Shared) -> Result<(), BackupError> {
+        let stored = checkpoint.take();
+        if !stored.is_empty() {
+            self.session.store().sync().await?;
+        }
+        let facts: Vec<_> = stored.iter().map(|stored| Fact::Stored(stored.fact.clone())).collect();
+        self.commit(&facts).await?;
+        shared.contents.committed(stored.iter().map(|stored| stored.fact.sha256));
+        for stored in stored {
+            self.count(&stored);
+            self.monitor.emit(Event::FileStored {
+                path: stored.fact.file(),
+                how: stored.how,
+                size_bytes: stored.fact.size,
+                class: stored.class,
+                changed: stored.changed,
+            });
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, stored: &StoredFile) {
+        let size = stored.fact.size;
+        match stored.how {
+            Stored::Touched => self.counts.touched.add(size),
+            Stored::Known if !stored.changed => self.counts.known.add(size),
+            _ if stored.changed => self.counts.changed.add(size),
+            _ => self.counts.new.add(size),
+        }
+        match stored.how {
+            Stored::Sent => self.counts.sent.add(size),
+            Stored::Adopted => self.counts.adopted.add(size),
+            Stored::Known | Stored::Touched => {}
+        }
+    }
+}
+
+/// What is stored and not yet in the log.
+struct Checkpoint {
+    stored: Vec<StoredFile>,
+    due: Instant,
+}
+
+impl Checkpoint {
+    fn new() -> Self {
+        Self { stored: Vec::with_capacity(CHECKPOINT_FILES_MAX), due: Instant::now() + CHECKPOINT_INTERVAL }
+    }
+
+    fn take(&mut self) -> Vec<StoredFile> {
+        std::mem::replace(self, Self::new()).stored
+    }
+}
+
+/// Drains the queue with at most `workers` files in hand. Dropped, or halted, nothing new is begun.
+async fn dispatch(
+    shared: Arc<Shared>,
+    mut queue: mpsc::Receiver<Item>,
+    done: mpsc::Sender<Done>,
+    workers: usize,
+    monitor: Arc<dyn crate::event::Monitor>,
+) {
+    let mut storing = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(ended) = storing.join_next() => {
+                let outcome = match ended {
+                    Ok(outcome) => outcome,
+                    Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
+                };
+                if done.send(outcome).await.is_err() {
+                    return;
+                }
+            }
+            () = shared.halt.cancelled(), if !queue.is_closed() => queue.close(),
+            Some(item) = queue.recv(), if storing.len() < workers => {
+                // What was queued when the run was halted is left for the next one.
+                if !shared.halt.is_cancelled() {
+                    storing.spawn(store_one(Arc::clone(&shared), item, Arc::clone(&monitor)));
+                }
+            }
+            else => return,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Which content is being stored right now, or is stored but not yet in the manifest: nothing is sent twice in one run.
+
+use crate::model::Sha256;
+use crate::repository::manifest::StoredContent;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+
+type Slot = watch::Receiver<Option<StoredContent>>;
+
+/// Content between being read and being in the manifest: at most the files of one checkpoint and those in the workers' hands.
+#[derive(Debug, Default)]
+pub(super) struct Contents(Mutex<HashMap<Sha256, Slot>>);
+
+/// Who stores some content.
+pub(super) enum Claim {
+    /// The caller does, and says so by [`Mine::stored`]; dropped, someone else may.
+    Mine(Mine),
+    /// It is stored already.
+    Stored(StoredContent),
+}
+
+/// The right and duty to store some content.
+pub(super) struct Mine {
+    contents: Arc<Contents>,
+    content: Sha256,
+    announce: watch::Sender<Option<StoredContent>>,
+    kept: bool,
+}
+
+impl Contents {
+    /// Claims `content`; waits while another worker stores it.
+    pub(super) async fn claim(self: &Arc<Self>, content: Sha256) -> Claim {
+        loop {
+            let mut slot = {
+                let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                match slots.get(&content) {
+                    Some(slot) => slot.clone(),
+                    None => {
+                        let (announce, slot) = watch::channel(None);
+                        slots.insert(content, slot);
+                        return Claim::Mine(Mine { contents: Arc::clone(self), content, announce, kept: false });
+                    }
+                }
+            };
+            // An error means that the one who had it gave up: try to claim it.
+            if let Ok(stored) = slot.wait_for(Option::is_some).await
+                && let Some(stored) = &*stored
+            {
+                return Claim::Stored(stored.clone());
+            }
+        }
+    }
+
+    /// Forgets what the manifest knows now.
+    pub(super) fn committed(&self, contents: impl Iterator<Item = Sha256>) {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for content in contents {
+            slots.remove(&content);
+        }
+    }
+}
+
+impl Mine {
+    /// Tells the others where the content is.
+    pub(super) fn stored(mut self, stored: StoredContent) {
+        self.kept = true;
+        // Nobody may be waiting.
+        self.announce.send_replace(Some(stored));
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.contents.committed(std::iter::once(self.content));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(key: &str) -> StoredContent {
+        StoredContent { key: key.to_owned(), etag: None }
+    }
+
+    #[tokio::test]
+    async fn only_one_worker_stores_a_content_and_the_others_point_to_it() {
+        let contents = Arc::new(Contents::default());
+        let content = Sha256::of(b"x");
+        let Claim::Mine(mine) = contents.claim(content).await else { panic!("not mine") };
+        let waiting = tokio::spawn({
+            let contents = Arc::clone(&contents);
+            async move { matches!(contents.claim(content).await, Claim::Stored(stored) if stored == at("library/a")) }
+        });
+        tokio::task::yield_now().await;
+        mine.stored(at("library/a"));
+        assert!(waiting.await.unwrap());
+        assert!(matches!(contents.claim(content).await, Claim::Stored(_)));
+        contents.committed(std::iter::once(content));
+        assert!(matches!(contents.claim(content).await, Claim::Mine(_)));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_gives_up_leaves_the_content_to_the_next() {
+        let contents = Arc::new(Contents::default());
+        let content = Sha256::of(b"x");
+        let Claim::Mine(mine) = contents.claim(content).await else { panic!("not mine") };
+        let waiting = tokio::spawn({
+            let contents = Arc::clone(&contents);
+            async move { matches!(contents.claim(content).await, Claim::Mine(_)) }
+        });
+        tokio::task::yield_now().await;
+        drop(mine);
+        assert!(waiting.await.unwrap());
+    }
+}

@@ -1,0 +1,165 @@
+//! What is looked at before anything is touched.
+
+use super::{BackupError, OpenSource, Plan};
+use crate::event::{Event, Monitor};
+use crate::library::{layout, walk};
+use crate::model::{FilePath, Root, RootPath};
+use crate::repository::Session;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is wrong. Nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// A source cannot be opened.
+    #[error("cannot open {root} at `{}`", .path.display())]
+    Source {
+        /// Which.
+        root: Root,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A source has no entry at all.
+    #[error("{root} at `{}` is empty", .path.display())]
+    Empty {
+        /// Which.
+        root: Root,
+        /// Where.
+        path: PathBuf,
+    },
+    /// Markers that stood in the last snapshot are not there.
+    #[error("not mounted? {} stood below `{}` at the last backup and is missing now", list(.missing), .path.display())]
+    MarkersMissing {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        missing: Vec<String>,
+    },
+    /// An external library of the last snapshot was not given.
+    #[error("the external library `{name}` is part of the backup, and was not given this time")]
+    ExternalMissing {
+        /// Its name.
+        name: String,
+    },
+    /// The repository or the state folder lies in what is backed up, or the other way round.
+    #[error("{what} `{}` and {root} at `{}` lie within one another", .inner.display(), .path.display())]
+    Nested {
+        /// Repository or state folder.
+        what: &'static str,
+        /// Where it is.
+        inner: PathBuf,
+        /// What it overlaps with.
+        root: Root,
+        /// Where that is.
+        path: PathBuf,
+    },
+    /// `--accept` names a run that withheld nothing, or was accepted before.
+    #[error("there is nothing to accept from run `{run}`")]
+    NothingToAccept {
+        /// What was given.
+        run: String,
+    },
+}
+
+fn list(missing: &[String]) -> String {
+    missing.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ")
+}
+
+impl PreflightError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Source { .. } => "check the path, the mount, and as whom this program runs (it needs to read and enter every folder)".to_owned(),
+            Self::Empty { .. } => "check that it is mounted; nothing was changed".to_owned(),
+            Self::MarkersMissing { .. } => {
+                "mount it and run again; if the folders were taken away on purpose, say --ignore-missing-markers".to_owned()
+            }
+            Self::ExternalMissing { name } => {
+                format!("give --external {name}=PATH again; if it is gone for good, say --drop-external {name}: its files are archived then, not deleted")
+            }
+            Self::Nested { .. } => "put the repository and the state folder outside of what is backed up".to_owned(),
+            Self::NothingToAccept { .. } => "take the run's id from the message of the run that withheld its snapshot; it can be accepted once".to_owned(),
+        }
+    }
+}
+
+pub(super) fn check(session: &Session, plan: &Plan, monitor: &dyn Monitor) -> Result<Vec<OpenSource>, BackupError> {
+    let mut sources = Vec::new();
+    for source in &plan.sources {
+        let failed = |error| PreflightError::Source { root: source.root.clone(), path: source.path.clone(), source: error };
+        let folder = walk::open_root(&source.path).map_err(failed)?;
+        if std::fs::read_dir(&source.path).map_err(failed)?.next().is_none() {
+            return Err(PreflightError::Empty { root: source.root.clone(), path: source.path.clone() }.into());
+        }
+        refuse_nested(session, &source.root, &source.path)?;
+        if source.root == Root::Library {
+            check_markers(session, plan, &source.path, monitor)?;
+        }
+        sources.push(OpenSource { source: source.clone(), folder: Arc::new(folder) });
+    }
+    for root in session.manifest.externals()? {
+        let given = plan.sources.iter().any(|source| source.root == root);
+        if let Root::External(name) = root
+            && !given
+            && !plan.drop_externals.contains(&name)
+        {
+            return Err(PreflightError::ExternalMissing { name: name.to_string() }.into());
+        }
+    }
+    check_accept(session, plan)?;
+    Ok(sources)
+}
+
+fn check_markers(session: &Session, plan: &Plan, library: &Path, monitor: &dyn Monitor) -> Result<(), BackupError> {
+    let mut missing = Vec::new();
+    for marker in layout::markers() {
+        let Ok(path) = RootPath::parse(&marker) else { continue };
+        let stood = session.manifest.standing(&FilePath::library(path))?.is_some();
+        if stood && !library.join(&marker).exists() {
+            missing.push(marker);
+        }
+    }
+    if !missing.is_empty() && !plan.ignore_missing_markers {
+        return Err(PreflightError::MarkersMissing { path: library.to_owned(), missing }.into());
+    }
+    if !layout::FOLDERS.iter().any(|folder| library.join(folder).is_dir()) {
+        let message = format!("`{}` has none of the folders of an Immich media location (upload, library, thumbs, …); is it the right one?", library.display());
+        monitor.emit(Event::Warned { message });
+    }
+    Ok(())
+}
+
+fn refuse_nested(session: &Session, root: &Root, path: &Path) -> Result<(), PreflightError> {
+    let Ok(outer) = path.canonicalize() else { return Ok(()) };
+    let repository = Some(PathBuf::from(session.store().url())).filter(|url| url.is_dir());
+    let state = session.state.manifest().parent().map(Path::to_owned);
+    for (what, inner) in [("the repository", repository), ("the state folder", state)] {
+        if let Some(inner) = inner.and_then(|inner| inner.canonicalize().ok())
+            && (inner.starts_with(&outer) || outer.starts_with(&inner))
+        {
+            return Err(PreflightError::Nested { what, inner, root: root.clone(), path: outer });
+        }
+    }
+    Ok(())
+}
+
+/// Only the newest run that ended withheld can be accepted, and only until a snapshot came after it.
+fn check_accept(session: &Session, plan: &Plan) -> Result<(), BackupError> {
+    let Some(accepted) = plan.accept else { return Ok(()) };
+    for run in session.manifest.runs(RUNS_LOOKED_AT)? {
+        match run.outcome.as_deref() {
+            Some("snapshot") => break,
+            Some("withheld") if run.id == accepted => return Ok(()),
+            Some("withheld") => break,
+            _ => {}
+        }
+    }
+    Err(PreflightError::NothingToAccept { run: accepted.to_string() }.into())
+}
+
+/// Runs that died or were interrupted may lie between the withheld one and now.
+const RUNS_LOOKED_AT: u32 = 1_000;

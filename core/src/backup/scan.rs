@@ -1,0 +1,338 @@
+//! Comparing the library with the manifest while walking it: what differs goes into the queue.
+
+use super::{BackupError, Done, Item, OpenSource};
+use crate::event::{Event, Monitor};
+use crate::library::scope::Scope;
+use crate::library::walk::{self, Visitor};
+use crate::model::{FilePath, FileTimes, Part, Root, RootPath};
+use crate::repository::log::Tally;
+use crate::repository::manifest::{Lookup, ManifestError};
+use std::collections::BTreeSet;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Files between two events for the bars.
+const FILES_PER_EVENT: u64 = 1_000;
+
+/// Folders that could not be read and are remembered one by one; with more than that nothing is taken for gone.
+const FAILED_FOLDERS_MAX: usize = 10_000;
+
+/// What a walk needs.
+#[derive(Debug, Clone)]
+pub(super) struct Scan {
+    pub(super) sources: Vec<OpenSource>,
+    pub(super) scope: Arc<Scope>,
+    pub(super) walkers: NonZeroUsize,
+    pub(super) rehash: Option<Part>,
+    pub(super) manifest: PathBuf,
+    pub(super) halt: CancellationToken,
+}
+
+/// What a walk has seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) files: Tally,
+    pub(super) unchanged: Tally,
+    folders: Bits,
+    failed: Failed,
+}
+
+/// Folders that could not be read.
+#[derive(Debug, Default)]
+struct Failed {
+    folders: BTreeSet<(Root, String)>,
+    too_many: bool,
+}
+
+/// A set of folder numbers, one bit each.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn place(number: i64) -> (usize, u64) {
+        let number = u64::try_from(number).unwrap_or(0);
+        (usize::try_from(number / 64).unwrap_or(0), 1 << (number % 64))
+    }
+
+    fn add(&mut self, number: i64) {
+        let (word, bit) = Self::place(number);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    fn has(&self, number: i64) -> bool {
+        let (word, bit) = Self::place(number);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine |= theirs;
+        }
+    }
+}
+
+impl Seen {
+    fn merge(&mut self, other: Self) {
+        for (mine, theirs) in [(&mut self.files, other.files), (&mut self.unchanged, other.unchanged)] {
+            mine.files += theirs.files;
+            mine.bytes += theirs.bytes;
+        }
+        self.folders.merge(&other.folders);
+        self.failed.too_many |= other.failed.too_many;
+        for folder in other.failed.folders {
+            self.failed.add(folder);
+        }
+    }
+
+    /// Whether the walk has read this folder of the manifest.
+    pub(super) fn has_folder(&self, number: i64) -> bool {
+        self.folders.has(number)
+    }
+
+    /// Whether nothing can be said of this folder, because it or one above it could not be read.
+    pub(super) fn is_unknown(&self, root: &Root, folder: &str) -> bool {
+        if self.failed.too_many {
+            return true;
+        }
+        let mut folder = folder;
+        loop {
+            if self.failed.folders.contains(&(root.clone(), folder.to_owned())) {
+                return true;
+            }
+            match folder.rsplit_once('/') {
+                Some((above, _)) => folder = above,
+                None if folder.is_empty() => return false,
+                None => folder = "",
+            }
+        }
+    }
+}
+
+impl Failed {
+    fn add(&mut self, folder: (Root, String)) {
+        if self.folders.len() < FAILED_FOLDERS_MAX {
+            self.folders.insert(folder);
+        } else {
+            self.too_many = true;
+        }
+    }
+}
+
+/// Walks all sources. What differs goes to `items`, what cannot be read or is not seen any more to `done`.
+pub(super) fn scan(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<Done>, monitor: &Arc<dyn Monitor>) -> Result<Seen, BackupError> {
+    let mut seen = Seen::default();
+    for open in &scan.sources {
+        let mut visitors = (0..scan.walkers.get())
+            .map(|_| {
+                Ok(Scanner {
+                    root: open.source.root.clone(),
+                    root_fd: Arc::clone(&open.folder),
+                    lookup: Lookup::open(&scan.manifest)?,
+                    scan,
+                    items,
+                    done,
+                    monitor: monitor.as_ref(),
+                    stack: Vec::new(),
+                    seen: Seen::default(),
+                    reported: (Tally::default(), Tally::default()),
+                })
+            })
+            .collect::<Result<Vec<_>, ManifestError>>()?;
+        walk::walk(&open.folder, &mut visitors);
+        for mut visitor in visitors {
+            visitor.report();
+            seen.merge(visitor.seen);
+        }
+    }
+    monitor.emit(Event::WalkFinished { files: seen.files.files, bytes: seen.files.bytes });
+    Ok(seen)
+}
+
+/// A folder being read: its number in the manifest, and how many of its files there were met.
+struct Frame {
+    number: Option<i64>,
+    met: u64,
+}
+
+struct Scanner<'a> {
+    root: Root,
+    root_fd: Arc<OwnedFd>,
+    lookup: Lookup,
+    scan: &'a Scan,
+    items: &'a mpsc::Sender<Item>,
+    done: &'a mpsc::Sender<Done>,
+    monitor: &'a dyn Monitor,
+    stack: Vec<Frame>,
+    seen: Seen,
+    /// What the bars know already: files, unchanged ones.
+    reported: (Tally, Tally),
+}
+
+impl Scanner<'_> {
+    fn file_path(&self, folder: &str, name: &str) -> FilePath {
+        FilePath { root: self.root.clone(), path: RootPath::in_folder(folder, name) }
+    }
+
+    fn report(&mut self) {
+        let (files, unchanged) = self.reported;
+        if self.seen.files != files {
+            self.monitor.emit(Event::FilesSeen {
+                files: self.seen.files.files - files.files,
+                bytes: self.seen.files.bytes - files.bytes,
+                unchanged_files: self.seen.unchanged.files - unchanged.files,
+                unchanged_bytes: self.seen.unchanged.bytes - unchanged.bytes,
+            });
+            self.reported = (self.seen.files, self.seen.unchanged);
+        }
+    }
+
+    /// Sends; `false` where nobody wants any more. No transaction is held open meanwhile.
+    fn tell(&self, done: Done) -> bool {
+        let left = self.lookup.leave();
+        self.done.blocking_send(done).is_ok() && self.check(left).is_some()
+    }
+
+    /// A manifest that cannot be read ends the run.
+    fn check<T>(&self, result: Result<T, ManifestError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                // Where nobody listens any more, the run has ended already.
+                drop(self.done.blocking_send(Done::Fatal(error.into())));
+                self.scan.halt.cancel();
+                None
+            }
+        }
+    }
+
+    /// What the repository has at `name`: `Err` where the run is over.
+    fn current(&mut self, name: &str) -> Result<Option<crate::repository::manifest::CurrentFile>, ()> {
+        let Some(number) = self.stack.last().and_then(|frame| frame.number) else { return Ok(None) };
+        let current = self.lookup.enter().and_then(|()| self.lookup.current(number, name));
+        let current = self.check(current).ok_or(())?;
+        if current.is_some()
+            && let Some(frame) = self.stack.last_mut()
+        {
+            frame.met += 1;
+        }
+        Ok(current)
+    }
+
+    /// Names of the folder that stand in the manifest and are not on disk, or not wanted any more.
+    fn find_unseen(&mut self, folder: &str, number: i64) -> Result<(), ManifestError> {
+        let mut after = String::new();
+        loop {
+            let names = self.lookup.names(number, &after)?;
+            let Some(last) = names.last() else { return Ok(()) };
+            last.clone_into(&mut after);
+            for name in names {
+                let file = self.file_path(folder, &name);
+                let there = crate::library::read::look(&self.root_fd, &file.path.to_path());
+                let gone = !self.scan.scope.takes(&file) || matches!(there, Ok(None));
+                if gone && !self.tell(Done::Vanished(file)) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+impl Visitor for Scanner<'_> {
+    fn enter(&mut self, folder: &str) -> bool {
+        if self.scan.halt.is_cancelled() {
+            return false;
+        }
+        if !folder.is_empty()
+            && let Ok(path) = RootPath::parse(folder)
+            && self.scan.scope.skips_folder(&FilePath { root: self.root.clone(), path })
+        {
+            return false;
+        }
+        let Some(number) = self.check(self.lookup.folder(&self.root, folder)) else { return false };
+        self.stack.push(Frame { number, met: 0 });
+        true
+    }
+
+    fn file(&mut self, folder: &str, name: &str, times: FileTimes) -> bool {
+        if self.scan.halt.is_cancelled() {
+            return false;
+        }
+        let file = self.file_path(folder, name);
+        if !self.scan.scope.takes(&file) {
+            return true;
+        }
+        let Ok(current) = self.current(name) else { return false };
+        self.seen.files.add(times.size_bytes);
+        let unchanged = current.as_ref().is_some_and(|current| current.is_unchanged(&times));
+        let rehash = unchanged && self.scan.rehash.is_some_and(|part| part.has(&file.to_string()));
+        let mut wanted = true;
+        if unchanged && !rehash {
+            self.seen.unchanged.add(times.size_bytes);
+        } else {
+            let item = Item { file, folder: Arc::clone(&self.root_fd), current, size_bytes: times.size_bytes, rehash };
+            let left = self.lookup.leave();
+            wanted = self.check(left).is_some() && self.items.blocking_send(item).is_ok();
+        }
+        if self.seen.files.files - self.reported.0.files >= FILES_PER_EVENT {
+            self.report();
+        }
+        wanted
+    }
+
+    fn special(&mut self, folder: &str, name: &str, kind: &'static str) {
+        let file = self.file_path(folder, name);
+        if self.scan.scope.takes(&file) {
+            self.tell(Done::Special { file, kind });
+        }
+    }
+
+    fn failed(&mut self, folder: &str, name: Option<&str>, error: &io::Error) {
+        // A folder that went away between being found and being read is not there: the second look decides.
+        if name.is_none() && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !folder.is_empty() {
+            return;
+        }
+        let path = match name {
+            Some(name) => self.file_path(folder, name).to_string(),
+            None if folder.is_empty() => self.root.to_string(),
+            None => RootPath::parse(folder).map_or_else(|_| folder.to_owned(), |path| FilePath { root: self.root.clone(), path }.to_string()),
+        };
+        self.seen.failed.add((self.root.clone(), folder.to_owned()));
+        self.tell(Done::Unread { path, problem: error.to_string() });
+    }
+
+    fn leave(&mut self, folder: &str, whole: bool) {
+        let Some(frame) = self.stack.pop() else { return };
+        if let (Some(number), true) = (frame.number, whole) {
+            self.seen.folders.add(number);
+            let counted = self.lookup.enter().and_then(|()| self.lookup.count(number));
+            if let Some(standing) = self.check(counted)
+                && standing != frame.met
+            {
+                let found = self.find_unseen(folder, number);
+                self.check(found);
+            }
+        }
+        let left = self.lookup.leave();
+        self.check(left);
+        self.report();
+    }
+}
+
+/// The number of parts, and which one, of a sample of `total` files.
+pub(super) fn rehash_part(sample: Option<crate::model::Sample>, total: u64, snapshots: u64) -> Option<Part> {
+    let of = sample?.parts(total);
+    Some(Part { of, part: snapshots % of })
+}

@@ -1,0 +1,376 @@
+//! One file: read once, known or sent, and the fact that says so.
+
+use super::contents::{Claim, Contents};
+use super::{BackupError, Done, Item};
+use crate::budget::{CHUNK_BYTES, CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::event::{Event, Monitor, Stored};
+use crate::library::read::{LiveFile, ReadError};
+use crate::model::{Class, Content, FileTimes, Hasher};
+use crate::repository::key::{self, Key};
+use crate::repository::log::StoredFact;
+use crate::repository::manifest::{Lookup, ManifestError, StoredContent};
+use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, Upload};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Reading a file that changes meanwhile is tried so often.
+const TRIES_MAX: u32 = 3;
+/// The wait before another try, times its number.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// A change within this time of another may leave the same times behind (clocks of file systems are coarse, those of servers differ).
+const TRUSTED_AGE_NS: i64 = 3_000_000_000;
+
+/// A file that is in the repository, not yet in the log.
+#[derive(Debug)]
+pub(super) struct StoredFile {
+    pub(super) fact: StoredFact,
+    pub(super) how: Stored,
+    pub(super) class: Class,
+    /// The path held other content before.
+    pub(super) changed: bool,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    store: Arc<dyn Store>,
+    lookups: Vec<Mutex<Lookup>>,
+    next_lookup: AtomicUsize,
+    pub(super) contents: Arc<Contents>,
+    /// In KiB.
+    memory: Arc<Semaphore>,
+    pub(super) halt: CancellationToken,
+}
+
+/// How one try ended other than well.
+enum Failure {
+    Read(ReadError),
+    Fatal(BackupError),
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<ManifestError> for Failure {
+    fn from(error: ManifestError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// What has been read of a file.
+struct Material {
+    content: Content,
+    times: FileTimes,
+    trusted: bool,
+    /// The bytes, where the file is small.
+    bytes: Option<Bytes>,
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
+    }
+}
+
+fn is_trusted(times: &FileTimes) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
+    times.mtime_ns.max(times.ctime_ns) <= now.saturating_sub(TRUSTED_AGE_NS)
+}
+
+/// Stores what `item` holds now.
+pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn Monitor>) -> Done {
+    let item = Arc::new(item);
+    let mut size_bytes = item.size_bytes;
+    for attempt in 1.. {
+        let small = size_bytes <= ONE_SHOT_BYTES_MAX;
+        let bytes = if small { usize::try_from(size_bytes).unwrap_or(STREAM_BYTES) } else { STREAM_BYTES };
+        let permits = u32::try_from((bytes / 1_024 + 1).min(TRANSFER_BYTES_MAX / 1_024)).unwrap_or(u32::MAX);
+        // One permit for the whole of a file, never a second: nothing can wait for itself.
+        let Ok(_memory) = shared.memory.acquire_many(permits).await else { return Done::Same(item.file.clone()) };
+        let tried = if small { store_small(&shared, &item, size_bytes, &monitor).await } else { store_large(&shared, &item, &monitor).await };
+        match tried {
+            Ok(done) => return done,
+            Err(Failure::Fatal(error)) => return Done::Fatal(error),
+            Err(Failure::Read(ReadError::Vanished | ReadError::NotRegular)) => return Done::Vanished(item.file.clone()),
+            Err(Failure::Read(ReadError::Stopped)) => return Done::Same(item.file.clone()),
+            Err(Failure::Read(ReadError::Io(error))) => return Done::Unread { path: item.file.to_string(), problem: error.to_string() },
+            Err(Failure::Read(ReadError::Changed)) if attempt < TRIES_MAX && !shared.halt.is_cancelled() => {
+                tokio::time::sleep(TRY_AGAIN_AFTER * attempt).await;
+                let (folder, path) = (Arc::clone(&item.folder), item.file.path.to_path());
+                if let Ok(Some(now)) = blocking(move || crate::library::read::look(&folder, &path)).await {
+                    size_bytes = now.size_bytes;
+                }
+            }
+            Err(Failure::Read(ReadError::Changed)) => break,
+        }
+    }
+    Done::Unread { path: item.file.to_string(), problem: format!("it changed each of the {TRIES_MAX} times it was read; the next run tries again") }
+}
+
+/// Reads the whole file into memory, and sends that.
+async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
+    let reading = Arc::clone(item);
+    let material = blocking(move || {
+        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let times = live.times();
+        if times.size_bytes > size_bytes {
+            // More memory than was asked for: try again with its size now.
+            return Err(ReadError::Changed);
+        }
+        let trusted = is_trusted(&times);
+        live.read_whole().map(|(bytes, content)| Material { content, times, trusted, bytes: Some(bytes) })
+    })
+    .await?;
+    monitor.emit(Event::BytesSent { bytes: material.content.size_bytes });
+    resolve(shared, item, material, monitor).await
+}
+
+/// Streams a file that is large, unless something speaks for the repository knowing its content: then it is hashed first.
+async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
+    let home = key::home(&item.file);
+    let (size_bytes, file) = (item.size_bytes, item.file.clone());
+    let (known, has_history) = shared.lookup(move |lookup| Ok((lookup.knows_size(size_bytes)?, lookup.has_history(&file)?))).await?;
+    if let (false, false, None, Some(home)) = (known, has_history, &item.current, home)
+        && shared.store.head(&home).await?.is_none()
+    {
+        let sent = stream(shared, item, &home, monitor).await?;
+        if let Some((content, times, trusted)) = sent {
+            let stored = StoredContent { key: home.to_string(), etag: None };
+            return Ok(done(item, &Material { content, times, trusted, bytes: None }, stored, Stored::Sent));
+        }
+        // The name is taken after all: what is there decides.
+    }
+    let (reading, halt) = (Arc::clone(item), shared.halt.clone());
+    let material = blocking(move || {
+        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let times = live.times();
+        let trusted = is_trusted(&times);
+        live.hash(|| !halt.is_cancelled()).map(|content| Material { content, times, trusted, bytes: None })
+    })
+    .await?;
+    resolve(shared, item, material, monitor).await
+}
+
+/// What the file's content means: nothing new, known content, or something to send.
+async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
+    let sha256 = material.content.digests.sha256;
+    if let Some(current) = &item.current {
+        let same = current.digests.sha256 == sha256;
+        if item.rehash && !same && current.is_unchanged(&material.times) {
+            return Ok(Done::BitRot(item.file.clone()));
+        }
+        if same && !current.damaged {
+            let nothing_to_say = current.mtime_ns == material.times.mtime_ns
+                && current.mode == material.times.mode
+                && current.ctime_ns == material.trusted.then_some(material.times.ctime_ns);
+            if nothing_to_say {
+                return Ok(Done::Same(item.file.clone()));
+            }
+            let home = key::home(&item.file).map(|home| home.to_string());
+            let stored = StoredContent { key: current.key.clone().or(home).unwrap_or_default(), etag: current.etag.clone() };
+            return Ok(done(item, &material, stored, Stored::Touched));
+        }
+    }
+    let mine = match shared.contents.claim(sha256).await {
+        Claim::Stored(stored) => return Ok(done(item, &material, stored, Stored::Known)),
+        Claim::Mine(mine) => mine,
+    };
+    let (stored, how) = match known(shared, &material, monitor).await? {
+        Some(stored) => (stored, Stored::Known),
+        None => place(shared, item, &material, monitor).await?,
+    };
+    mine.stored(stored.clone());
+    Ok(done(item, &material, stored, how))
+}
+
+fn done(item: &Item, material: &Material, stored: StoredContent, how: Stored) -> Done {
+    let StoredContent { key, etag } = stored;
+    let times = FileTimes { size_bytes: material.content.size_bytes, ..material.times };
+    let fact = match Key::parse(&key) {
+        Ok(key) => StoredFact::new(&item.file, material.content.digests, &times, material.trusted, &key, etag),
+        Err(error) => return Done::Fatal(StoreError::from(error).into()),
+    };
+    let changed = item.current.as_ref().is_some_and(|current| current.digests != material.content.digests);
+    Done::Stored(Box::new(StoredFile { fact, how, class: item.class(), changed }))
+}
+
+/// An object that holds this content, seen in the store just now.
+async fn known(shared: &Arc<Shared>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<Option<StoredContent>, Failure> {
+    let sha256 = material.content.digests.sha256;
+    for stored in shared.lookup(move |lookup| lookup.objects_with(&sha256)).await? {
+        let key = Key::parse(&stored.key).map_err(StoreError::from)?;
+        match shared.store.head(&key).await? {
+            Some(found) if found.size_bytes == material.content.size_bytes => return Ok(Some(stored)),
+            _ => monitor.emit(Event::ObjectLost { key: stored.key }),
+        }
+    }
+    Ok(None)
+}
+
+/// Sends the content under the first key that will have it.
+async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<(StoredContent, Stored), Failure> {
+    let file = item.file.clone();
+    let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
+    for key in key::candidates(&item.file, &material.content.digests.sha256, !has_history) {
+        let asked = key.clone();
+        if shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
+            continue;
+        }
+        let how = match &material.bytes {
+            Some(bytes) => create(shared, item, &key, bytes, material).await?,
+            None => create_large(shared, item, &key, material, monitor).await?,
+        };
+        if let Some(how) = how {
+            return Ok((StoredContent { key: key.to_string(), etag: None }, how));
+        }
+    }
+    let source = std::io::Error::other("every key that this content could have is taken by something else");
+    Err(StoreError::Io { action: "store", key: item.file.to_string(), source }.into())
+}
+
+async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material: &Material) -> Result<Option<Stored>, Failure> {
+    let attributes =
+        Attributes { kind: Kind::File(item.class()), sha256: Some(material.content.digests.sha256), mtime_ns: Some(material.times.mtime_ns) };
+    Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
+        Ok(Created::New) => Some(Stored::Sent),
+        Ok(Created::Unnameable) => None,
+        Ok(Created::Exists) => holds(shared, key, &material.content).await?.then_some(Stored::Adopted),
+        // It may have happened: what is there decides.
+        Err(StoreError::Unanswered { .. }) if holds(shared, key, &material.content).await? => Some(Stored::Sent),
+        Err(error) => return Err(error.into()),
+    })
+}
+
+async fn create_large(
+    shared: &Arc<Shared>,
+    item: &Arc<Item>,
+    key: &Key,
+    material: &Material,
+    monitor: &Arc<dyn Monitor>,
+) -> Result<Option<Stored>, Failure> {
+    if shared.store.head(key).await?.is_some() {
+        return Ok(holds(shared, key, &material.content).await?.then_some(Stored::Adopted));
+    }
+    match stream(shared, item, key, monitor).await? {
+        // Sent, but it is not what was hashed: read again from the start.
+        Some((content, ..)) if content != material.content => Err(ReadError::Changed.into()),
+        Some(_) => Ok(Some(Stored::Sent)),
+        None => Ok(None),
+    }
+}
+
+/// Whether the object `key` holds this content, by what the store computed, or else by reading it.
+async fn holds(shared: &Shared, key: &Key, content: &Content) -> Result<bool, Failure> {
+    let Some(found) = shared.store.head(key).await? else { return Ok(false) };
+    if found.size_bytes != content.size_bytes {
+        return Ok(false);
+    }
+    if let Some(sha256) = found.sha256 {
+        return Ok(sha256 == content.digests.sha256);
+    }
+    let mut pieces = shared.store.get(key, None).await?;
+    let mut hasher = Hasher::default();
+    while let Some(piece) = pieces.try_next().await? {
+        hasher.update(&piece);
+    }
+    Ok(hasher.finish() == *content)
+}
+
+/// Sends the file piece by piece as it is read. `None` where the name was taken or not possible.
+async fn stream(
+    shared: &Arc<Shared>,
+    item: &Arc<Item>,
+    key: &Key,
+    monitor: &Arc<dyn Monitor>,
+) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
+    let (pieces, mut queue) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
+    let (opened, times) = tokio::sync::oneshot::channel();
+    let (reading, halt) = (Arc::clone(item), shared.halt.clone());
+    let reader = tokio::task::spawn_blocking(move || {
+        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let times = live.times();
+        let trusted = is_trusted(&times);
+        if opened.send((times, trusted)).is_err() {
+            return Err(ReadError::Stopped);
+        }
+        live.read_pieces(|piece| !halt.is_cancelled() && pieces.blocking_send(piece).is_ok())
+    });
+    let finished = |read: Result<Result<Content, ReadError>, tokio::task::JoinError>| match read {
+        Ok(read) => read.map_err(Failure::from),
+        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
+    };
+    let Ok((times, trusted)) = times.await else { return finished(reader.await).map(|_| None) };
+    let attributes = Attributes { kind: Kind::File(item.class()), sha256: None, mtime_ns: Some(times.mtime_ns) };
+    let mut upload = shared.store.create_streamed(key, &attributes).await?;
+    while let Some(piece) = queue.recv().await {
+        let bytes = piece.len() as u64;
+        upload.write(piece).await?;
+        monitor.emit(Event::BytesSent { bytes });
+    }
+    let content = finished(reader.await)?;
+    match upload.finish(&content.digests.sha256).await? {
+        Created::New => Ok(Some((content, times, trusted))),
+        Created::Exists | Created::Unnameable => Ok(None),
+    }
+}
+
+/// Sends a local file as it is.
+pub(super) async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Io { action: "read", key: path.display().to_string(), source };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    loop {
+        let mut piece = vec![0; CHUNK_BYTES];
+        let count = file.read(&mut piece).map_err(failed)?;
+        if count == 0 {
+            return Ok(());
+        }
+        piece.truncate(count);
+        upload.write(Bytes::from(piece)).await?;
+    }
+}
+
+impl Shared {
+    pub(super) fn new(store: Arc<dyn Store>, manifest: &PathBuf, halt: CancellationToken) -> Result<Self, ManifestError> {
+        let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            store,
+            lookups,
+            next_lookup: AtomicUsize::new(0),
+            contents: Arc::new(Contents::default()),
+            memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)),
+            halt,
+        })
+    }
+
+    async fn lookup<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static,
+    ) -> Result<T, ManifestError> {
+        let shared = Arc::clone(self);
+        blocking(move || {
+            let turn = shared.next_lookup.fetch_add(1, Ordering::Relaxed) % shared.lookups.len().max(1);
+            match shared.lookups.get(turn) {
+                Some(lookup) => ask(&lookup.lock().unwrap_or_else(PoisonError::into_inner)),
+                None => std::panic::resume_unwind(Box::new("there are no connections")),
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,52 @@
+//! The named limits that keep memory bounded, whatever the size of the library.
+//!
+//! Together they stay under 256 MiB of anonymous memory: transfers 96 MiB, SQLite about 48 MiB, queues and the
+//! checkpoint a few MiB; the rest is the program itself and what the allocator keeps.
+
+/// Bytes of file content that all workers together may hold at once.
+pub const TRANSFER_BYTES_MAX: usize = 96 << 20;
+
+/// A file up to this size is read whole and stored by one request; a larger one is streamed.
+pub const ONE_SHOT_BYTES_MAX: u64 = 8 << 20;
+
+/// The piece in which larger files are read, hashed and handed to the store.
+pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// Pieces of one streamed file that wait between its reader and the store.
+pub const CHUNKS_QUEUED_MAX: usize = 2;
+
+/// What one streamed file takes out of [`TRANSFER_BYTES_MAX`]: the queued pieces, one being read, one being written.
+pub const STREAM_BYTES: usize = CHUNK_BYTES * (CHUNKS_QUEUED_MAX + 2);
+
+/// Paths that wait for each worker.
+pub const QUEUE_PATHS_PER_WORKER: usize = 10;
+
+/// Files named by one checkpoint at most.
+pub const CHECKPOINT_FILES_MAX: usize = 1_000;
+
+/// Longest time between two checkpoints; they are the run's heartbeat.
+pub const CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A log entry larger than this, compressed or not, is not ours.
+pub const LOG_ENTRY_BYTES_MAX: u64 = 64 << 20;
+
+/// `format.json` is far smaller than this.
+pub const IDENTITY_BYTES_MAX: u64 = 64 << 10;
+
+/// Page cache of the one SQLite connection that writes.
+pub const SQLITE_WRITER_CACHE_BYTES: usize = 24 << 20;
+
+/// Page cache of each SQLite connection that reads.
+pub const SQLITE_READER_CACHE_BYTES: usize = 2 << 20;
+
+/// SQLite connections that workers share for looking up known content.
+pub const LOOKUP_CONNECTIONS_MAX: usize = 4;
+
+/// Folders that wait to be walked; past that a walker descends at once instead of queueing.
+pub const WALK_FOLDERS_QUEUED_MAX: usize = 16_384;
+
+/// Rows read from the manifest at a time.
+pub const MANIFEST_PAGE_ROWS: usize = 1_000;
+
+/// Names that one report (snapshot, summary, plan) lists of each kind; the rest is counted.
+pub const NAMED_MAX: usize = 1_000;

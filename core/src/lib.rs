@@ -1,0 +1,16 @@
+//! Backs up Immich, proves that the backup is whole, and brings it back.
+//!
+//! This crate decides everything and shows nothing: it never prints, never reads the environment and never ends
+//! the process. What happened goes out as [`event::Event`]s through one [`event::Monitor`].
+//!
+//! Dependencies point one way: operations ([`backup`]) → [`library`], [`repository`] →
+//! [`model`], [`event`]. See `ARCHITECTURE.md`.
+
+pub mod backup;
+pub mod budget;
+pub mod event;
+pub mod library;
+pub mod model;
+pub mod repository;
+
+

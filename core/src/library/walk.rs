@@ -1,0 +1,223 @@
+//! A parallel walk that holds a bounded number of folders in memory and follows no link.
+
+use crate::budget::WALK_FOLDERS_QUEUED_MAX;
+use crate::model::{FileTimes, encode_segment};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Receives what one walking thread finds. All names and folders are canonical text; the root's folder is empty.
+pub trait Visitor: Send {
+    /// A folder is about to be read. `false` passes over it and all below it.
+    fn enter(&mut self, folder: &str) -> bool;
+    /// A regular file. `false` ends the whole walk.
+    fn file(&mut self, folder: &str, name: &str, times: FileTimes) -> bool;
+    /// Something that is neither file nor folder.
+    fn special(&mut self, folder: &str, name: &str, kind: &'static str);
+    /// A folder, or an entry of it, could not be read.
+    fn failed(&mut self, folder: &str, name: Option<&str>, error: &io::Error);
+    /// All entries of a folder have been shown; `whole` is false where reading it failed. Its subfolders come on their own.
+    fn leave(&mut self, folder: &str, whole: bool);
+}
+
+/// Opens the root of a walk.
+///
+/// # Errors
+/// It is not there, no folder, or not readable.
+pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What `stat` says of a regular file, in our units.
+#[must_use]
+pub fn file_times(stat: &Stat) -> FileTimes {
+    let nanoseconds = |seconds: i64, rest: u64| seconds.saturating_mul(1_000_000_000).saturating_add(i64::try_from(rest).unwrap_or(0));
+    FileTimes {
+        size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+        mode: stat.st_mode & 0o7777,
+    }
+}
+
+struct Pending {
+    /// Folders to read: raw path below the root (empty for the root).
+    folders: Vec<Vec<u8>>,
+    /// Threads that read a folder now and may find more.
+    busy: usize,
+}
+
+struct Shared<'a> {
+    root: &'a OwnedFd,
+    pending: Mutex<Pending>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+/// Walks everything below `root` with one thread for each visitor. Returns once all has been shown or a visitor ended it.
+pub fn walk<V: Visitor>(root: &OwnedFd, visitors: &mut [V]) {
+    let shared = Shared {
+        root,
+        pending: Mutex::new(Pending { folders: vec![Vec::new()], busy: 0 }),
+        changed: Condvar::new(),
+        stop: AtomicBool::new(false),
+    };
+    std::thread::scope(|scope| {
+        for visitor in visitors {
+            let shared = &shared;
+            scope.spawn(move || shared.work(visitor));
+        }
+    });
+}
+
+impl Shared<'_> {
+    fn work<V: Visitor>(&self, visitor: &mut V) {
+        while let Some(folder) = self.next() {
+            self.read_folder(&folder, visitor);
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.busy -= 1;
+            drop(pending);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next folder; `None` once no thread can find another one.
+    fn next(&self) -> Option<Vec<u8>> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(folder) = pending.folders.pop() {
+                pending.busy += 1;
+                return Some(folder);
+            }
+            if pending.busy == 0 {
+                return None;
+            }
+            pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn queue(&self, folder: Vec<u8>) -> Result<(), Vec<u8>> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.folders.len() >= WALK_FOLDERS_QUEUED_MAX {
+            return Err(folder);
+        }
+        pending.folders.push(folder);
+        drop(pending);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn read_folder<V: Visitor>(&self, raw: &[u8], visitor: &mut V) {
+        let text = canonical(raw);
+        if !visitor.enter(&text) {
+            return;
+        }
+        let whole = match self.read_entries(raw, &text, visitor) {
+            Ok(whole) => whole,
+            Err(error) => {
+                visitor.failed(&text, None, &error);
+                false
+            }
+        };
+        if !self.stop.load(Ordering::Relaxed) {
+            visitor.leave(&text, whole);
+        }
+    }
+
+    fn read_entries<V: Visitor>(&self, raw: &[u8], text: &str, visitor: &mut V) -> io::Result<bool> {
+        let below: &[u8] = if raw.is_empty() { b"." } else { raw };
+        let fd = rustix::fs::openat(self.root, below, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let mut whole = true;
+        let mut buffer = [const { MaybeUninit::uninit() }; 32 << 10];
+        let mut entries = RawDir::new(&fd, &mut buffer);
+        while let Some(entry) = entries.next() {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            whole &= self.show(&fd, name, entry.file_type(), raw, text, visitor);
+        }
+        Ok(whole)
+    }
+
+    /// Shows one entry; `false` where it could not be looked at.
+    fn show<V: Visitor>(&self, fd: &OwnedFd, name: &CStr, kind: FileType, raw: &[u8], text: &str, visitor: &mut V) -> bool {
+        let shown = encode_segment(name.to_bytes());
+        let mut kind = kind;
+        if matches!(kind, FileType::RegularFile | FileType::Unknown) {
+            match rustix::fs::statat(fd.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => {
+                    kind = FileType::from_raw_mode(stat.st_mode);
+                    if kind == FileType::RegularFile {
+                        if !visitor.file(text, &shown, file_times(&stat)) {
+                            self.stop.store(true, Ordering::Relaxed);
+                            self.changed.notify_all();
+                        }
+                        return true;
+                    }
+                }
+                // Gone between reading the folder and looking: the second look decides.
+                Err(rustix::io::Errno::NOENT) => return true,
+                Err(error) => {
+                    visitor.failed(text, Some(&shown), &error.into());
+                    return false;
+                }
+            }
+        }
+        if kind != FileType::Directory {
+            visitor.special(text, &shown, describe(kind));
+            return true;
+        }
+        let mut folder = Vec::with_capacity(raw.len() + 1 + name.count_bytes());
+        folder.extend_from_slice(raw);
+        if !raw.is_empty() {
+            folder.push(b'/');
+        }
+        folder.extend_from_slice(name.to_bytes());
+        if let Err(folder) = self.queue(folder) {
+            self.read_folder(&folder, visitor);
+        }
+        true
+    }
+}
+
+fn canonical(raw: &[u8]) -> Cow<'_, str> {
+    if raw.is_empty() {
+        return Cow::Borrowed("");
+    }
+    let mut segments = raw.split(|byte| *byte == b'/').map(encode_segment);
+    if let Ok(text) = std::str::from_utf8(raw)
+        && segments.clone().all(|segment| matches!(segment, Cow::Borrowed(_)))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut text = segments.next().unwrap_or_default().into_owned();
+    for segment in segments {
+        text.push('/');
+        text.push_str(&segment);
+    }
+    Cow::Owned(text)
+}
+
+fn describe(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Symlink => "symbolic link",
+        FileType::Socket => "socket",
+        FileType::Fifo => "pipe",
+        FileType::BlockDevice | FileType::CharacterDevice => "device",
+        _ => "special file",
+    }
+}

@@ -1,0 +1,11 @@
+//! What we keep: objects in a store, the log that says what they are, and the manifest made from it.
+
+pub mod directory;
+pub mod key;
+pub mod log;
+pub mod manifest;
+mod open;
+pub mod state;
+pub mod store;
+
+pub use open::{InitError, OpenError, Repository, Session, init, open_store};

@@ -1,0 +1,86 @@
+//! One barrier for many files: `syncfs` where it can be trusted, else each file and its folder.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// What has been created since the last barrier.
+#[derive(Debug, Default)]
+pub(super) struct Barrier(Mutex<Vec<PathBuf>>);
+
+/// Threads that flush single files at once, where `syncfs` does not serve.
+const FLUSHERS: usize = 8;
+
+/// File systems whose `syncfs` writes everything and waits for the device (magic numbers: linux/magic.h, ZFS: 0x2fc12fc1, bcachefs: 0xca451a4e).
+const TRUSTED: [u64; 9] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x2FC1_2FC1, 0xCA45_1A4E, 0x0102_1994, 0x4D44, 0x2011_BAB0];
+
+/// Since Linux 5.8 `syncfs` says when writing back failed.
+const SYNCFS_REPORTS_SINCE: (u32, u32) = (5, 8);
+
+impl Barrier {
+    pub(super) fn add(&self, file: PathBuf) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+    }
+
+    pub(super) fn wait(&self, root: &Path) -> io::Result<()> {
+        let files = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if files.is_empty() {
+            return Ok(());
+        }
+        let folder = File::open(root)?;
+        let file_system = rustix::fs::fstatfs(&folder)?;
+        if TRUSTED.iter().any(|magic| u64::try_from(file_system.f_type) == Ok(*magic)) && kernel_is_at_least(SYNCFS_REPORTS_SINCE) {
+            return Ok(rustix::fs::syncfs(&folder)?);
+        }
+        flush_each(&files, root)
+    }
+}
+
+fn kernel_is_at_least(wanted: (u32, u32)) -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
+}
+
+fn flush_each(files: &[PathBuf], root: &Path) -> io::Result<()> {
+    in_parallel(files)?;
+    let mut folders = BTreeSet::new();
+    for file in files {
+        let mut folder = file.parent();
+        while let Some(path) = folder.filter(|path| path.starts_with(root)) {
+            if !folders.insert(path.to_owned()) {
+                break;
+            }
+            folder = path.parent();
+        }
+    }
+    in_parallel(&folders.into_iter().collect::<Vec<_>>())
+}
+
+fn in_parallel(paths: &[PathBuf]) -> io::Result<()> {
+    let share = paths.len().div_ceil(FLUSHERS).max(1);
+    std::thread::scope(|scope| {
+        let flush = |paths: &[PathBuf]| paths.iter().try_for_each(|path| File::open(path)?.sync_all());
+        let threads: Vec<_> = paths.chunks(share).map(|paths| scope.spawn(move || flush(paths))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a flushing thread panicked"))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_and_every_folder_up_to_the_root_is_flushed() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        let files: Vec<_> = (0..20).map(|n| deep.join(n.to_string())).collect();
+        files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+        flush_each(&files, folder.path()).unwrap();
+        assert!(flush_each(&[deep.join("missing")], folder.path()).is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! Which key an object gets. The map from (path, content) to keys is one to one; see docs/format.md.
+
+use crate::model::{FilePath, Root, Sha256};
+use std::fmt;
+
+/// Longest key that every provider takes.
+pub const KEY_BYTES_MAX: usize = 1_024;
+/// Longest segment that every file system takes.
+pub const SEGMENT_BYTES_MAX: usize = 255;
+
+/// The name of an object: segments joined by `/`, none empty, `.` or `..`, no control characters, at most [`KEY_BYTES_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+/// A text that is no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not an object's key", .0.escape_debug())]
+pub struct InvalidKey(pub String);
+
+impl Key {
+    /// Takes `text` as a key.
+    ///
+    /// # Errors
+    /// What no provider or file system would take, or would take for another name.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        let good = |segment: &str| !segment.is_empty() && segment.len() <= SEGMENT_BYTES_MAX && !matches!(segment, "." | "..");
+        if text.len() <= KEY_BYTES_MAX && text.split('/').all(good) && !text.chars().any(char::is_control) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidKey(text.to_owned()))
+        }
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `format.json`.
+    #[must_use]
+    pub fn identity() -> Self {
+        Self("format.json".to_owned())
+    }
+
+    /// The key of log entry `sequence`.
+    #[must_use]
+    pub fn log_entry(sequence: u64) -> Self {
+        Self(format!("{LOG}{sequence:010}.ndjson.zst"))
+    }
+
+    /// The key of the manifest's copy as of log entry `sequence`.
+    #[must_use]
+    pub fn manifest(sequence: u64) -> Self {
+        Self(format!("{MANIFESTS}{sequence:010}.db.zst"))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where log entries lie.
+pub const LOG: &str = "log/";
+/// Where copies of the manifest lie.
+pub const MANIFESTS: &str = "manifests/";
+/// Where content of files lies: all the prefixes under which verify looks for objects.
+pub const CONTENT: [&str; 3] = ["external/", "library/", "versions/"];
+
+/// The number of the log entry that `key` names: `log/0000000042.ndjson.zst`, or `log/0000000042-<run>.ndjson.zst` as written to
+/// stores without conditional writes.
+#[must_use]
+pub fn log_sequence(key: &Key) -> Option<u64> {
+    let name = key.as_str().strip_prefix(LOG)?.strip_suffix(".ndjson.zst")?;
+    let digits = name.split_once('-').map_or(name, |(digits, _)| digits);
+    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// The number of the log entry as of which the manifest's copy `key` was made.
+#[must_use]
+pub fn manifest_sequence(key: &Key) -> Option<u64> {
+    let digits = key.as_str().strip_prefix(MANIFESTS)?.strip_suffix(".db.zst")?;
+    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// The canonical path of a file within the repository: below `library/`, or `external/<name>/`.
+fn rooted(file: &FilePath) -> String {
+    match &file.root {
+        Root::Library => format!("library/{}", file.path),
+        Root::External(name) => format!("external/{name}/{}", file.path),
+    }
+}
+
+/// `%` followed by a letter that is no hex digit never comes out of encoding a path, so hashed keys meet no other.
+const HASHED: &str = "%hashed";
+
+/// The key of the first content ever stored for `file`; `None` where a name on the way is too long.
+#[must_use]
+pub fn home(file: &FilePath) -> Option<Key> {
+    Key::parse(&rooted(file)).ok()
+}
+
+/// The keys under which `content` of `file` may be stored, best first: home (only where `home_is_free`), its own place under
+/// `versions/`, then hashed ones that fit wherever the readable ones do not.
+pub fn candidates(file: &FilePath, content: &Sha256, home_is_free: bool) -> impl Iterator<Item = Key> {
+    let rooted = rooted(file);
+    let content = content.to_string();
+    let path = rooted.strip_prefix("library/").filter(|_| file.root == Root::Library).unwrap_or(&rooted).to_owned();
+    let path_hash = Sha256::of(rooted.as_bytes());
+    let start: String = content.chars().take(16).collect();
+    let first = if home_is_free { home(file) } else { None };
+    let version = match file.root {
+        Root::Library => Key::parse(&format!("versions/{path}/{start}")).ok(),
+        // `versions/external/…` could be the version of a library's file `external/…`: externals have a place of their own.
+        Root::External(_) => Key::parse(&format!("versions/%{path}/{start}")).ok(),
+    };
+    let hashed = (0..10).map(move |copy| {
+        let suffix = if copy == 0 { String::new() } else { format!("-{copy}") };
+        Key(format!("versions/{HASHED}/{path_hash}/{content}{suffix}"))
+    });
+    first.into_iter().chain(version).chain(hashed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RootPath;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn library(path: &str) -> FilePath {
+        FilePath::library(RootPath::parse(path).unwrap())
+    }
+
+    fn external(path: &str) -> FilePath {
+        FilePath { root: Root::External("nas".parse().unwrap()), path: RootPath::parse(path).unwrap() }
+    }
+
+    fn keys(file: &FilePath, content: &[u8]) -> Vec<String> {
+        candidates(file, &Sha256::of(content), true).map(|key| key.to_string()).collect()
+    }
+
+    #[test]
+    fn keys_are_the_paths_that_people_know() {
+        let keys = keys(&library("upload/u/100%25.jpg"), b"x");
+        assert_eq!(keys[0], "library/upload/u/100%25.jpg");
+        assert_eq!(keys[1], "versions/upload/u/100%25.jpg/2d711642b726b044");
+        assert!(keys[2].starts_with("versions/%hashed/"));
+        assert_eq!(external_keys()[0], "external/nas/a.jpg");
+    }
+
+    fn external_keys() -> Vec<String> {
+        keys(&external("a.jpg"), b"x")
+    }
+
+    #[test]
+    fn what_is_too_long_is_hashed() {
+        let long = "é".repeat(127) + "a";
+        assert_eq!(keys(&library(&long), b"x")[0], format!("library/{long}"));
+        let encoded_longer = RootPath::from_bytes("%".repeat(255).as_bytes()).unwrap();
+        assert!(keys(&FilePath::library(encoded_longer), b"x")[0].starts_with("versions/%hashed/"));
+        let deep = vec!["d".repeat(100); 11].join("/");
+        assert!(keys(&library(&deep), b"x")[0].starts_with("versions/%hashed/"));
+    }
+
+    #[test]
+    fn log_entries_are_known_with_and_without_a_run() {
+        assert_eq!(log_sequence(&Key::log_entry(42)), Some(42));
+        assert_eq!(log_sequence(&Key::parse("log/0000000042-3f2a.ndjson.zst").unwrap()), Some(42));
+        for other in ["log/42.ndjson.zst", "log/0000000042.ndjson", "log/00000000x2.ndjson.zst", "manifests/0000000042.ndjson.zst"] {
+            assert_eq!(log_sequence(&Key::parse(other).unwrap()), None, "{other}");
+        }
+        assert_eq!(manifest_sequence(&Key::manifest(7)), Some(7));
+    }
+
+    #[test]
+    fn a_key_cannot_leave_the_repository() {
+        for bad in ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a\nb", "a\u{0}b", &"x".repeat(256), &vec!["x".repeat(200); 6].join("/")] {
+            assert!(Key::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    fn arbitrary_file() -> impl Strategy<Value = FilePath> {
+        let segment = prop::collection::vec(prop::sample::select(b"a%E2.-\\h\xFF\n".to_vec()), 1..4);
+        let special = prop::sample::select(vec![b"external".to_vec(), b"nas".to_vec(), b"%hashed".to_vec(), b"2d711642b726b044".to_vec(), b"library".to_vec()]);
+        (any::<bool>(), prop::collection::vec(prop_oneof![segment, special], 1..4)).prop_filter_map("no path", |(inside, segments)| {
+            let path = RootPath::from_bytes(&segments.join(&b'/')).ok()?;
+            let root = if inside { Root::Library } else { Root::External("nas".parse().ok()?) };
+            Some(FilePath { root, path })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_files_share_a_key(files in prop::collection::hash_set(arbitrary_file(), 1..60)) {
+            let mut owners: HashMap<String, (FilePath, &[u8])> = HashMap::new();
+            for file in &files {
+                for content in [b"x".as_slice(), b"y"] {
+                    // Home belongs to the first content only.
+                    for key in candidates(file, &Sha256::of(content), content == b"x") {
+                        prop_assert!(Key::parse(key.as_str()).is_ok());
+                        let previous = owners.insert(key.to_string(), (file.clone(), content));
+                        prop_assert!(previous.is_none(), "{} belongs to {:?} and {:?}", key, previous, file);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Adding an entry: create it if its number is free; if not, look whose it is.
+
+use super::super::key::Key;
+use super::super::store::{Attributes, Created, Kind, Store, StoreError, read_all};
+use super::entry::{Entry, Header, encode};
+use super::fact::Fact;
+use super::read::{Head, LogError, entry_after};
+use super::FORMAT;
+use crate::budget::LOG_ENTRY_BYTES_MAX;
+use crate::model::{RunId, Sha256, WriterId};
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// How often an append that got no answer is tried again.
+const TRIES_MAX: u32 = 5;
+/// The wait before the second try; it doubles each time.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// Who writes an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Author {
+    /// The run, if one speaks.
+    pub run: Option<RunId>,
+    /// The state folder.
+    pub writer: WriterId,
+}
+
+/// An entry that was added, and those of others that were found in its way.
+#[derive(Debug)]
+pub struct Appended {
+    /// The header of the entry.
+    pub header: Header,
+    /// The log's head now.
+    pub head: Head,
+    /// Entries that other writers had added meanwhile, in order; they come before `header`.
+    pub taken: Vec<Entry>,
+}
+
+/// Adds an entry of `facts` after `head`, or after what others have added meanwhile.
+///
+/// # Errors
+/// The store's; or what stands in the way does not follow `head`.
+pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fact]) -> Result<Appended, LogError> {
+    let mut head = *head;
+    let mut taken = Vec::new();
+    loop {
+        let sequence = head.sequence + 1;
+        let key = Key::log_entry(sequence);
+        let header =
+            Header { format: FORMAT, sequence, previous_sha256: head.sha256, run: author.run, written_at: Timestamp::now(), writer: author.writer };
+        let encoded = encode(&header, facts).map_err(|source| StoreError::Io { action: "compress", key: key.to_string(), source })?;
+        let bytes = Bytes::from(encoded);
+        let sha256 = Sha256::of(&bytes);
+        if create(store, &key, &bytes, sha256).await? {
+            return Ok(Appended { header, head: Head { sequence, sha256 }, taken });
+        }
+        let other = entry_after(store, &head, &key).await?;
+        head = Head { sequence, sha256: other.sha256 };
+        taken.push(other);
+    }
+}
+
+/// Whether the entry is there and ours; `false` where another one has its number.
+async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
+    let attributes = Attributes { kind: Kind::Log, sha256: Some(sha256), mtime_ns: None };
+    let mut wait = FIRST_WAIT;
+    for attempt in 1.. {
+        match store.create(key, bytes.clone(), &attributes).await {
+            Ok(Created::New) => return Ok(true),
+            Ok(Created::Exists) => return Ok(read_all(store, key, LOG_ENTRY_BYTES_MAX).await? == *bytes),
+            Ok(Created::Unnameable) => {
+                let source = std::io::Error::other("something that is no file has its name");
+                return Err(StoreError::Io { action: "create", key: key.to_string(), source }.into());
+            }
+            Err(error @ StoreError::Unanswered { .. }) => match read_all(store, key, LOG_ENTRY_BYTES_MAX).await {
+                Ok(found) => return Ok(found == *bytes),
+                Err(_) if attempt < TRIES_MAX => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                Err(_) => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}

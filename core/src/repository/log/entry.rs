@@ -1,0 +1,198 @@
+//! One log entry as bytes: a zstd frame of NDJSON, and a skippable frame with the SHA-256 of the bytes before it.
+
+use super::FORMAT;
+use super::fact::Fact;
+use crate::budget::LOG_ENTRY_BYTES_MAX;
+use crate::model::{RunId, Sha256, WriterId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead as _, Read as _, Write as _};
+
+/// The first line of an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The repository's format.
+    pub format: u32,
+    /// The entry's number; the first is 1.
+    pub sequence: u64,
+    /// SHA-256 of the entry before as stored; for entry 1, of `format.json`.
+    pub previous_sha256: Sha256,
+    /// The run that speaks; absent where no run does (`verify`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// When, by the writer's clock.
+    pub written_at: Timestamp,
+    /// The state folder that writes.
+    pub writer: WriterId,
+}
+
+/// An entry, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its first line.
+    pub header: Header,
+    /// The other lines.
+    pub facts: Vec<Fact>,
+    /// SHA-256 of the entry as stored.
+    pub sha256: Sha256,
+}
+
+/// Why bytes are no entry.
+#[derive(Debug, thiserror::Error)]
+pub enum DamagedEntry {
+    /// The bytes are not those that were written.
+    #[error("its bytes do not have the SHA-256 that ends it")]
+    Checksum,
+    /// The checksum is not there: cut off, or never an entry.
+    #[error("it does not end in a checksum; it was cut off, or is no log entry")]
+    Truncated,
+    /// Not zstd, or too much of it.
+    #[error("it cannot be decompressed")]
+    Compression(#[source] io::Error),
+    /// A line is not what it should be.
+    #[error("its line {line} cannot be understood")]
+    Line {
+        /// Which line, from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Written by a newer program.
+    #[error("it has format {found}, and this program knows format {FORMAT} only; use the newer program that wrote it")]
+    Format {
+        /// The format found.
+        found: u32,
+    },
+    /// Nothing in it.
+    #[error("it is empty")]
+    Empty,
+}
+
+/// A zstd skippable frame: readers of zstd pass over it, so `zstd -d` gives the lines alone. (RFC 8878, 3.1.2.)
+const TRAILER_START: [u8; 8] = [0x5D, 0x2A, 0x4D, 0x18, 32, 0, 0, 0];
+const TRAILER_BYTES: usize = TRAILER_START.len() + 32;
+const COMPRESSION_LEVEL: i32 = 6;
+
+/// The bytes of an entry.
+///
+/// # Errors
+/// Only if memory runs out while compressing.
+pub fn encode(header: &Header, facts: &[Fact]) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
+    serde_json::to_writer(&mut encoder, header)?;
+    encoder.write_all(b"\n")?;
+    for fact in facts {
+        serde_json::to_writer(&mut encoder, fact)?;
+        encoder.write_all(b"\n")?;
+    }
+    let mut bytes = encoder.finish()?;
+    let checksum = Sha256::of(&bytes);
+    bytes.extend_from_slice(&TRAILER_START);
+    bytes.extend_from_slice(&checksum.0);
+    Ok(bytes)
+}
+
+impl Entry {
+    /// Reads an entry. Any flipped bit, any cut is found.
+    ///
+    /// # Errors
+    /// See [`DamagedEntry`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DamagedEntry> {
+        let (frame, trailer) = bytes.split_last_chunk::<TRAILER_BYTES>().ok_or(DamagedEntry::Truncated)?;
+        let (start, checksum) = trailer.split_at(TRAILER_START.len());
+        if Sha256::of(frame).0 != checksum {
+            return Err(if start == TRAILER_START { DamagedEntry::Checksum } else { DamagedEntry::Truncated });
+        }
+        if start != TRAILER_START {
+            return Err(DamagedEntry::Checksum);
+        }
+        let lines = zstd::Decoder::new(frame).map_err(DamagedEntry::Compression)?.take(LOG_ENTRY_BYTES_MAX);
+        let mut header = None;
+        let mut facts = Vec::new();
+        for (number, line) in io::BufReader::new(lines).lines().enumerate() {
+            let line = line.map_err(DamagedEntry::Compression)?;
+            let wrong = |source| DamagedEntry::Line { line: number + 1, source };
+            if header.is_none() {
+                let format: Format = serde_json::from_str(&line).map_err(wrong)?;
+                if format.format != FORMAT {
+                    return Err(DamagedEntry::Format { found: format.format });
+                }
+                header = Some(serde_json::from_str(&line).map_err(wrong)?);
+            } else {
+                facts.push(serde_json::from_str(&line).map_err(wrong)?);
+            }
+        }
+        let header = header.ok_or(DamagedEntry::Empty)?;
+        Ok(Self { header, facts, sha256: Sha256::of(bytes) })
+    }
+}
+
+/// Read before anything else: a newer format may have another header.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fact::{Archived, Sound};
+    use super::*;
+    use crate::model::{FilePath, RootPath};
+
+    fn entry() -> Vec<u8> {
+        let header = Header {
+            format: FORMAT,
+            sequence: 7,
+            previous_sha256: Sha256::of(b"6"),
+            run: Some(RunId::random()),
+            written_at: "2026-01-15T03:00:00Z".parse().unwrap(),
+            writer: WriterId::random(),
+        };
+        let gone = Archived::new(&FilePath::library(RootPath::parse("upload/a%0Ab.jpg").unwrap()));
+        encode(&header, &[Fact::Archived(gone), Fact::Sound(Sound { key: "library/x".to_owned() })]).unwrap()
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        let bytes = entry();
+        assert_eq!(Entry::decode(&bytes).unwrap().facts.len(), 2);
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= 1 << bit;
+                assert!(Entry::decode(&damaged).is_err(), "bit {bit} of byte {position}");
+            }
+            assert!(Entry::decode(&bytes[..position]).is_err(), "cut at {position}");
+        }
+    }
+
+    fn hand_made(lines: &str) -> Vec<u8> {
+        let mut bytes = zstd::encode_all(lines.as_bytes(), 3).unwrap();
+        let checksum = Sha256::of(&bytes);
+        bytes.extend_from_slice(&TRAILER_START);
+        bytes.extend_from_slice(&checksum.0);
+        bytes
+    }
+
+    #[test]
+    fn a_fact_of_the_future_is_passed_over_and_a_format_of_the_future_is_refused() {
+        let zero = "0".repeat(64);
+        let header = format!(
+            r#"{{"format":1,"sequence":1,"previous_sha256":"{zero}","written_at":"2026-01-15T03:00:00Z","writer":"6fa459ea-ee8a-3ca4-894e-db77e160355e","new":1}}"#
+        );
+        let future_fact = format!("{header}\n{{\"fact\":\"teleported\",\"to\":[1,2]}}\n");
+        assert_eq!(Entry::decode(&hand_made(&future_fact)).unwrap().facts, [Fact::Unknown]);
+        let error = Entry::decode(&hand_made("{\"format\":2,\"all\":\"else differs\"}\n")).unwrap_err();
+        assert!(error.to_string().contains("format 2"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_leads_outside_is_no_fact() {
+        let lines = hand_made(&format!(
+            "{}\n{}\n",
+            r#"{"format":1,"sequence":1,"previous_sha256":"0000000000000000000000000000000000000000000000000000000000000000","written_at":"2026-01-15T03:00:00Z","writer":"6fa459ea-ee8a-3ca4-894e-db77e160355e"}"#,
+            r#"{"fact":"archived","path":"../../etc/passwd"}"#
+        ));
+        assert!(matches!(Entry::decode(&lines), Err(DamagedEntry::Line { line: 2, .. })));
+    }
+}

@@ -1,0 +1,333 @@
+//! The facts that a log entry states, one a line.
+
+use super::super::key::Key;
+use crate::model::{Class, Digests, ExternalName, FilePath, FileTimes, Part, Root, RootPath, RunId, Sha1, Sha256};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One fact. An unknown one was written by a newer program: it is passed over with a warning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// A run began; the header says which.
+    RunStarted(RunStarted),
+    /// A path has this content now.
+    Stored(StoredFact),
+    /// A path is no longer in the library. Its object stays.
+    Archived(Archived),
+    /// The header's run ended well: all that stands at this point is a snapshot.
+    Snapshot(SnapshotFact),
+    /// The header's run ended without a snapshot.
+    RunEnded(Ended),
+    /// A copy of the manifest exists.
+    Manifest(ManifestCopy),
+    /// The store was listed and compared.
+    Listed(Listed),
+    /// Objects were read back and compared.
+    Read(Read),
+    /// An object is missing or has wrong bytes.
+    Damaged(Damaged),
+    /// An object that was called damaged is whole after all.
+    Sound(Sound),
+    /// A fact of a kind that this program does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// See [`Fact::RunStarted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStarted {
+    /// When, by the writer's clock.
+    pub at: Timestamp,
+    /// Name of the machine.
+    pub host: String,
+    /// What is backed up.
+    pub roots: Vec<SourceRoot>,
+    /// The run whose withheld snapshot this one was told to accept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepts: Option<RunId>,
+}
+
+/// A folder that a run backs up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRoot {
+    /// The external library's name; absent for the media location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalName>,
+    /// Where it lies on that machine, in canonical text.
+    pub path: String,
+}
+
+/// See [`Fact::Stored`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFact {
+    /// The path below its root, in canonical text.
+    pub path: RootPath,
+    /// The external library's name; absent for the media location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalName>,
+    /// Of the content.
+    pub sha256: Sha256,
+    /// Of the content.
+    pub sha1: Sha1,
+    /// Bytes.
+    pub size: u64,
+    /// Time of last modification, ns since 1970.
+    pub mtime_ns: i64,
+    /// Time of last change, ns since 1970; absent where it was too young to be trusted next time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctime_ns: Option<i64>,
+    /// Permission bits.
+    pub mode: u32,
+    /// The object that holds the content; absent where it is the path's home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The store's tag of the object, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+impl StoredFact {
+    /// The fact that `file` has this content, kept in the object `key`.
+    #[must_use]
+    pub fn new(file: &FilePath, digests: Digests, times: &FileTimes, trusted: bool, key: &Key, etag: Option<String>) -> Self {
+        let is_home = super::super::key::home(file).is_some_and(|home| home == *key);
+        Self {
+            path: file.path.clone(),
+            external: external(&file.root),
+            sha256: digests.sha256,
+            sha1: digests.sha1,
+            size: times.size_bytes,
+            mtime_ns: times.mtime_ns,
+            ctime_ns: trusted.then_some(times.ctime_ns),
+            mode: times.mode,
+            key: (!is_home).then(|| key.to_string()),
+            etag,
+        }
+    }
+
+    /// The file it is about.
+    #[must_use]
+    pub fn file(&self) -> FilePath {
+        FilePath { root: root(self.external.as_ref()), path: self.path.clone() }
+    }
+}
+
+fn external(root: &Root) -> Option<ExternalName> {
+    match root {
+        Root::Library => None,
+        Root::External(name) => Some(name.clone()),
+    }
+}
+
+fn root(external: Option<&ExternalName>) -> Root {
+    external.map_or(Root::Library, |name| Root::External(name.clone()))
+}
+
+/// See [`Fact::Archived`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archived {
+    /// The path below its root, in canonical text.
+    pub path: RootPath,
+    /// The external library's name; absent for the media location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalName>,
+}
+
+impl Archived {
+    /// The fact that `file` is gone.
+    #[must_use]
+    pub fn new(file: &FilePath) -> Self {
+        Self { path: file.path.clone(), external: external(&file.root) }
+    }
+
+    /// The file it is about.
+    #[must_use]
+    pub fn file(&self) -> FilePath {
+        FilePath { root: root(self.external.as_ref()), path: self.path.clone() }
+    }
+}
+
+/// How many, and how large together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Tally {
+    /// Counts one more of this size.
+    pub fn add(&mut self, size_bytes: u64) {
+        self.files += 1;
+        self.bytes = self.bytes.saturating_add(size_bytes);
+    }
+
+    /// Counts one less of this size.
+    pub fn remove(&mut self, size_bytes: u64) {
+        self.files = self.files.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(size_bytes);
+    }
+}
+
+/// What a snapshot holds, by class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// What Immich cannot make again.
+    pub original: Tally,
+    /// What it can.
+    pub derived: Tally,
+    /// Its marker files.
+    pub marker: Tally,
+}
+
+impl Totals {
+    /// The tally of one class.
+    pub fn of_mut(&mut self, class: Class) -> &mut Tally {
+        match class {
+            Class::Original => &mut self.original,
+            Class::Derived => &mut self.derived,
+            Class::Marker => &mut self.marker,
+        }
+    }
+
+    /// The tally of one class.
+    #[must_use]
+    pub fn of(&self, class: Class) -> Tally {
+        match class {
+            Class::Original => self.original,
+            Class::Derived => self.derived,
+            Class::Marker => self.marker,
+        }
+    }
+
+    /// All classes together.
+    #[must_use]
+    pub fn all(&self) -> Tally {
+        let files = self.original.files + self.derived.files + self.marker.files;
+        Tally { files, bytes: self.original.bytes + self.derived.bytes + self.marker.bytes }
+    }
+}
+
+/// A file or folder that a run could not read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// As people see it.
+    pub path: String,
+    /// What was wrong.
+    pub problem: String,
+}
+
+/// See [`Fact::Snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotFact {
+    /// When its run began.
+    pub started_at: Timestamp,
+    /// When its walk had ended and it was committed.
+    pub taken_at: Timestamp,
+    /// A name given by the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Immich's version, where anything told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immich_version: Option<String>,
+    /// What stands in it.
+    pub totals: Totals,
+    /// What its run sent.
+    pub sent: Tally,
+    /// How many paths its run archived.
+    pub archived: u64,
+    /// How many files and folders could not be read: what stands in the snapshot for them is older, or nothing.
+    pub unread_count: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<Unread>,
+    /// Whether derived files were left out.
+    #[serde(default)]
+    pub originals_only: bool,
+    /// Patterns left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+/// See [`Fact::RunEnded`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How a run without a snapshot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A signal asked it to.
+    Interrupted,
+    /// A tripwire withheld the snapshot until a person accepts it.
+    Withheld,
+    /// An error stopped it.
+    Failed,
+}
+
+/// See [`Fact::Manifest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestCopy {
+    /// Its object.
+    pub key: String,
+    /// Of the object as stored.
+    pub sha256: Sha256,
+    /// The last log entry that it knows.
+    pub sequence: u64,
+    /// Rows that it has.
+    pub rows: u64,
+}
+
+/// See [`Fact::Listed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// When the listing began: what it saw was there then.
+    pub at: Timestamp,
+    /// The last log entry whose objects were looked for.
+    pub sequence: u64,
+    /// Objects that were as they should be.
+    pub objects: u64,
+    /// Objects that were not.
+    pub damaged: u64,
+}
+
+/// See [`Fact::Read`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    /// When reading began.
+    pub at: Timestamp,
+    /// The last log entry whose objects were read.
+    pub sequence: u64,
+    /// Which objects: those whose key is in this part.
+    pub sample: Part,
+    /// Objects whose bytes were right.
+    pub objects: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Objects that were not right.
+    pub damaged: u64,
+}
+
+/// See [`Fact::Damaged`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// The object.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// See [`Fact::Sound`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sound {
+    /// The object.
+    pub key: String,
+}

@@ -1,0 +1,246 @@
+//! The manifest: a SQLite database made by applying the log. Losing it costs time, never data. All SQL is here and below.
+
+mod apply;
+mod copy;
+mod question;
+mod scratch;
+
+pub use apply::Applied;
+pub use copy::unpack;
+pub use question::{CurrentFile, FileRow, Folders, Lookup, RunRow, SnapshotRow, StoredContent, Verification};
+
+pub use scratch::{Expected, ExpectedObject, Unseen};
+
+use super::log::{Head, Totals};
+use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_BYTES, SQLITE_WRITER_CACHE_BYTES};
+use crate::model::{RepositoryId, Sha256};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use std::path::{Path, PathBuf};
+
+/// The version of the schema. A local manifest of another version is made anew; a copy of another version is not used.
+pub const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = include_str!("manifest/schema.sql");
+
+/// What went wrong with the local manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// SQLite failed: no room, no rights, a damaged file.
+    #[error("cannot {action} the manifest `{}`", .path.display())]
+    Sqlite {
+        /// What was being done.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The log states what cannot be.
+    #[error("log entry {sequence} states what cannot be: {what}")]
+    Contradiction {
+        /// The entry.
+        sequence: u64,
+        /// What.
+        what: String,
+    },
+    /// A copy could not be packed or unpacked.
+    #[error("cannot {action} the manifest's copy at `{}`", .path.display())]
+    Copy {
+        /// What was being done.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl ManifestError {
+    /// Whether throwing the local manifest away and making it anew from the log would help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Sqlite { source, .. } => matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
+            Self::Contradiction { .. } | Self::Copy { .. } => false,
+        }
+    }
+}
+
+/// The manifest, open for writing (by the one who holds the state folder's lock) or for reading.
+#[derive(Debug)]
+pub struct Manifest {
+    connection: Connection,
+    path: PathBuf,
+    head: Head,
+    totals: Totals,
+    folders: apply::FolderCache,
+}
+
+/// Look-up indexes: in the local file only, not in copies.
+fn local_indexes() -> String {
+    format!(
+        "CREATE INDEX IF NOT EXISTS version_by_content ON version(substr(sha256, 1, 8));
+         CREATE INDEX IF NOT EXISTS version_by_key ON version(key) WHERE key IS NOT NULL;
+         CREATE INDEX IF NOT EXISTS version_by_size ON version(size) WHERE size > {ONE_SHOT_BYTES_MAX};
+         CREATE INDEX IF NOT EXISTS version_by_end ON version(until) WHERE until IS NOT NULL;"
+    )
+}
+
+fn cache_pragma(bytes: usize) -> String {
+    // Negative: in KiB.
+    format!("-{}", bytes / 1_024)
+}
+
+impl Manifest {
+    /// Opens the manifest at `path` for writing. `None` where there is none, or one of another schema or repository.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(path: &Path, repository: RepositoryId) -> Result<Option<Self>, ManifestError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed = |source| ManifestError::Sqlite { action: "open", path: path.to_owned(), source };
+        let connection = connect_writer(path).map_err(failed)?;
+        let version: Option<i64> = match connection.query_row("SELECT version FROM manifest_metadata", [], |row| row.get(0)).optional() {
+            Ok(version) => version,
+            // Created, but never filled.
+            Err(error) if error.to_string().contains("no such table") => None,
+            Err(error) => return Err(failed(error)),
+        };
+        if version != Some(SCHEMA_VERSION) {
+            return Ok(None);
+        }
+        connection.execute_batch(&local_indexes()).map_err(failed)?;
+        let manifest = Self::with(connection, path)?;
+        let owner: String = manifest.metadata("repository")?;
+        Ok((owner == repository.to_string()).then_some(manifest))
+    }
+
+    /// Makes an empty manifest at `path`, in place of whatever was there.
+    ///
+    /// # Errors
+    /// SQLite's, or the file system's.
+    pub fn create(path: &Path, repository: RepositoryId, start: &Head) -> Result<Self, ManifestError> {
+        remove(path)?;
+        let failed = |source| ManifestError::Sqlite { action: "make", path: path.to_owned(), source };
+        let connection = connect_writer(path).map_err(failed)?;
+        let totals = serde_json::to_string(&Totals::default()).unwrap_or_default();
+        let fill = || {
+            connection.execute_batch("BEGIN")?;
+            connection.execute_batch(SCHEMA)?;
+            connection.execute_batch(&local_indexes())?;
+            connection.execute(
+                "INSERT INTO manifest_metadata(version, repository, last_sequence, last_sha256, totals) VALUES (?1, ?2, ?3, ?4, ?5)",
+                (SCHEMA_VERSION, repository.to_string(), signed(start.sequence), start.sha256.0, totals),
+            )?;
+            connection.execute_batch("COMMIT")
+        };
+        fill().map_err(failed)?;
+        Self::with(connection, path)
+    }
+
+    /// Opens the manifest at `path` for reading, beside one who may be writing.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open_for_reading(path: &Path) -> Result<Self, ManifestError> {
+        let connection = connect_reader(path).map_err(|source| ManifestError::Sqlite { action: "open", path: path.to_owned(), source })?;
+        Self::with(connection, path)
+    }
+
+    fn with(connection: Connection, path: &Path) -> Result<Self, ManifestError> {
+        let row = connection.query_row("SELECT last_sequence, last_sha256, totals FROM manifest_metadata", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 32]>(1)?, row.get::<_, String>(2)?))
+        });
+        let (sequence, sha256, totals) = row.map_err(|source| ManifestError::Sqlite { action: "read", path: path.to_owned(), source })?;
+        let head = Head { sequence: unsigned(sequence), sha256: Sha256(sha256) };
+        let totals = serde_json::from_str(&totals).map_err(|error| ManifestError::Sqlite {
+            action: "read",
+            path: path.to_owned(),
+            source: rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(error)),
+        })?;
+        Ok(Self { connection, path: path.to_owned(), head, totals, folders: apply::FolderCache::default() })
+    }
+
+    /// The last log entry that has been applied.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// What stands now.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(rusqlite::Error) -> ManifestError + use<> {
+        let path = self.path.clone();
+        move |source| ManifestError::Sqlite { action, path: path.clone(), source }
+    }
+
+    fn metadata<T: rusqlite::types::FromSql>(&self, column: &'static str) -> Result<T, ManifestError> {
+        self.connection.query_row(&format!("SELECT {column} FROM manifest_metadata"), [], |row| row.get(0)).map_err(self.failed("read"))
+    }
+}
+
+fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(30))?;
+    connection.pragma_update(None, "cache_size", cache_pragma(SQLITE_WRITER_CACHE_BYTES))?;
+    // A lost tail of this cache is applied again from the log: what matters is that it stays consistent.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "temp_store", "FILE")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(std::time::Duration::from_secs(30))?;
+    connection.pragma_update(None, "cache_size", cache_pragma(SQLITE_READER_CACHE_BYTES))?;
+    connection.pragma_update(None, "temp_store", "FILE")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Removes the manifest at `path` and what SQLite keeps beside it.
+///
+/// # Errors
+/// The file system's.
+pub fn remove(path: &Path) -> Result<(), ManifestError> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ManifestError::Copy { action: "remove", path: name.into(), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Rows of a page, as SQLite takes it.
+fn page_rows() -> i64 {
+    signed(MANIFEST_PAGE_ROWS as u64)
+}
+
+/// SQLite's integers are signed; sizes and numbers of entries stay far below the limit.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

@@ -1,0 +1,313 @@
+//! Applying log entries, one transaction each.
+
+use super::super::log::{Archived, Damaged, Entry, Fact, Head, Header, Outcome, StoredFact};
+use super::{Manifest, ManifestError, signed};
+use crate::library::layout::class_of;
+use crate::model::{FilePath, Root};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
+use std::collections::HashMap;
+
+/// Ids of folders met lately; forgotten when there are too many.
+#[derive(Debug, Default)]
+pub(super) struct FolderCache(HashMap<(Root, String), i64>);
+
+const FOLDERS_CACHED_MAX: usize = 8_192;
+
+/// What was not understood while applying.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Facts of a kind that this program does not know.
+    pub unknown_facts: u64,
+}
+
+impl Manifest {
+    /// Applies the entry after [`Manifest::head`]: all of it, or nothing.
+    ///
+    /// # Errors
+    /// SQLite's, or a fact that contradicts what stands.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Applied, ManifestError> {
+        self.apply_parts(&entry.header, &entry.facts, &Head { sequence: entry.header.sequence, sha256: entry.sha256 })
+    }
+
+    /// Applies facts that were committed as the entry `head`, with this header.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_parts(&mut self, header: &Header, facts: &[Fact], head: &Head) -> Result<Applied, ManifestError> {
+        let failed = self.failed("write");
+        let before = self.totals;
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(&failed)?;
+        let applied = self.apply_in_transaction(header, facts, head);
+        let result = match applied {
+            Ok(applied) => self.connection.execute_batch("COMMIT").map(|()| applied).map_err(&failed),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            // The transaction ends here or with the connection; either way nothing of it stays.
+            drop(self.connection.execute_batch("ROLLBACK"));
+            self.totals = before;
+            self.folders.0.clear();
+        } else {
+            self.head = *head;
+        }
+        result
+    }
+
+    fn apply_in_transaction(&mut self, header: &Header, facts: &[Fact], head: &Head) -> Result<Applied, ManifestError> {
+        let mut applied = Applied::default();
+        self.beat(header).map_err(self.failed("write"))?;
+        for fact in facts {
+            if *fact == Fact::Unknown {
+                applied.unknown_facts += 1;
+            }
+            self.apply_fact(header, fact).map_err(|error| match error {
+                // A CHECK that fails means that the log is wrong, not the disk.
+                rusqlite::Error::SqliteFailure(e, what) if e.code == rusqlite::ErrorCode::ConstraintViolation => ManifestError::Contradiction {
+                    sequence: header.sequence,
+                    what: what.unwrap_or_else(|| e.to_string()),
+                },
+                error => self.failed("write")(error),
+            })?;
+        }
+        let totals = serde_json::to_string(&self.totals).unwrap_or_default();
+        self.connection
+            .prepare_cached("UPDATE manifest_metadata SET last_sequence = ?1, last_sha256 = ?2, totals = ?3")
+            .and_then(|mut update| update.execute(params![signed(head.sequence), head.sha256.0, totals]))
+            .map_err(self.failed("write"))?;
+        Ok(applied)
+    }
+
+    /// Every entry of a run is its heartbeat.
+    fn beat(&self, header: &Header) -> rusqlite::Result<()> {
+        let Some(run) = header.run else { return Ok(()) };
+        self.connection
+            .prepare_cached("UPDATE run SET last_entry = ?2, last_entry_at = ?3 WHERE id = ?1")?
+            .execute(params![run.to_string(), signed(header.sequence), header.written_at.to_string()])?;
+        Ok(())
+    }
+
+    fn apply_fact(&mut self, header: &Header, fact: &Fact) -> rusqlite::Result<()> {
+        let sequence = signed(header.sequence);
+        match fact {
+            Fact::Stored(stored) => self.store(sequence, stored),
+            Fact::Archived(archived) => self.archive(sequence, archived),
+            Fact::RunStarted(started) => {
+                let Some(run) = header.run else { return Ok(()) };
+                // Whoever begins has made sure that no other run is alive.
+                self.connection.execute("UPDATE run SET outcome = 'died' WHERE outcome IS NULL", [])?;
+                self.connection.execute(
+                    "INSERT INTO run(id, writer, first_entry, last_entry, started_at, last_entry_at, fact) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
+                    params![run.to_string(), header.writer.to_string(), sequence, started.at.to_string(), header.written_at.to_string(), json(started)],
+                )?;
+                Ok(())
+            }
+            Fact::Snapshot(snapshot) => {
+                let Some(run) = header.run else { return Ok(()) };
+                let all = snapshot.totals.all();
+                // The first snapshot of a run counts.
+                let added = self.connection.execute(
+                    "INSERT OR IGNORE INTO snapshot(sequence, id, taken_at, label, files, bytes, fact) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    params![sequence, run.to_string(), snapshot.taken_at.to_string(), snapshot.label, signed(all.files), signed(all.bytes), json(snapshot)],
+                )?;
+                if added > 0 {
+                    self.connection.execute(
+                        "UPDATE manifest_metadata SET last_backup = ?1, immich_version = coalesce(?2, immich_version)",
+                        params![snapshot.taken_at.to_string(), snapshot.immich_version],
+                    )?;
+                    self.connection.execute("UPDATE run SET outcome = 'snapshot' WHERE id = ?1", [run.to_string()])?;
+                }
+                Ok(())
+            }
+            Fact::RunEnded(ended) => {
+                let Some(run) = header.run else { return Ok(()) };
+                let outcome = match ended.outcome {
+                    Outcome::Interrupted => "interrupted",
+                    Outcome::Withheld => "withheld",
+                    Outcome::Failed => "failed",
+                };
+                self.connection.execute("UPDATE run SET outcome = ?2, reason = ?3 WHERE id = ?1", params![run.to_string(), outcome, ended.reason])?;
+                Ok(())
+            }
+            Fact::Manifest(copy) => {
+                self.connection.execute(
+                    "INSERT OR REPLACE INTO manifest_copy(key, sequence, sha256, rows) VALUES (?1, ?2, ?3, ?4)",
+                    params![copy.key, signed(copy.sequence), copy.sha256.0, signed(copy.rows)],
+                )?;
+                Ok(())
+            }
+            Fact::Listed(listed) => self.verified(sequence, "listed", listed.at, (1, 0), listed.objects, listed.damaged),
+            Fact::Read(read) => self.verified(sequence, "read", read.at, (read.sample.of, read.sample.part), read.objects, read.damaged),
+            Fact::Damaged(damaged) => self.damage(sequence, damaged),
+            Fact::Sound(sound) => {
+                self.connection.execute("DELETE FROM damage WHERE key = ?1", [&sound.key])?;
+                self.mark(&sound.key, None)
+            }
+            Fact::Unknown => Ok(()),
+        }
+    }
+
+    fn verified(&self, sequence: i64, kind: &str, at: jiff::Timestamp, parts: (u64, u64), objects: u64, damaged: u64) -> rusqlite::Result<()> {
+        self.connection.execute(
+            "INSERT OR REPLACE INTO verification(sequence, kind, at, parts, part, objects, damaged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![sequence, kind, at.to_string(), signed(parts.0), signed(parts.1), signed(objects), signed(damaged)],
+        )?;
+        Ok(())
+    }
+
+    fn damage(&self, sequence: i64, damaged: &Damaged) -> rusqlite::Result<()> {
+        self.connection.execute("INSERT OR REPLACE INTO damage(key, since, problem) VALUES (?1, ?2, ?3)", params![damaged.key, sequence, damaged.problem])?;
+        self.mark(&damaged.key, Some(sequence))
+    }
+
+    /// Marks every version whose content lies in the object `key`.
+    fn mark(&self, key: &str, damaged: Option<i64>) -> rusqlite::Result<()> {
+        self.connection.execute("UPDATE version SET damaged = ?2 WHERE key = ?1", params![key, damaged])?;
+        let Some(file) = file_at_home(key) else { return Ok(()) };
+        let (folder, name) = file.path.split();
+        self.connection.execute(
+            "UPDATE version SET damaged = ?4 WHERE key IS NULL AND name = ?3 AND folder = (SELECT id FROM folder WHERE external = ?1 AND path = ?2)",
+            params![file.root.external_or_empty(), folder, name, damaged],
+        )?;
+        Ok(())
+    }
+
+    fn folder_id(&mut self, root: &Root, path: &str) -> rusqlite::Result<i64> {
+        let key = (root.clone(), path.to_owned());
+        if let Some(id) = self.folders.0.get(&key) {
+            return Ok(*id);
+        }
+        let found = folder_id(&self.connection, root, path)?;
+        let id = match found {
+            Some(id) => id,
+            None => {
+                self.connection
+                    .prepare_cached("INSERT INTO folder(external, path) VALUES (?1, ?2)")?
+                    .execute(params![root.external_or_empty(), path])?;
+                self.connection.last_insert_rowid()
+            }
+        };
+        if self.folders.0.len() >= FOLDERS_CACHED_MAX {
+            self.folders.0.clear();
+        }
+        self.folders.0.insert(key, id);
+        Ok(id)
+    }
+
+    fn store(&mut self, sequence: i64, stored: &StoredFact) -> rusqlite::Result<()> {
+        let file = stored.file();
+        let (folder, name) = file.path.split();
+        let folder = self.folder_id(&file.root, folder)?;
+        let class = class_of(&file);
+        let previous = Standing::find(&self.connection, folder, name)?;
+        if let Some(previous) = &previous {
+            if previous.is_same(stored) {
+                // Nothing that a restore brings back differs: the row stays, with the new time.
+                self.connection
+                    .prepare_cached("UPDATE version SET ctime_ns = ?4 WHERE folder = ?1 AND name = ?2 AND since = ?3")?
+                    .execute(params![folder, name, previous.since, stored.ctime_ns])?;
+                return Ok(());
+            }
+            self.end(folder, name, previous.since, sequence)?;
+            self.totals.of_mut(class).remove(previous.size);
+        }
+        self.totals.of_mut(class).add(stored.size);
+        let mut insert: CachedStatement<'_> = self.connection.prepare_cached(
+            "INSERT INTO version(folder, name, since, sha256, sha1, size, mtime_ns, ctime_ns, mode, key, etag, damaged)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, (SELECT since FROM damage WHERE key = ?12))",
+        )?;
+        let home = super::super::key::home(&file).map(|key| key.to_string());
+        insert.execute(params![
+            folder,
+            name,
+            sequence,
+            stored.sha256.0,
+            stored.sha1.0,
+            signed(stored.size),
+            stored.mtime_ns,
+            stored.ctime_ns,
+            stored.mode,
+            stored.key,
+            stored.etag,
+            stored.key.as_ref().or(home.as_ref()),
+        ])?;
+        Ok(())
+    }
+
+    fn archive(&mut self, sequence: i64, archived: &Archived) -> rusqlite::Result<()> {
+        let file = archived.file();
+        let (folder, name) = file.path.split();
+        let Some(folder) = folder_id(&self.connection, &file.root, folder)? else { return Ok(()) };
+        if let Some(previous) = Standing::find(&self.connection, folder, name)? {
+            self.end(folder, name, previous.since, sequence)?;
+            self.totals.of_mut(class_of(&file)).remove(previous.size);
+        }
+        Ok(())
+    }
+
+    /// Ends the version that stands. One that began in the same entry was never part of a snapshot.
+    fn end(&self, folder: i64, name: &str, since: i64, sequence: i64) -> rusqlite::Result<()> {
+        let sql = if since == sequence {
+            "DELETE FROM version WHERE folder = ?1 AND name = ?2 AND since = ?3 AND ?4 > 0"
+        } else {
+            "UPDATE version SET until = ?4 WHERE folder = ?1 AND name = ?2 AND since = ?3"
+        };
+        self.connection.prepare_cached(sql)?.execute(params![folder, name, since, sequence])?;
+        Ok(())
+    }
+}
+
+/// The version of a path that stands now.
+struct Standing {
+    since: i64,
+    size: u64,
+    sha256: [u8; 32],
+    mtime_ns: i64,
+    mode: u32,
+    key: Option<String>,
+}
+
+impl Standing {
+    fn find(connection: &Connection, folder: i64, name: &str) -> rusqlite::Result<Option<Self>> {
+        connection
+            .prepare_cached("SELECT since, size, sha256, mtime_ns, mode, key FROM version WHERE folder = ?1 AND name = ?2 AND until IS NULL")?
+            .query_row(params![folder, name], |row| {
+                Ok(Self {
+                    since: row.get(0)?,
+                    size: super::unsigned(row.get(1)?),
+                    sha256: row.get(2)?,
+                    mtime_ns: row.get(3)?,
+                    mode: row.get(4)?,
+                    key: row.get(5)?,
+                })
+            })
+            .optional()
+    }
+
+    fn is_same(&self, stored: &StoredFact) -> bool {
+        self.sha256 == stored.sha256.0 && self.mtime_ns == stored.mtime_ns && self.mode == stored.mode && self.key == stored.key
+    }
+}
+
+pub(super) fn folder_id(connection: &Connection, root: &Root, path: &str) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM folder WHERE external = ?1 AND path = ?2")?
+        .query_row(params![root.external_or_empty(), path], |row| row.get(0))
+        .optional()
+}
+
+/// The file whose home the object `key` is.
+fn file_at_home(key: &str) -> Option<FilePath> {
+    let (root, path) = match key.split_once('/')? {
+        ("library", path) => (Root::Library, path),
+        ("external", rest) => {
+            let (name, path) = rest.split_once('/')?;
+            (Root::External(name.parse().ok()?), path)
+        }
+        _ => return None,
+    };
+    Some(FilePath { root, path: crate::model::RootPath::parse(path).ok()? })
+}
+
+fn json<T: serde::Serialize>(fact: &T) -> String {
+    serde_json::to_string(fact).unwrap_or_default()
+}

