@@ -219,8 +219,7 @@ pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     let sources = preflight::check(session, plan, monitor.as_ref())?;
     turn::wait_for_others(session, plan, monitor.as_ref(), stop).await?;
     let id = RunId::random();
-    let mut run =
-        Run { session, plan, sources, monitor, stop, id, counts: Counts::default(), unread: Vec::new(), bit_rot: Vec::new() };
+    let mut run = Run { session, plan, sources, monitor, stop, id, counts: Counts::default(), unread: Vec::new(), bit_rot: Vec::new() };
     run.start().await?;
     let ending = match run.work().await {
         Ok(ending) => ending,
@@ -307,9 +306,7 @@ impl Run<'_> {
     fn refuse_empty(&self) -> Result<(), BackupError> {
         let first = self.session.manifest.latest_snapshot()?.is_none();
         match self.sources.first() {
-            Some(open) if first && self.counts.seen.files == 0 => {
-                Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() })
-            }
+            Some(open) if first && self.counts.seen.files == 0 => Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() }),
             _ => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 //! This crate decides everything and shows nothing: it never prints, never reads the environment and never ends
 //! the process. What happened goes out as [`event::Event`]s through one [`event::Monitor`].
 //!
-//! Dependencies point one way: operations ([`backup`]) → [`library`], [`repository`] →
+//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`]) → [`library`], [`repository`] →
 //! [`model`], [`event`]. See `ARCHITECTURE.md`.
 
 pub mod backup;
@@ -12,5 +12,5 @@ pub mod event;
 pub mod library;
 pub mod model;
 pub mod repository;
-
-
+pub mod restore;
+pub mod verify;

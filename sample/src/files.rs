@@ -23,33 +23,21 @@ impl Folder {
         match fs::read_dir(root) {
             Ok(mut entries) => {
                 if entries.next().is_some() {
-                    bail!(
-                        "`{}` is not empty: name a new or an empty folder",
-                        root.display()
-                    );
+                    bail!("`{}` is not empty: name a new or an empty folder", root.display());
                 }
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => fs::create_dir_all(root)
-                .with_context(|| format!("cannot make the folder `{}`", root.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::create_dir_all(root).with_context(|| format!("cannot make the folder `{}`", root.display()))?
+            }
             Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot look into `{}`", root.display()));
+                return Err(error).with_context(|| format!("cannot look into `{}`", root.display()));
             }
         }
-        Ok(Folder {
-            root: root.to_owned(),
-            files: 0,
-            bytes: 0,
-        })
+        Ok(Folder { root: root.to_owned(), files: 0, bytes: 0 })
     }
 
     /// Writes one file, last modified at `modified`. `path` is relative to the folder and not taken yet.
-    pub(crate) fn write(
-        &mut self,
-        path: &str,
-        content: &[u8],
-        modified: Timestamp,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, path: &str, content: &[u8], modified: Timestamp) -> anyhow::Result<()> {
         let target = self.root.join(path);
         let write = || -> std::io::Result<()> {
             if let Some(parent) = target.parent() {

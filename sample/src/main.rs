@@ -15,43 +15,22 @@ fn main() -> anyhow::Result<()> {
     let matches = Command::new("sample-library")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Makes a small Immich media location to try immich-backup on")
+        .arg(Arg::new("DIR").help("Folder to make it in; new or empty").required(true).value_parser(value_parser!(PathBuf)))
         .arg(
-            Arg::new("DIR")
-                .help("Folder to make it in; new or empty")
-                .required(true)
-                .value_parser(value_parser!(PathBuf)),
-        )
-        .arg(
-            Arg::new("photos")
-                .long("photos")
-                .value_name("N")
-                .help("How many photos")
-                .default_value("24")
-                .value_parser(value_parser!(u32).range(1..=1_000_000)),
+            Arg::new("photos").long("photos").value_name("N").help("How many photos").default_value("24").value_parser(value_parser!(u32).range(1..=1_000_000)),
         )
         .get_matches();
-    let (Some(folder), Some(photos)) = (
-        matches.get_one::<PathBuf>("DIR"),
-        matches.get_one::<u32>("photos"),
-    ) else {
+    let (Some(folder), Some(photos)) = (matches.get_one::<PathBuf>("DIR"), matches.get_one::<u32>("photos")) else {
         anyhow::bail!("clap handed over neither a folder nor a number");
     };
 
     let mut out = files::Folder::create(folder)?;
     library::generate(&mut out, *photos)?;
-    tell(&format!(
-        "{photos} photos in {} files, {} KiB: {}",
-        out.files,
-        out.bytes / 1024,
-        folder.display()
-    ));
+    tell(&format!("{photos} photos in {} files, {} KiB: {}", out.files, out.bytes / 1024, folder.display()));
     Ok(())
 }
 
-#[allow(
-    clippy::print_stdout,
-    reason = "a program of its own: its one line of output is its answer"
-)]
+#[allow(clippy::print_stdout, reason = "a program of its own: its one line of output is its answer")]
 fn tell(line: &str) {
     println!("{line}");
 }

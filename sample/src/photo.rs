@@ -32,10 +32,7 @@ pub(crate) fn exif(shot: &Shot) -> anyhow::Result<Vec<u8>> {
         (Tag::DateTime, text(&time)),
         (Tag::ExifVersion, Value::Undefined(b"0232".to_vec(), 0)),
         (Tag::FlashpixVersion, Value::Undefined(b"0100".to_vec(), 0)),
-        (
-            Tag::ComponentsConfiguration,
-            Value::Undefined(vec![1, 2, 3, 0], 0),
-        ),
+        (Tag::ComponentsConfiguration, Value::Undefined(vec![1, 2, 3, 0], 0)),
         (Tag::ColorSpace, Value::Short(vec![1])),
         (Tag::PixelXDimension, Value::Long(vec![shot.width.into()])),
         (Tag::PixelYDimension, Value::Long(vec![shot.height.into()])),
@@ -53,27 +50,15 @@ pub(crate) fn exif(shot: &Shot) -> anyhow::Result<Vec<u8>> {
         values.push((Tag::GPSLatitudeRef, text("N")));
         values.push((Tag::GPSLatitude, ratios(&[(54, 1), (26, 1), (seconds, 60)])));
         values.push((Tag::GPSLongitudeRef, text("E")));
-        values.push((
-            Tag::GPSLongitude,
-            ratios(&[(12, 1), (41, 1), (seconds, 60)]),
-        ));
+        values.push((Tag::GPSLongitude, ratios(&[(12, 1), (41, 1), (seconds, 60)])));
     }
-    let fields: Vec<Field> = values
-        .into_iter()
-        .map(|(tag, value)| Field {
-            tag,
-            ifd_num: In::PRIMARY,
-            value,
-        })
-        .collect();
+    let fields: Vec<Field> = values.into_iter().map(|(tag, value)| Field { tag, ifd_num: In::PRIMARY, value }).collect();
     let mut writer = Writer::new();
     for field in &fields {
         writer.push_field(field);
     }
     let mut out = Cursor::new(Vec::new());
-    writer
-        .write(&mut out, false)
-        .context("cannot encode EXIF")?;
+    writer.write(&mut out, false).context("cannot encode EXIF")?;
     Ok(out.into_inner())
 }
 
@@ -108,10 +93,5 @@ fn text(value: &str) -> Value {
 }
 
 fn ratios(values: &[(u32, u32)]) -> Value {
-    Value::Rational(
-        values
-            .iter()
-            .map(|&(num, denom)| Rational { num, denom })
-            .collect(),
-    )
+    Value::Rational(values.iter().map(|&(num, denom)| Rational { num, denom }).collect())
 }

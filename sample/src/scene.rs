@@ -63,17 +63,9 @@ impl Scene {
         let lake = noise_below(3, &[seed, 10]) == 0;
         Scene {
             seed,
-            light: Light {
-                zenith,
-                horizon,
-                sun,
-                brightness,
-            },
+            light: Light { zenith, horizon, sun, brightness },
             hills,
-            sun_at: (
-                400 + noise_below(3200, &[seed, 11]),
-                350 + noise_below(900, &[seed, 12]),
-            ),
+            sun_at: (400 + noise_below(3200, &[seed, 11]), 350 + noise_below(900, &[seed, 12])),
             shore: lake.then(|| 2250 + noise_below(250, &[seed, 13])),
         }
     }
@@ -81,33 +73,17 @@ impl Scene {
     /// The same scene with the sun moved along, for the next picture of a video.
     pub(crate) fn later(&self, frame: u32) -> Scene {
         let (x, y) = self.sun_at;
-        Scene {
-            sun_at: (
-                (x + i64::from(frame) * 60) % WIDTH,
-                y + i64::from(frame) * 15,
-            ),
-            ..self.clone()
-        }
+        Scene { sun_at: ((x + i64::from(frame) * 60) % WIDTH, y + i64::from(frame) * 15), ..self.clone() }
     }
 
     /// The picture as a JPEG, with EXIF if there is any.
-    pub(crate) fn jpeg(
-        &self,
-        width: u16,
-        height: u16,
-        quality: u8,
-        exif: Option<&[u8]>,
-    ) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn jpeg(&self, width: u16, height: u16, quality: u8, exif: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut encoder = Encoder::new(&mut out, quality);
         if let Some(exif) = exif {
-            encoder
-                .add_exif_metadata(exif)
-                .context("cannot put EXIF into a JPEG")?;
+            encoder.add_exif_metadata(exif).context("cannot put EXIF into a JPEG")?;
         }
-        encoder
-            .encode(&self.paint(width, height), width, height, ColorType::Rgb)
-            .context("cannot encode a JPEG")?;
+        encoder.encode(&self.paint(width, height), width, height, ColorType::Rgb).context("cannot encode a JPEG")?;
         Ok(out)
     }
 
@@ -115,20 +91,13 @@ impl Scene {
     pub(crate) fn webp(&self, width: u16, height: u16) -> anyhow::Result<Vec<u8>> {
         let mut out = Vec::new();
         WebPEncoder::new(&mut out)
-            .encode(
-                &self.paint(width, height),
-                width.into(),
-                height.into(),
-                image_webp::ColorType::Rgb8,
-            )
+            .encode(&self.paint(width, height), width.into(), height.into(), image_webp::ColorType::Rgb8)
             .context("cannot encode a WebP")?;
         Ok(out)
     }
 
     fn paint(&self, width: u16, height: u16) -> Vec<u8> {
-        let columns: Vec<Column> = (0..i64::from(width))
-            .map(|column| self.column(column * WIDTH / i64::from(width)))
-            .collect();
+        let columns: Vec<Column> = (0..i64::from(width)).map(|column| self.column(column * WIDTH / i64::from(width))).collect();
         let mut pixels = Vec::with_capacity(usize::from(width) * usize::from(height) * 3);
         for row in 0..i64::from(height) {
             let y = row * HEIGHT / i64::from(height);
@@ -154,11 +123,7 @@ impl Scene {
     /// Front to back: a tree, three rows of hills, the sky.
     fn land_or_sky(&self, column: &Column, y: i64) -> Colour {
         let lit = self.hills.map(|part| part * self.light.brightness / 100);
-        if column
-            .tree
-            .as_ref()
-            .is_some_and(|tree| tree.covers(column.x, y))
-        {
+        if column.tree.as_ref().is_some_and(|tree| tree.covers(column.x, y)) {
             return blend(lit, [12, 34, 24], 75);
         }
         let [far, middle, near] = column.ridges;
@@ -182,11 +147,7 @@ impl Scene {
     }
 
     fn column(&self, x: i64) -> Column {
-        Column {
-            x,
-            ridges: [0, 1, 2].map(|row| self.ridge(row, x)),
-            tree: self.tree(x),
-        }
+        Column { x, ridges: [0, 1, 2].map(|row| self.ridge(row, x)), tree: self.tree(x) }
     }
 
     /// How far down the hills of `row` (0 is the furthest) begin at `x`.
@@ -195,12 +156,7 @@ impl Scene {
             .into_iter()
             .map(|(period, swing)| {
                 let (cell, t) = (x / period, x % period);
-                let at = |cell: i64| {
-                    noise_below(
-                        swing,
-                        &[self.seed, 20, row.unsigned_abs(), cell.unsigned_abs()],
-                    )
-                };
+                let at = |cell: i64| noise_below(swing, &[self.seed, 20, row.unsigned_abs(), cell.unsigned_abs()]);
                 // Smoothstep between the two neighbours.
                 let ease = t * t * (3 * period - 2 * t) / (period * period);
                 at(cell) + (at(cell + 1) - at(cell)) * ease / period
@@ -214,11 +170,7 @@ impl Scene {
         let stretch = x / 190;
         let roll = |what| noise_below(100, &[self.seed, 30, stretch.unsigned_abs(), what]);
         let trunk = stretch * 190 + 60 + roll(1) * 70 / 100;
-        (roll(0) < 45).then(|| Tree {
-            trunk,
-            foot: self.ridge(2, trunk) + 30,
-            tall: 180 + roll(2) * 3,
-        })
+        (roll(0) < 45).then(|| Tree { trunk, foot: self.ridge(2, trunk) + 30, tall: 180 + roll(2) * 3 })
     }
 }
 
@@ -244,9 +196,7 @@ fn byte(value: i64) -> u8 {
 /// A number that looks random and is always the same for the same `key` (the mixer of SplitMix64).
 pub(crate) fn noise(key: &[u64]) -> u64 {
     key.iter().fold(0x2545_f491_4f6c_dd1d, |state, part| {
-        let mut z = state
-            .wrapping_add(*part)
-            .wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state.wrapping_add(*part).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -255,8 +205,5 @@ pub(crate) fn noise(key: &[u64]) -> u64 {
 
 /// The same, from 0 up to but without `below`; 0 if there is no such number.
 pub(crate) fn noise_below(below: i64, key: &[u64]) -> i64 {
-    i64::try_from(noise(key) >> 1)
-        .unwrap_or(0)
-        .checked_rem(below)
-        .unwrap_or(0)
+    i64::try_from(noise(key) >> 1).unwrap_or(0).checked_rem(below).unwrap_or(0)
 }

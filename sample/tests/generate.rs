@@ -1,9 +1,5 @@
 //! What a generated library promises to those who try a backup on it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test says what went wrong by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,11 +15,7 @@ use jiff::tz::TimeZone;
 type Files = BTreeMap<PathBuf, (Vec<u8>, SystemTime)>;
 
 fn run(folder: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sample-library"))
-        .arg(folder)
-        .args(["--photos", "6"])
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_sample-library")).arg(folder).args(["--photos", "6"]).output().unwrap()
 }
 
 fn generate() -> Files {
@@ -50,11 +42,7 @@ fn generate() -> Files {
 fn two_generations_are_identical_in_names_bytes_and_times() {
     let (first, second) = (generate(), generate());
     assert!(first == second);
-    assert!(
-        first
-            .values()
-            .all(|(_, modified)| *modified < SystemTime::now())
-    );
+    assert!(first.values().all(|(_, modified)| *modified < SystemTime::now()));
 }
 
 #[test]
@@ -62,26 +50,14 @@ fn every_photo_says_in_its_exif_when_it_was_taken_and_the_file_has_that_time() {
     let files = generate();
     let photos: Vec<_> = files
         .iter()
-        .filter(|(path, _)| {
-            (path.starts_with("library") || path.starts_with("upload"))
-                && path.extension().is_some_and(|extension| extension == "jpg")
-        })
+        .filter(|(path, _)| (path.starts_with("library") || path.starts_with("upload")) && path.extension().is_some_and(|extension| extension == "jpg"))
         .collect();
     assert_eq!(photos.len(), 6);
     for (path, (content, modified)) in photos {
-        let exif = Reader::new()
-            .read_from_container(&mut Cursor::new(content))
-            .unwrap();
+        let exif = Reader::new().read_from_container(&mut Cursor::new(content)).unwrap();
         let taken = exif.get_field(Tag::DateTimeOriginal, In::PRIMARY).unwrap();
-        let modified = Timestamp::try_from(*modified)
-            .unwrap()
-            .to_zoned(TimeZone::UTC);
-        assert_eq!(
-            taken.display_value().to_string(),
-            modified.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-            "{}",
-            path.display()
-        );
+        let modified = Timestamp::try_from(*modified).unwrap().to_zoned(TimeZone::UTC);
+        assert_eq!(taken.display_value().to_string(), modified.strftime("%Y-%m-%d %H:%M:%S").to_string(), "{}", path.display());
         assert!(exif.get_field(Tag::Make, In::PRIMARY).is_some());
         assert!(exif.get_field(Tag::Model, In::PRIMARY).is_some());
     }
@@ -90,14 +66,7 @@ fn every_photo_says_in_its_exif_when_it_was_taken_and_the_file_has_that_time() {
 #[test]
 fn all_six_folders_have_the_marker_without_which_immich_does_not_start() {
     let files = generate();
-    for folder in [
-        "upload",
-        "thumbs",
-        "encoded-video",
-        "library",
-        "profile",
-        "backups",
-    ] {
+    for folder in ["upload", "thumbs", "encoded-video", "library", "profile", "backups"] {
         let (content, _) = files.get(&Path::new(folder).join(".immich")).expect(folder);
         let milliseconds: i64 = String::from_utf8(content.clone()).unwrap().parse().unwrap();
         assert!(Timestamp::from_millisecond(milliseconds).is_ok());
@@ -110,10 +79,6 @@ fn a_folder_with_something_in_it_is_refused_and_left_as_it_was() {
     fs::write(folder.path().join("mine.txt"), "mine").unwrap();
     let output = run(folder.path());
     assert!(!output.status.success());
-    assert!(
-        String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("is not empty")
-    );
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is not empty"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -34,6 +34,7 @@ impl Run<'_> {
             halt: halt.clone(),
         };
         let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
+        let last_folder = self.session.manifest.last_folder()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::Store, total_files: None, total_bytes: None });
         let monitor = Arc::clone(self.monitor);
         let feed: Feed<Seen> = Box::new(move |items, done| scan(&plan, &items, &done, &monitor));
@@ -42,13 +43,14 @@ impl Run<'_> {
         self.counts.unchanged = seen.unchanged;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::Store });
         if !self.stop.is_cancelled() {
-            self.add_unvisited(&seen, &unseen)?;
+            self.add_unvisited(&seen, last_folder, &unseen)?;
         }
         Ok(unseen)
     }
 
-    /// Files of folders that the walk did not come to: they were removed, or are not wanted any more.
-    fn add_unvisited(&self, seen: &Seen, unseen: &Unseen) -> Result<(), BackupError> {
+    /// Files of folders that the walk did not come to: they were removed, or are not wanted any more. Folders with numbers after `last_folder`
+    /// were met by this walk for the first time.
+    fn add_unvisited(&self, seen: &Seen, last_folder: i64, unseen: &Unseen) -> Result<(), BackupError> {
         let manifest = &self.session.manifest;
         let lookup = crate::repository::manifest::Lookup::open(manifest.path())?;
         let mut folders = manifest.folders();
@@ -58,7 +60,7 @@ impl Run<'_> {
                 return Ok(());
             }
             for (number, root, folder) in page {
-                if seen.has_folder(number) || seen.is_unknown(&root, &folder) {
+                if number > last_folder || seen.has_folder(number) || seen.is_unknown(&root, &folder) {
                     continue;
                 }
                 let mut after = String::new();
@@ -87,7 +89,7 @@ impl Run<'_> {
         let workers = self.plan.workers.get();
         let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
-        let shared = Arc::new(Shared::new(Arc::clone(&self.session.repository.store), &self.session.manifest.path().to_owned(), halt.clone())?);
+        let shared = Arc::new(Shared::new(Arc::clone(&self.session.repository.store), self.session.manifest.path(), halt.clone())?);
         let (fed, result) = oneshot::channel();
         let feeder_done = done.clone();
         std::thread::spawn(move || {
@@ -215,15 +217,10 @@ impl Checkpoint {
 }
 
 /// Drains the queue with at most `workers` files in hand. Dropped, or halted, nothing new is begun.
-async fn dispatch(
-    shared: Arc<Shared>,
-    mut queue: mpsc::Receiver<Item>,
-    done: mpsc::Sender<Done>,
-    workers: usize,
-    monitor: Arc<dyn crate::event::Monitor>,
-) {
+async fn dispatch(shared: Arc<Shared>, mut queue: mpsc::Receiver<Item>, done: mpsc::Sender<Done>, workers: usize, monitor: Arc<dyn crate::event::Monitor>) {
     let mut storing = JoinSet::new();
-    loop {
+    let (mut more, mut halted) = (true, false);
+    while more || !storing.is_empty() {
         tokio::select! {
             Some(ended) = storing.join_next() => {
                 let outcome = match ended {
@@ -234,14 +231,18 @@ async fn dispatch(
                     return;
                 }
             }
-            () = shared.halt.cancelled(), if !queue.is_closed() => queue.close(),
-            Some(item) = queue.recv(), if storing.len() < workers => {
+            () = shared.halt.cancelled(), if !halted => {
+                halted = true;
+                queue.close();
+            }
+            item = queue.recv(), if more && storing.len() < workers => match item {
                 // What was queued when the run was halted is left for the next one.
-                if !shared.halt.is_cancelled() {
+                Some(item) if !halted => {
                     storing.spawn(store_one(Arc::clone(&shared), item, Arc::clone(&monitor)));
                 }
-            }
-            else => return,
+                Some(_) => {}
+                None => more = false,
+            },
         }
     }
 }

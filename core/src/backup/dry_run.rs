@@ -11,13 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub(super) fn run(
-    session: &Session,
-    plan: &Plan,
-    sources: &[OpenSource],
-    monitor: &Arc<dyn Monitor>,
-    stop: &CancellationToken,
-) -> Result<Report, BackupError> {
+pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
     let scan_plan = Scan {
         sources: sources.to_vec(),
         scope: Arc::new(plan.scope.clone()),

@@ -75,9 +75,7 @@ impl PreflightError {
         match self {
             Self::Source { .. } => "check the path, the mount, and as whom this program runs (it needs to read and enter every folder)".to_owned(),
             Self::Empty { .. } => "check that it is mounted; nothing was changed".to_owned(),
-            Self::MarkersMissing { .. } => {
-                "mount it and run again; if the folders were taken away on purpose, say --ignore-missing-markers".to_owned()
-            }
+            Self::MarkersMissing { .. } => "mount it and run again; if the folders were taken away on purpose, say --ignore-missing-markers".to_owned(),
             Self::ExternalMissing { name } => {
                 format!("give --external {name}=PATH again; if it is gone for good, say --drop-external {name}: its files are archived then, not deleted")
             }

@@ -93,9 +93,7 @@ impl Run<'_> {
             }
         }
         if gone * 100 > originals * GONE_PERCENT_MAX {
-            return Ok(Some(format!(
-                "{gone} of {originals} originals of the last snapshot are gone, more than {GONE_PERCENT_MAX} %"
-            )));
+            return Ok(Some(format!("{gone} of {originals} originals of the last snapshot are gone, more than {GONE_PERCENT_MAX} %")));
         }
         let mut changed = Vec::new();
         manifest.each_changed_since(last.sequence, |file, before| {

@@ -13,7 +13,7 @@ use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, Upl
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -246,8 +246,7 @@ async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, moni
 }
 
 async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material: &Material) -> Result<Option<Stored>, Failure> {
-    let attributes =
-        Attributes { kind: Kind::File(item.class()), sha256: Some(material.content.digests.sha256), mtime_ns: Some(material.times.mtime_ns) };
+    let attributes = Attributes { kind: Kind::File(item.class()), sha256: Some(material.content.digests.sha256), mtime_ns: Some(material.times.mtime_ns) };
     Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Some(Stored::Sent),
         Ok(Created::Unnameable) => None,
@@ -258,13 +257,7 @@ async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material
     })
 }
 
-async fn create_large(
-    shared: &Arc<Shared>,
-    item: &Arc<Item>,
-    key: &Key,
-    material: &Material,
-    monitor: &Arc<dyn Monitor>,
-) -> Result<Option<Stored>, Failure> {
+async fn create_large(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<Option<Stored>, Failure> {
     if shared.store.head(key).await?.is_some() {
         return Ok(holds(shared, key, &material.content).await?.then_some(Stored::Adopted));
     }
@@ -294,12 +287,7 @@ async fn holds(shared: &Shared, key: &Key, content: &Content) -> Result<bool, Fa
 }
 
 /// Sends the file piece by piece as it is read. `None` where the name was taken or not possible.
-async fn stream(
-    shared: &Arc<Shared>,
-    item: &Arc<Item>,
-    key: &Key,
-    monitor: &Arc<dyn Monitor>,
-) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
+async fn stream(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, monitor: &Arc<dyn Monitor>) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
     let (pieces, mut queue) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
     let (opened, times) = tokio::sync::oneshot::channel();
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
@@ -347,7 +335,7 @@ pub(super) async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<
 }
 
 impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, manifest: &PathBuf, halt: CancellationToken) -> Result<Self, ManifestError> {
+    pub(super) fn new(store: Arc<dyn Store>, manifest: &Path, halt: CancellationToken) -> Result<Self, ManifestError> {
         let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self {
             store,
@@ -359,10 +347,7 @@ impl Shared {
         })
     }
 
-    async fn lookup<T: Send + 'static>(
-        self: &Arc<Self>,
-        ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static,
-    ) -> Result<T, ManifestError> {
+    async fn lookup<T: Send + 'static>(self: &Arc<Self>, ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static) -> Result<T, ManifestError> {
         let shared = Arc::clone(self);
         blocking(move || {
             let turn = shared.next_lookup.fetch_add(1, Ordering::Relaxed) % shared.lookups.len().max(1);

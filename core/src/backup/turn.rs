@@ -19,13 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Still busy after `wait`, or see [`crate::repository::OpenError`].
-pub async fn open(
-    repository: Repository,
-    state: StateFolder,
-    wait: Duration,
-    monitor: &dyn Monitor,
-    stop: &CancellationToken,
-) -> Result<Session, BackupError> {
+pub async fn open(repository: Repository, state: StateFolder, wait: Duration, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Session, BackupError> {
     let patience = Patience::new(wait);
     let lock = loop {
         if let Some(lock) = state.try_lock().map_err(crate::repository::OpenError::from)? {

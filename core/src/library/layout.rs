@@ -53,7 +53,10 @@ pub fn class_of(file: &FilePath) -> Class {
 pub fn is_checksummed_original(file: &FilePath) -> bool {
     let path = file.path.as_str();
     let sidecar = path.len() >= 4 && path.get(path.len() - 4..).is_some_and(|end| end.eq_ignore_ascii_case(".xmp"));
-    class_of(file) == Class::Original && file.root == Root::Library && !sidecar && ["upload", "library", "encoded-video"].iter().any(|folder| is_below(path, folder))
+    class_of(file) == Class::Original
+        && file.root == Root::Library
+        && !sidecar
+        && ["upload", "library", "encoded-video"].iter().any(|folder| is_below(path, folder))
 }
 
 /// The markers of the media location, as paths below it.

@@ -62,12 +62,7 @@ struct Shared<'a> {
 
 /// Walks everything below `root` with one thread for each visitor. Returns once all has been shown or a visitor ended it.
 pub fn walk<V: Visitor>(root: &OwnedFd, visitors: &mut [V]) {
-    let shared = Shared {
-        root,
-        pending: Mutex::new(Pending { folders: vec![Vec::new()], busy: 0 }),
-        changed: Condvar::new(),
-        stop: AtomicBool::new(false),
-    };
+    let shared = Shared { root, pending: Mutex::new(Pending { folders: vec![Vec::new()], busy: 0 }), changed: Condvar::new(), stop: AtomicBool::new(false) };
     std::thread::scope(|scope| {
         for visitor in visitors {
             let shared = &shared;

@@ -326,7 +326,26 @@ mod tests {
 
     #[test]
     fn what_leads_outside_is_refused_in_every_spelling() {
-        for text in ["", "/etc/passwd", "a//b", "a/", "..", "../x", "a/../../x", "%2E%2E/x", ".%2E/x", "a/%2E", "a%00b", "a%2Fb", "%2e%2e/x", "a%zz", "a%2", "a%41", "a\nb", "x."] {
+        for text in [
+            "",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            "..",
+            "../x",
+            "a/../../x",
+            "%2E%2E/x",
+            ".%2E/x",
+            "a/%2E",
+            "a%00b",
+            "a%2Fb",
+            "%2e%2e/x",
+            "a%zz",
+            "a%2",
+            "a%41",
+            "a\nb",
+            "x.",
+        ] {
             assert!(RootPath::parse(text).is_err(), "{text:?} was taken");
         }
     }
@@ -345,14 +364,15 @@ mod tests {
             prop_assume!(segments.iter().all(|s| s != b"." && s != b".."));
             let bytes = segments.join(&b'/');
             let path = RootPath::from_bytes(&bytes).unwrap();
-            prop_assert_eq!(path.to_path().as_os_str().as_bytes(), &bytes[..]);
+            prop_assert_eq!(path.to_path().into_os_string().into_vec(), bytes);
             prop_assert_eq!(RootPath::parse(path.as_str()).unwrap(), path);
         }
 
         #[test]
         fn no_text_parses_to_the_bytes_of_another(text in "[a%.2E0F/\\\\é]{0,12}") {
             if let Ok(path) = RootPath::parse(&text) {
-                prop_assert_eq!(RootPath::from_path(&path.to_path()).unwrap().as_str(), text);
+                let again = RootPath::from_path(&path.to_path()).unwrap();
+                prop_assert_eq!(again.as_str(), text);
             }
         }
     }

@@ -4,12 +4,14 @@ mod apply;
 mod copy;
 mod question;
 mod scratch;
+mod select;
 
 pub use apply::Applied;
 pub use copy::unpack;
 pub use question::{CurrentFile, FileRow, Folders, Lookup, RunRow, SnapshotRow, StoredContent, Verification};
 
 pub use scratch::{Expected, ExpectedObject, Unseen};
+pub use select::{SelectError, Selector};
 
 use super::log::{Head, Totals};
 use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_BYTES, SQLITE_WRITER_CACHE_BYTES};

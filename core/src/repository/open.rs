@@ -103,9 +103,7 @@ impl OpenError {
                 Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`".to_owned())
             }
             Self::UnknownFormat { .. } => Some("use the version of immich-backup that wrote it, or a newer one".to_owned()),
-            Self::DamagedIdentity { .. } => {
-                Some("bring `format.json` back from the store's versions or a second copy; nothing else is lost".to_owned())
-            }
+            Self::DamagedIdentity { .. } => Some("bring `format.json` back from the store's versions or a second copy; nothing else is lost".to_owned()),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
@@ -164,7 +162,8 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
         return Err(InitError::NotEmpty { found: found.map_err(failed)?.key.to_string(), url });
     }
     let identity = Identity { format: log::FORMAT, repository: RepositoryId::random(), created_at: Timestamp::now(), created_by: program.to_owned() };
-    let mut text = serde_json::to_string(&identity).map_err(|error| failed(StoreError::Io { action: "write", key: Key::identity().to_string(), source: error.into() }))?;
+    let mut text =
+        serde_json::to_string(&identity).map_err(|error| failed(StoreError::Io { action: "write", key: Key::identity().to_string(), source: error.into() }))?;
     text.push('\n');
     let bytes = Bytes::from(text);
     let sha256 = Sha256::of(&bytes);

@@ -25,7 +25,9 @@ impl StateError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 Some("give --state-dir (IMMICH_BACKUP_STATE_DIR) a folder that this user may write to")
             }
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room there, or give --state-dir another folder; about 400 bytes a file are needed"),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("make room there, or give --state-dir another folder; about 400 bytes a file are needed")
+            }
             _ => None,
         }
     }

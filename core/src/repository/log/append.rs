@@ -2,10 +2,10 @@
 
 use super::super::key::Key;
 use super::super::store::{Attributes, Created, Kind, Store, StoreError, read_all};
+use super::FORMAT;
 use super::entry::{Entry, Header, encode};
 use super::fact::Fact;
 use super::read::{Head, LogError, entry_after};
-use super::FORMAT;
 use crate::budget::LOG_ENTRY_BYTES_MAX;
 use crate::model::{RunId, Sha256, WriterId};
 use bytes::Bytes;
@@ -47,8 +47,7 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
     loop {
         let sequence = head.sequence + 1;
         let key = Key::log_entry(sequence);
-        let header =
-            Header { format: FORMAT, sequence, previous_sha256: head.sha256, run: author.run, written_at: Timestamp::now(), writer: author.writer };
+        let header = Header { format: FORMAT, sequence, previous_sha256: head.sha256, run: author.run, written_at: Timestamp::now(), writer: author.writer };
         let encoded = encode(&header, facts).map_err(|source| StoreError::Io { action: "compress", key: key.to_string(), source })?;
         let bytes = Bytes::from(encoded);
         let sha256 = Sha256::of(&bytes);

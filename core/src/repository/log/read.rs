@@ -114,12 +114,9 @@ pub async fn listed_entries(store: &dyn Store, after: u64) -> Result<Heads, LogE
             return Err(LogError::Fork { sequence, first: first.to_string(), second: found.key.to_string() });
         }
     }
-    let mut expected = entries.keys().next().copied().filter(|_| after > 0).unwrap_or(1);
-    for sequence in entries.keys() {
-        if *sequence != expected {
-            return Err(LogError::Gap { missing: expected, next: *sequence });
-        }
-        expected += 1;
+    let first = entries.keys().next().copied().filter(|_| after > 0).unwrap_or(1);
+    if let Some((missing, next)) = (first..).zip(entries.keys()).find(|(expected, sequence)| expected != *sequence) {
+        return Err(LogError::Gap { missing, next: *next });
     }
     Ok(entries)
 }

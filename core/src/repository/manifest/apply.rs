@@ -62,10 +62,9 @@ impl Manifest {
             }
             self.apply_fact(header, fact).map_err(|error| match error {
                 // A CHECK that fails means that the log is wrong, not the disk.
-                rusqlite::Error::SqliteFailure(e, what) if e.code == rusqlite::ErrorCode::ConstraintViolation => ManifestError::Contradiction {
-                    sequence: header.sequence,
-                    what: what.unwrap_or_else(|| e.to_string()),
-                },
+                rusqlite::Error::SqliteFailure(e, what) if e.code == rusqlite::ErrorCode::ConstraintViolation => {
+                    ManifestError::Contradiction { sequence: header.sequence, what: what.unwrap_or_else(|| e.to_string()) }
+                }
                 error => self.failed("write")(error),
             })?;
         }
@@ -80,9 +79,11 @@ impl Manifest {
     /// Every entry of a run is its heartbeat.
     fn beat(&self, header: &Header) -> rusqlite::Result<()> {
         let Some(run) = header.run else { return Ok(()) };
-        self.connection
-            .prepare_cached("UPDATE run SET last_entry = ?2, last_entry_at = ?3 WHERE id = ?1")?
-            .execute(params![run.to_string(), signed(header.sequence), header.written_at.to_string()])?;
+        self.connection.prepare_cached("UPDATE run SET last_entry = ?2, last_entry_at = ?3 WHERE id = ?1")?.execute(params![
+            run.to_string(),
+            signed(header.sequence),
+            header.written_at.to_string()
+        ])?;
         Ok(())
     }
 
@@ -180,9 +181,7 @@ impl Manifest {
         let id = match found {
             Some(id) => id,
             None => {
-                self.connection
-                    .prepare_cached("INSERT INTO folder(external, path) VALUES (?1, ?2)")?
-                    .execute(params![root.external_or_empty(), path])?;
+                self.connection.prepare_cached("INSERT INTO folder(external, path) VALUES (?1, ?2)")?.execute(params![root.external_or_empty(), path])?;
                 self.connection.last_insert_rowid()
             }
         };
@@ -202,9 +201,12 @@ impl Manifest {
         if let Some(previous) = &previous {
             if previous.is_same(stored) {
                 // Nothing that a restore brings back differs: the row stays, with the new time.
-                self.connection
-                    .prepare_cached("UPDATE version SET ctime_ns = ?4 WHERE folder = ?1 AND name = ?2 AND since = ?3")?
-                    .execute(params![folder, name, previous.since, stored.ctime_ns])?;
+                self.connection.prepare_cached("UPDATE version SET ctime_ns = ?4 WHERE folder = ?1 AND name = ?2 AND since = ?3")?.execute(params![
+                    folder,
+                    name,
+                    previous.since,
+                    stored.ctime_ns
+                ])?;
                 return Ok(());
             }
             self.end(folder, name, previous.since, sequence)?;

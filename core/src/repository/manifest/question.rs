@@ -198,8 +198,7 @@ impl Manifest {
     /// As [`Self::each_file`].
     pub fn each_archived<E: From<ManifestError>>(&self, sequence: u64, mut show: impl FnMut(FileRow) -> Result<(), E>) -> Result<(), E> {
         let last = "v.since = (SELECT max(w.since) FROM version w WHERE w.folder = v.folder AND w.name = v.name AND w.since <= ?1)";
-        let sql =
-            format!("SELECT {FILE_COLUMNS} FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND v.until <= ?1 AND {last} ORDER BY v.name LIMIT ?4");
+        let sql = format!("SELECT {FILE_COLUMNS} FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND v.until <= ?1 AND {last} ORDER BY v.name LIMIT ?4");
         self.each_page(&sql, sequence, &mut show)
     }
 
@@ -240,7 +239,9 @@ impl Manifest {
     /// SQLite's.
     pub fn standing(&self, file: &FilePath) -> Result<Option<FileRow>, ManifestError> {
         let (folder, name) = file.path.split();
-        let sql = format!("SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?1 AND f.path = ?2 AND v.name = ?3 AND v.until IS NULL");
+        let sql = format!(
+            "SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?1 AND f.path = ?2 AND v.name = ?3 AND v.until IS NULL"
+        );
         Ok(self.rows(&sql, params![file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
     }
 
@@ -395,8 +396,7 @@ impl Manifest {
         let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
         let mut rows = query.query([content.0]).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
-            let (external, folder, name): (String, String, String) =
-                (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?, row.get(2).map_err(&failed)?);
+            let (external, folder, name): (String, String, String) = (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?, row.get(2).map_err(&failed)?);
             let root = converted(0, Root::from_external_or_empty(&external)).map_err(&failed)?;
             if !is_gone(&FilePath { root, path: RootPath::in_folder(&folder, &name) }) {
                 return Ok(true);
@@ -414,6 +414,14 @@ impl Manifest {
         let mut query = self.connection.prepare_cached("SELECT key, sha256, sequence, rows FROM manifest_copy ORDER BY sequence").map_err(&failed)?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, Sha256(row.get(1)?), unsigned(row.get(2)?), unsigned(row.get(3)?))));
         rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// The highest number of a folder. Numbers only grow.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_folder(&self) -> Result<i64, ManifestError> {
+        self.connection.query_row("SELECT coalesce(max(id), 0) FROM folder", [], |row| row.get(0)).map_err(self.failed("read"))
     }
 
     /// How many versions there are of all paths.
@@ -555,8 +563,7 @@ impl Lookup {
     /// SQLite's.
     pub fn names(&self, folder: i64, after: &str) -> Result<Vec<String>, ManifestError> {
         self.ask(|connection| {
-            let mut query =
-                connection.prepare_cached("SELECT name FROM version WHERE folder = ?1 AND name > ?2 AND until IS NULL ORDER BY name LIMIT ?3")?;
+            let mut query = connection.prepare_cached("SELECT name FROM version WHERE folder = ?1 AND name > ?2 AND until IS NULL ORDER BY name LIMIT ?3")?;
             query.query_map(params![folder, after, page_rows()], |row| row.get(0))?.collect()
         })
     }
@@ -590,7 +597,9 @@ impl Lookup {
         let (folder, name) = file.path.split();
         self.ask(|connection| {
             let Some(folder) = folder_id(connection, &file.root, folder)? else { return Ok(false) };
-            connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM version WHERE folder = ?1 AND name = ?2)")?.query_row(params![folder, name], |row| row.get(0))
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM version WHERE folder = ?1 AND name = ?2)")?
+                .query_row(params![folder, name], |row| row.get(0))
         })
     }
 
@@ -599,8 +608,6 @@ impl Lookup {
     /// # Errors
     /// SQLite's.
     pub fn is_damaged(&self, key: &Key) -> Result<bool, ManifestError> {
-        self.ask(|connection| {
-            connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM damage WHERE key = ?1)")?.query_row([key.as_str()], |row| row.get(0))
-        })
+        self.ask(|connection| connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM damage WHERE key = ?1)")?.query_row([key.as_str()], |row| row.get(0)))
     }
 }

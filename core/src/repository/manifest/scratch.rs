@@ -94,8 +94,7 @@ impl Expected {
     /// SQLite's.
     pub fn page(&self, after: &str) -> Result<Vec<ExpectedObject>, ManifestError> {
         let failed = self.0.failed();
-        let mut query =
-            self.0.connection.prepare_cached("SELECT key, size, sha256 FROM expected WHERE key > ?1 ORDER BY key LIMIT ?2").map_err(&failed)?;
+        let mut query = self.0.connection.prepare_cached("SELECT key, size, sha256 FROM expected WHERE key > ?1 ORDER BY key LIMIT ?2").map_err(&failed)?;
         let rows = query.query_map(params![after, page_rows()], |row| {
             Ok(ExpectedObject { key: row.get(0)?, size_bytes: unsigned(row.get(1)?), sha256: Sha256(row.get(2)?) })
         });

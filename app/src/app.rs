@@ -1,0 +1,243 @@
+//! From arguments to a command, and from its result to the screen.
+
+use crate::commands;
+use crate::config::{Settings, UsageError};
+use crate::exit::{Exit, Failure};
+use crate::screen::{self, Style};
+use anyhow::Context as _;
+use clap::ArgMatches;
+use immich_backup_core::event::{Event, Monitor};
+use immich_backup_core::repository::state::StateFolder;
+use immich_backup_core::repository::{OpenError, Repository, Session, open_store};
+use serde_json::{Map, Value, json};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// How a command ended, and what is to be said about it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code.
+    pub exit: Exit,
+    /// For people.
+    pub text: String,
+    /// For programs: the summary's own fields.
+    pub fields: Map<String, Value>,
+}
+
+impl Outcome {
+    /// An outcome with `text`, and `fields` (an object).
+    #[must_use]
+    pub fn new(exit: Exit, text: String, fields: Value) -> Self {
+        let fields = if let Value::Object(fields) = fields { fields } else { Map::new() };
+        Self { exit, text, fields }
+    }
+}
+
+/// What every command needs.
+pub struct App {
+    /// All settings.
+    pub settings: Settings,
+    /// Where events go.
+    pub monitor: Arc<dyn Monitor>,
+    /// Set by Ctrl-C and SIGTERM.
+    pub stop: CancellationToken,
+    /// The positional argument.
+    pub argument: Option<String>,
+    /// Whether output is for programs.
+    pub json: bool,
+}
+
+/// A session and, where it was needed, the temporary state folder that goes with it.
+pub struct Reading {
+    /// The session.
+    pub session: Session,
+    _temporary: Option<TempDir>,
+}
+
+/// Runs the program.
+pub fn run(matches: &ArgMatches) -> Exit {
+    let Some((name, matches)) = matches.subcommand() else { return Exit::Usage };
+    let environment = |name: &str| std::env::var(name).ok();
+    let json_asked = matches.get_flag("json");
+    let result = Settings::resolve(matches, &environment).map_err(anyhow::Error::from).and_then(|settings| {
+        let style = Style { json: settings.switch("json")?, quiet: settings.switch("quiet")?, verbose: settings.switch("verbose")? };
+        if settings.switch("show-config")? {
+            return Ok((style.json, commands::show_config(name, &settings)));
+        }
+        let argument = matches.try_get_one::<String>("argument").ok().flatten().cloned();
+        let app = App { monitor: screen::monitor(style), stop: CancellationToken::new(), argument, json: style.json, settings };
+        Ok((style.json, run_command(name, &app)?))
+    });
+    match result {
+        Ok((json, outcome)) => {
+            show(name, json, &outcome);
+            outcome.exit
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            show_failure(name, json_asked || environment("IMMICH_BACKUP_JSON").is_some_and(|on| on == "true" || on == "1"), &failure);
+            failure.exit
+        }
+    }
+}
+
+fn run_command(name: &str, app: &App) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(threads()).build().context("cannot start threads")?;
+    let outcome = runtime.block_on(async {
+        listen_for_signals(app)?;
+        commands::run(name, app).await
+    });
+    // Threads that wait for a hung disk must not keep the program from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    outcome
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(2, 8)
+}
+
+/// The first signal asks the command to end well; the second ends the program at once.
+fn listen_for_signals(app: &App) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let (stop, monitor) = (app.stop.clone(), Arc::clone(&app.monitor));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if stop.is_cancelled() {
+                #[expect(clippy::exit, reason = "asked twice: what is on disk is safe at any instruction")]
+                std::process::exit(Exit::Interrupted.code().into());
+            }
+            monitor.emit(Event::Warned { message: "asked to stop: writing a last checkpoint (once more to end at once)".to_owned() });
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn show(name: &str, json: bool, outcome: &Outcome) {
+    if json {
+        screen::print_json(&summary(name, outcome.exit, outcome.fields.clone()));
+    } else if !outcome.text.is_empty() {
+        screen::print_line(&outcome.text);
+    }
+}
+
+fn show_failure(name: &str, json: bool, failure: &Failure) {
+    if json {
+        let fields = Map::from_iter([("errors".to_owned(), json!([failure]))]);
+        screen::print_json(&summary(name, failure.exit, fields));
+        return;
+    }
+    screen::print_error(&format!("immich-backup: {}", failure.message));
+    if let Some(hint) = &failure.hint {
+        screen::print_error(&format!("  {hint}"));
+    }
+}
+
+fn summary(name: &str, exit: Exit, fields: Map<String, Value>) -> Value {
+    let mut object =
+        Map::from_iter([("type".to_owned(), json!("summary")), ("command".to_owned(), json!(name)), ("outcome".to_owned(), json!(exit.outcome()))]);
+    object.insert("exit_code".to_owned(), json!(exit.code()));
+    object.extend(fields);
+    Value::Object(object)
+}
+
+impl App {
+    /// The URL of the repository.
+    ///
+    /// # Errors
+    /// None is given, or one of a kind that this version does not have.
+    pub fn repository_url(&self) -> Result<&str, UsageError> {
+        if self.settings.text("repository").is_none() {
+            for name in ["S3_BUCKET", "GCS_BUCKET"] {
+                if std::env::var(name).is_ok_and(|bucket| !bucket.is_empty()) {
+                    return Err(UsageError(format!("{name} names a bucket, and this version keeps repositories in directories only; say --repository DIR")));
+                }
+            }
+        }
+        self.settings.required("repository")
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn repository(&self) -> anyhow::Result<Repository> {
+        Ok(Repository::open(open_store(self.repository_url()?)?).await?)
+    }
+
+    /// The folder that holds a state folder for each repository.
+    pub fn state_base(&self) -> PathBuf {
+        if let Some(path) = self.settings.text("state-dir") {
+            return PathBuf::from(path);
+        }
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+        if rustix::process::geteuid().is_root() {
+            PathBuf::from("/var/lib/immich-backup")
+        } else {
+            std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home).unwrap_or_default().join("immich-backup")
+        }
+    }
+
+    /// The state folder of `repository`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn state(&self, repository: &Repository) -> Result<StateFolder, OpenError> {
+        Ok(StateFolder::open(&self.state_base(), repository.id)?)
+    }
+
+    /// Opens the repository for reading; with `--until`, as it stood then. Without a state folder that can be written, a temporary one is used.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn reading(&self) -> anyhow::Result<Reading> {
+        let repository = self.repository().await?;
+        if let Some(until) = self.settings.parsed::<u64>("until")? {
+            let temporary = self.temporary_state()?;
+            let state = StateFolder::open(temporary.path(), repository.id).map_err(OpenError::from)?;
+            let session = Session::open_until(repository, state, until, self.monitor.as_ref()).await?;
+            return Ok(Reading { session, _temporary: Some(temporary) });
+        }
+        let opened = match self.state(&repository) {
+            Ok(state) => Session::open_for_reading(repository.clone(), state, self.monitor.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        let error = match opened {
+            Ok(session) => return Ok(Reading { session, _temporary: None }),
+            Err(error) => error,
+        };
+        let OpenError::State(unusable) = &error else { return Err(error.into()) };
+        let message = format!("{unusable}; a temporary one is used, which takes longer");
+        self.monitor.emit(Event::Warned { message });
+        let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let state = StateFolder::open(temporary.path(), repository.id).map_err(OpenError::from)?;
+        let session = Session::open_for_reading(repository, state, self.monitor.as_ref()).await?;
+        Ok(Reading { session, _temporary: Some(temporary) })
+    }
+
+    fn temporary_state(&self) -> anyhow::Result<TempDir> {
+        let base = self.state_base();
+        let made = std::fs::create_dir_all(&base).and_then(|()| tempfile::tempdir_in(&base));
+        made.or_else(|_| tempfile::tempdir()).context("cannot make a temporary folder")
+    }
+
+    /// `--workers`.
+    ///
+    /// # Errors
+    /// Not a number from 1 to 256.
+    pub fn workers(&self) -> Result<NonZeroUsize, UsageError> {
+        match self.settings.parsed::<NonZeroUsize>("workers")? {
+            Some(workers) if workers.get() <= 256 => Ok(workers),
+            _ => Err(UsageError("--workers takes a number from 1 to 256".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! One file a command: open, call, translate. What is decided is decided in the core.
+
+mod backup;
+mod doctor;
+mod init;
+mod ls;
+mod restore;
+mod snapshots;
+mod status;
+mod verify;
+
+use crate::app::{App, Outcome};
+use crate::config::{Settings, UsageError};
+use crate::exit::Exit;
+use crate::settings::{COMMANDS, EVERYWHERE};
+use immich_backup_core::library::scope::Patterns;
+use immich_backup_core::model::{ExternalName, InvalidPath};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Runs the command `name`.
+///
+/// # Errors
+/// What stopped it.
+pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
+    match name {
+        "init" => init::run(app).await,
+        "backup" => backup::run(app).await,
+        "snapshots" => snapshots::run(app).await,
+        "ls" => ls::run(app).await,
+        "status" => status::run(app).await,
+        "verify" => verify::run(app).await,
+        "restore" => restore::run(app).await,
+        "doctor" => doctor::run(app).await,
+        other => Err(UsageError(format!("there is no command `{other}`")).into()),
+    }
+}
+
+/// Each setting of the command, its value, and where that came from.
+pub fn show_config(command: &str, settings: &Settings) -> Outcome {
+    let names = COMMANDS.iter().find(|spec| spec.name == command).map_or(&[][..], |spec| spec.settings);
+    let mut lines = Vec::new();
+    let mut values = Vec::new();
+    for name in names.iter().chain(EVERYWHERE).filter(|name| **name != "show-config") {
+        let (value, origin) =
+            settings.found(name).map_or_else(|| ("-".to_owned(), "not set".to_owned()), |found| (found.values.join(", "), found.origin.to_string()));
+        lines.push(format!("{name:<24} {value:<40} {origin}"));
+        values.push(json!({ "name": name, "value": value, "origin": origin }));
+    }
+    Outcome::new(Exit::Done, lines.join("\n"), json!({ "settings": values }))
+}
+
+/// `--external NAME=DIR`, as often as it is given.
+fn externals(app: &App) -> Result<Vec<(ExternalName, PathBuf)>, UsageError> {
+    let parse = |text: &String| {
+        let (name, path) = text.split_once('=').ok_or_else(|| UsageError(format!("--external `{text}`: write NAME=DIR")))?;
+        let name = name.parse().map_err(|error: InvalidPath| UsageError(error.to_string()))?;
+        Ok((name, PathBuf::from(path)))
+    };
+    app.settings.texts("external").iter().map(parse).collect()
+}
+
+fn patterns(texts: &[String]) -> Result<Patterns, UsageError> {
+    Patterns::new(texts).map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        UsageError(format!("{error}{cause}"))
+    })
+}

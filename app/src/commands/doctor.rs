@@ -1,0 +1,141 @@
+use crate::app::{App, Outcome};
+use crate::exit::{Exit, Failure};
+use crate::screen;
+use immich_backup_core::library::{layout, walk};
+use immich_backup_core::repository::Session;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// One requirement, looked at.
+struct Check {
+    name: String,
+    state: State,
+    detail: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Good,
+    Doubtful,
+    Bad(Exit),
+}
+
+impl Check {
+    fn good(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { name: name.into(), state: State::Good, detail: detail.into() }
+    }
+
+    fn doubtful(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { name: name.into(), state: State::Doubtful, detail: detail.into() }
+    }
+
+    fn bad(name: impl Into<String>, error: impl Into<anyhow::Error>) -> Self {
+        let failure = Failure::from(error.into());
+        let hint = failure.hint.map_or_else(String::new, |hint| format!("\n           {hint}"));
+        Self { name: name.into(), state: State::Bad(failure.exit), detail: format!("{}{hint}", failure.message) }
+    }
+
+    fn line(&self) -> String {
+        let mark = match self.state {
+            State::Good => "ok  ",
+            State::Doubtful => "?   ",
+            State::Bad(_) => "BAD ",
+        };
+        format!("{mark} {:<14} {}", self.name, self.detail)
+    }
+
+    fn object(&self) -> Value {
+        let state = match self.state {
+            State::Good => "ok",
+            State::Doubtful => "doubtful",
+            State::Bad(_) => "bad",
+        };
+        json!({ "name": self.name, "state": state, "detail": self.detail })
+    }
+}
+
+/// Checks every requirement.
+pub async fn run(app: &App) -> anyhow::Result<Outcome> {
+    let mut checks = vec![Check::good("program", concat!("immich-backup ", env!("CARGO_PKG_VERSION")))];
+    match app.settings.text("library") {
+        Some(library) => checks.extend(check_library(Path::new(library))),
+        None => checks.push(Check::doubtful("library", "not given: say --library (IMMICH_BACKUP_LIBRARY, UPLOAD_LOCATION)")),
+    }
+    for (name, path) in super::externals(app)? {
+        checks.push(check_folder(&format!("external {name}"), &path));
+    }
+    checks.extend(check_repository(app).await);
+    let exit = checks.iter().find_map(|check| if let State::Bad(exit) = check.state { Some(exit) } else { None }).unwrap_or(Exit::Done);
+    let text: Vec<_> = checks.iter().map(Check::line).collect();
+    let objects: Vec<_> = checks.iter().map(Check::object).collect();
+    Ok(Outcome::new(exit, text.join("\n"), json!({ "checks": objects })))
+}
+
+fn check_folder(name: &str, path: &Path) -> Check {
+    let shown = path.display();
+    match walk::open_root(path).and_then(|_| Ok(std::fs::read_dir(path)?.next().is_some())) {
+        Ok(true) => Check::good(name, shown.to_string()),
+        Ok(false) => Check::bad(name, anyhow::anyhow!("`{shown}` is empty; is it mounted?")),
+        Err(error) => Check::bad(name, anyhow::Error::from(error).context(format!("cannot open `{shown}`"))),
+    }
+}
+
+fn check_library(library: &Path) -> Vec<Check> {
+    let mut checks = vec![check_folder("library", library)];
+    if checks.iter().any(|check| check.state != State::Good) {
+        return checks;
+    }
+    let missing: Vec<_> = layout::markers().filter(|marker| !library.join(marker).exists()).collect();
+    checks.push(if missing.is_empty() {
+        Check::good("markers", "all six folders have their .immich marker")
+    } else {
+        Check::doubtful("markers", format!("missing: {}; Immich since 1.115 writes them at start: is all of it mounted?", missing.join(", ")))
+    });
+    checks
+}
+
+async fn check_repository(app: &App) -> Vec<Check> {
+    let repository = match app.repository().await {
+        Ok(repository) => repository,
+        Err(error) => return vec![Check::bad("repository", error)],
+    };
+    let mut checks = vec![Check::good("repository", format!("{} ({})", repository.store.url(), repository.id))];
+    let url = Path::new(repository.store.url());
+    if let Ok(stat) = rustix::fs::statvfs(url) {
+        checks.push(Check::good("room", format!("{} left at the repository", screen::bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))));
+    }
+    checks.push(match rustix::fs::access(url, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => Check::good("rights", "may write to the repository"),
+        Err(error) => Check::bad("rights", anyhow::Error::from(std::io::Error::from(error)).context(format!("may not write to `{}`", url.display()))),
+    });
+    let state = match app.state(&repository) {
+        Ok(state) => state,
+        Err(error) => {
+            checks.push(Check::bad("state folder", error));
+            return checks;
+        }
+    };
+    checks.push(Check::good("state folder", app.state_base().display().to_string()));
+    match Session::open_for_reading(repository, state, app.monitor.as_ref()).await {
+        Ok(session) => checks.extend(check_session(&session)),
+        Err(error) => checks.push(Check::bad("log", error)),
+    }
+    checks
+}
+
+fn check_session(session: &Session) -> Vec<Check> {
+    let head = session.manifest.head();
+    let mut checks = vec![Check::good("log", format!("{} entries", screen::count(head.sequence)))];
+    match session.manifest.latest_snapshot() {
+        Ok(Some(latest)) => {
+            let taken = latest.fact.taken_at;
+            let clock = taken > Timestamp::now();
+            let text = format!("{} holds {}, taken {}", latest.id.short(), screen::tally(latest.fact.totals.all()), screen::age(taken));
+            checks.push(if clock { Check::doubtful("snapshot", format!("{text}: a clock is wrong")) } else { Check::good("snapshot", text) });
+        }
+        Ok(None) => checks.push(Check::doubtful("snapshot", "none yet: run `immich-backup backup`")),
+        Err(error) => checks.push(Check::bad("manifest", error)),
+    }
+    checks
+}

@@ -1,0 +1,70 @@
+use crate::app::{App, Outcome};
+use crate::config::UsageError;
+use crate::exit::Exit;
+use crate::screen;
+use immich_backup_core::verify::{self, Depth, Plan, Report};
+use serde_json::json;
+
+/// Verifies.
+pub async fn run(app: &App) -> anyhow::Result<Outcome> {
+    let sample = app.settings.parsed("sample")?;
+    let depth = match (app.settings.switch("listing")?, app.settings.switch("read-data")?) {
+        (true, true) => return Err(UsageError("say --listing or --read-data, not both".to_owned()).into()),
+        (_, true) => Depth::Read(sample),
+        (_, false) if sample.is_some() && app.settings.found("sample").is_some_and(|found| found.origin == crate::config::Origin::Flag) => {
+            return Err(UsageError("--sample goes with --read-data".to_owned()).into());
+        }
+        (_, false) => Depth::Listing,
+    };
+    let record = app.settings.text("until").is_none();
+    let mut reading = app.reading().await?;
+    let plan = Plan { depth, workers: app.workers()?, record };
+    let report = verify::run(&mut reading.session, plan, app.monitor.as_ref(), &app.stop).await?;
+    Ok(outcome(&report))
+}
+
+fn outcome(report: &Report) -> Outcome {
+    let exit = match report {
+        Report { lost: 1.., .. } => Exit::Damaged,
+        Report { interrupted: true, .. } => Exit::Interrupted,
+        _ => Exit::Done,
+    };
+    let mut lines = vec![match exit {
+        Exit::Damaged => format!("DAMAGE: {} objects are not as they should be, {} of them hold what is stored nowhere else", report.damaged, report.lost),
+        Exit::Interrupted => "interrupted: no damage so far, and nothing was written down".to_owned(),
+        _ => "sound".to_owned(),
+    }];
+    lines.push(format!("  log        {} entries, each follows the one before", screen::count(report.entries)));
+    lines.push(format!("  listed     {}", screen::tally(report.listed)));
+    if let Some(part) = report.part {
+        let which = if part.of > 1 { format!(", part {} of {}", part.part + 1, part.of) } else { String::new() };
+        lines.push(format!("  read back  {}{which}", screen::tally(report.read)));
+    }
+    if report.unannounced > 0 {
+        lines.push(format!(
+            "  unnamed    {} objects that no log entry names (a run that died, or one that runs now); the next backup takes them up",
+            screen::count(report.unannounced)
+        ));
+    }
+    for finding in &report.findings {
+        let replaced = if finding.replaced { " (what it should hold is stored elsewhere too)" } else { "" };
+        lines.push(format!("  damaged    {}: {}{replaced}", finding.key, finding.problem));
+    }
+    if report.lost > 0 {
+        lines.push("run `immich-backup backup`: what the library still has is stored again, under another key".to_owned());
+    }
+    let findings: Vec<_> =
+        report.findings.iter().map(|finding| json!({ "key": finding.key, "problem": finding.problem, "replaced": finding.replaced })).collect();
+    let fields = json!({
+        "entries": report.entries,
+        "listed": report.listed,
+        "read": report.read,
+        "part": report.part,
+        "unannounced": report.unannounced,
+        "damaged": report.damaged,
+        "lost": report.lost,
+        "findings": findings,
+        "errors": [],
+    });
+    Outcome::new(exit, lines.join("\n"), fields)
+}

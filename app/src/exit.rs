@@ -1,0 +1,131 @@
+//! Exit codes, and errors as people and programs see them.
+
+use crate::config::UsageError;
+use immich_backup_core::backup::BackupError;
+use immich_backup_core::repository::log::LogError;
+use immich_backup_core::repository::manifest::SelectError;
+use immich_backup_core::repository::{InitError, OpenError};
+use immich_backup_core::restore::RestoreError;
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// Done, but something is missing from it.
+    Incomplete = 3,
+    /// A tripwire withheld the snapshot.
+    Withheld = 4,
+    /// There is no repository.
+    NoRepository = 10,
+    /// The log is damaged, or went back.
+    LogDamaged = 11,
+    /// Damage was found.
+    Damaged = 12,
+    /// Interrupted.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The word in the summary.
+    #[must_use]
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Incomplete => "incomplete",
+            Self::Withheld => "withheld",
+            Self::NoRepository => "no_repository",
+            Self::LogDamaged => "log_damaged",
+            Self::Damaged => "damaged",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// An error as it is shown: what, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// What, and the chain of causes.
+    pub message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The exit code.
+    #[serde(skip)]
+    pub exit: Exit,
+}
+
+fn of_open(error: &OpenError) -> (Exit, Option<String>) {
+    let exit = match error {
+        OpenError::NoRepository { .. } => Exit::NoRepository,
+        OpenError::UnknownStore { .. } => Exit::Usage,
+        OpenError::Log(LogError::Store(_)) => Exit::Failed,
+        OpenError::Log(_) | OpenError::DamagedIdentity { .. } => Exit::LogDamaged,
+        _ => Exit::Failed,
+    };
+    (exit, error.hint())
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let (exit, hint) = if let Some(error) = error.downcast_ref::<OpenError>() {
+            of_open(error)
+        } else if let Some(error) = error.downcast_ref::<BackupError>() {
+            match error {
+                BackupError::Open(open) => of_open(open),
+                BackupError::Interrupted => (Exit::Interrupted, None),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<RestoreError>() {
+            match error {
+                RestoreError::Open(open) => of_open(open),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<SelectError>() {
+            (Exit::Failed, error.hint().map(str::to_owned))
+        } else if let Some(InitError::Store { source, .. }) = error.downcast_ref::<InitError>() {
+            (Exit::Failed, source.hint().map(str::to_owned))
+        } else if error.downcast_ref::<UsageError>().is_some() {
+            (Exit::Usage, None)
+        } else {
+            (Exit::Failed, None)
+        };
+        Self { message: chain(&error), hint, exit }
+    }
+}
+
+/// The message and its causes, each said once.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}

@@ -1,0 +1,488 @@
+//! Bringing a snapshot back: a plan first, then every byte verified while it is written.
+
+mod target;
+
+use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::event::{Event, Monitor, Phase};
+use crate::library::{layout, scope::Patterns};
+use crate::model::{ExternalName, FilePath, Hasher, Root};
+use crate::repository::key::Key;
+use crate::repository::log::{Tally, Unread};
+use crate::repository::manifest::{FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
+use crate::repository::store::{Store, StoreError};
+use crate::repository::{OpenError, Session};
+use futures_util::TryStreamExt as _;
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use target::{Found, Target};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What to restore, and where.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The snapshot.
+    pub snapshot: SnapshotRow,
+    /// Where the media location goes; external libraries go to `external/<name>` below it.
+    pub to: PathBuf,
+    /// External libraries that go elsewhere.
+    pub externals: BTreeMap<ExternalName, PathBuf>,
+    /// Only what these match; all, where there are none.
+    pub paths: Patterns,
+    /// Replace files that differ.
+    pub overwrite: bool,
+    /// Files that are written at once.
+    pub workers: NonZeroUsize,
+}
+
+/// What a restore will do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preview {
+    /// Files to be written.
+    pub write: Tally,
+    /// Of these, files that replace one that differs.
+    pub replace: u64,
+    /// Files that are there already, byte for byte.
+    pub right: Tally,
+    /// Files that differ from what is there.
+    pub differ: u64,
+    /// The first of them.
+    pub differing: Vec<FilePath>,
+    /// Room left at the target, in bytes.
+    pub free_bytes: u64,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What it was to do.
+    pub preview: Preview,
+    /// Files written.
+    pub written: Tally,
+    /// Files that could not be written, or not be read from the repository.
+    pub failed: u64,
+    /// Of these, files whose objects are missing or damaged.
+    pub damaged: u64,
+    /// The first of them.
+    pub failures: Vec<Unread>,
+    /// `.immich` markers that were made.
+    pub markers: u64,
+    /// Asked to stop before the end.
+    pub interrupted: bool,
+}
+
+/// Why a restore stopped. What has been written is whole; the next one skips it.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The repository failed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The target cannot be used.
+    #[error("cannot {action} `{}`", .path.display())]
+    Target {
+        /// What was being done.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Files are in the way.
+    #[error("{count} files at the target differ from the snapshot, the first is `{first}`")]
+    Differs {
+        /// How many.
+        count: u64,
+        /// The first.
+        first: FilePath,
+    },
+    /// Not enough room.
+    #[error("the target has {free_bytes} bytes left, and {needed_bytes} are needed")]
+    NoRoom {
+        /// What there is.
+        free_bytes: u64,
+        /// What it takes.
+        needed_bytes: u64,
+    },
+    /// Nothing matches `--path`.
+    #[error("no file of the snapshot matches")]
+    NothingMatches,
+}
+
+impl From<ManifestError> for RestoreError {
+    fn from(error: ManifestError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl RestoreError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.hint(),
+            Self::Target { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room and run the same command again: what is right already is skipped".to_owned())
+            }
+            Self::Target { .. } => Some("check that it is mounted, and that this user may write there".to_owned()),
+            Self::Differs { .. } => Some("nothing was changed; restore to an empty folder, or say --overwrite to replace them".to_owned()),
+            Self::NoRoom { .. } => Some("nothing was changed; make room, or take another target".to_owned()),
+            Self::NothingMatches => Some("`immich-backup ls` shows what the snapshot holds; `*` stops at `/`, `**` does not".to_owned()),
+        }
+    }
+}
+
+/// A restore that has been planned and can be done.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    targets: Arc<Targets>,
+    /// One bit a file of the snapshot, in the manifest's order: it is there already.
+    right: Vec<u64>,
+    /// Likewise: of those that are there, the ones whose time or permissions differ.
+    touch: Vec<u64>,
+    /// What it will do.
+    pub preview: Preview,
+}
+
+/// Where each root goes.
+#[derive(Debug)]
+struct Targets(BTreeMap<Root, Target>);
+
+impl Targets {
+    fn of(&self, root: &Root) -> Option<&Target> {
+        self.0.get(root)
+    }
+}
+
+fn bit(bits: &[u64], index: usize) -> bool {
+    bits.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
+}
+
+fn set_bit(bits: &mut Vec<u64>, index: usize) {
+    if bits.len() <= index / 64 {
+        bits.resize(index / 64 + 1, 0);
+    }
+    if let Some(word) = bits.get_mut(index / 64) {
+        *word |= 1 << (index % 64);
+    }
+}
+
+/// A row of the snapshot that is wanted, and its place in the manifest's order.
+type Row = (usize, FileRow);
+
+/// Hands the wanted rows of the snapshot on, from a thread of its own; ends when nobody wants any more.
+fn feed_rows(manifest: PathBuf, sequence: u64, paths: Patterns, rows: mpsc::Sender<Row>) -> std::thread::JoinHandle<Result<(), ManifestError>> {
+    enum Halt {
+        Enough,
+        Failed(ManifestError),
+    }
+    impl From<ManifestError> for Halt {
+        fn from(error: ManifestError) -> Self {
+            Self::Failed(error)
+        }
+    }
+    std::thread::spawn(move || {
+        let manifest = Manifest::open_for_reading(&manifest)?;
+        let mut index = 0;
+        let fed = manifest.each_file(sequence, |row| {
+            let wanted = paths.is_empty() || paths.matches(&row.file.to_string());
+            let sent = !wanted || rows.blocking_send((index, row)).is_ok();
+            index += 1;
+            if sent { Ok(()) } else { Err(Halt::Enough) }
+        });
+        match fed {
+            Ok(()) | Err(Halt::Enough) => Ok(()),
+            Err(Halt::Failed(error)) => Err(error),
+        }
+    })
+}
+
+fn joined<T>(result: std::thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Looks at the target and says what a restore would do. Changes nothing but making the target's folder.
+///
+/// # Errors
+/// The target cannot be used, has no room, or holds files that differ and may not be replaced.
+pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Prepared, RestoreError> {
+    let targets = Arc::new(Targets::open(session, &plan)?);
+    let mut prepared = Prepared { targets: Arc::clone(&targets), right: Vec::new(), touch: Vec::new(), preview: Preview::default(), plan };
+    let total = prepared.plan.snapshot.fact.totals.all();
+    monitor.emit(Event::PhaseStarted { phase: Phase::Compare, total_files: Some(total.files), total_bytes: None });
+    let workers = prepared.plan.workers.get();
+    let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
+    let feeder = feed_rows(session.manifest.path().to_owned(), prepared.plan.snapshot.sequence, prepared.plan.paths.clone(), sender);
+    let mut comparing = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(compared) = comparing.join_next() => {
+                let (row, found): (Row, io::Result<Found>) = compared.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+                prepared.note(row, found)?;
+                monitor.emit(Event::ObjectChecked { size_bytes: 0 });
+            }
+            Some(row) = rows.recv(), if comparing.len() < workers => {
+                if stop.is_cancelled() {
+                    break;
+                }
+                let targets = Arc::clone(&targets);
+                comparing.spawn_blocking(move || {
+                    let found = targets.of(&row.1.file.root).map_or(Ok(Found::Nothing), |target| target.compare(&row.1));
+                    (row, found)
+                });
+            }
+            else => break,
+        }
+    }
+    drop(rows);
+    joined(feeder.join())?;
+    monitor.emit(Event::PhaseFinished { phase: Phase::Compare });
+    prepared.check()?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    fn note(&mut self, (index, row): Row, found: io::Result<Found>) -> Result<(), RestoreError> {
+        let preview = &mut self.preview;
+        match found {
+            Ok(same @ (Found::Same | Found::SameBytes)) => {
+                set_bit(&mut self.right, index);
+                if same == Found::SameBytes {
+                    set_bit(&mut self.touch, index);
+                }
+                preview.right.add(row.size_bytes);
+            }
+            Ok(Found::Nothing) => preview.write.add(row.size_bytes),
+            Ok(Found::Different) => {
+                preview.differ += 1;
+                preview.write.add(row.size_bytes);
+                if preview.differing.len() < NAMED_MAX {
+                    preview.differing.push(row.file);
+                }
+            }
+            Err(source) => return Err(RestoreError::Target { action: "look at", path: row.file.path.to_path(), source }),
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), RestoreError> {
+        let preview = &mut self.preview;
+        preview.free_bytes = self.targets.free_bytes()?;
+        if let (Some(first), false) = (preview.differing.first(), self.plan.overwrite) {
+            return Err(RestoreError::Differs { count: preview.differ, first: first.clone() });
+        }
+        preview.replace = preview.differ;
+        if preview.write.files + preview.right.files == 0 && !self.plan.paths.is_empty() {
+            return Err(RestoreError::NothingMatches);
+        }
+        if preview.write.bytes > preview.free_bytes {
+            return Err(RestoreError::NoRoom { free_bytes: preview.free_bytes, needed_bytes: preview.write.bytes });
+        }
+        Ok(())
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The target is full or gone. Files that fail one by one are in the report.
+    pub async fn run(self, session: &Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, RestoreError> {
+        let mut report = Report { preview: self.preview.clone(), ..Report::default() };
+        let Tally { files, bytes } = self.preview.write;
+        monitor.emit(Event::PhaseStarted { phase: Phase::Write, total_files: Some(files), total_bytes: Some(bytes) });
+        let workers = self.plan.workers.get().min(TRANSFER_BYTES_MAX / STREAM_BYTES);
+        let writer = Arc::new(Writer {
+            store: Arc::clone(&session.repository.store),
+            lookup: Mutex::new(Lookup::open(session.manifest.path())?),
+            targets: Arc::clone(&self.targets),
+            overwrite: self.plan.overwrite,
+            monitor: Arc::clone(monitor),
+        });
+        let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
+        let feeder = feed_rows(session.manifest.path().to_owned(), self.plan.snapshot.sequence, self.plan.paths.clone(), sender);
+        let mut writing = JoinSet::new();
+        let mut more = true;
+        while more || !writing.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(written) = writing.join_next() => {
+                    let (row, written): (FileRow, _) = written.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+                    report.note(row, written, monitor.as_ref())?;
+                }
+                next = rows.recv(), if more && writing.len() < workers => {
+                    let Some((index, row)) = next else {
+                        more = false;
+                        continue;
+                    };
+                    if bit(&self.right, index) && !bit(&self.touch, index) {
+                        continue;
+                    }
+                    if bit(&self.touch, index) {
+                        let touched = self.targets.of(&row.file.root).map_or(Ok(()), |target| target.touch(&row));
+                        touched.map_err(|source| RestoreError::Target { action: "set the time of", path: row.file.path.to_path(), source })?;
+                    } else {
+                        let writer = Arc::clone(&writer);
+                        writing.spawn(async move { (row.clone(), writer.write(&row).await) });
+                    }
+                }
+            }
+        }
+        // Dropped futures leave no file behind that has its final name.
+        writing.shutdown().await;
+        drop(rows);
+        joined(feeder.join())?;
+        report.interrupted = stop.is_cancelled();
+        if self.plan.paths.is_empty() && !report.interrupted {
+            report.markers = self.targets.make_markers()?;
+        }
+        self.targets.sync()?;
+        monitor.emit(Event::PhaseFinished { phase: Phase::Write });
+        Ok(report)
+    }
+}
+
+/// Why one file could not be restored.
+enum Failure {
+    /// Its objects are missing or have wrong bytes.
+    Damaged(String),
+    /// The store did not give it, though it may be there.
+    Store(StoreError),
+    /// The target refused it.
+    Target(io::Error),
+}
+
+impl Report {
+    fn note(&mut self, row: FileRow, written: Result<(), Failure>, monitor: &dyn Monitor) -> Result<(), RestoreError> {
+        let problem = match written {
+            Ok(()) => {
+                self.written.add(row.size_bytes);
+                monitor.emit(Event::FileRestored { path: row.file, size_bytes: row.size_bytes });
+                return Ok(());
+            }
+            Err(Failure::Target(source)) if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem) => {
+                return Err(RestoreError::Target { action: "write to", path: row.file.path.to_path(), source });
+            }
+            Err(Failure::Target(error)) => format!("cannot write it: {error}"),
+            Err(Failure::Store(error)) => std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
+            Err(Failure::Damaged(problem)) => {
+                self.damaged += 1;
+                problem
+            }
+        };
+        self.failed += 1;
+        let path = row.file.to_string();
+        monitor.emit(Event::FileFailed { path: path.clone(), problem: problem.clone() });
+        if self.failures.len() < NAMED_MAX {
+            self.failures.push(Unread { path, problem });
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    lookup: Mutex<Lookup>,
+    targets: Arc<Targets>,
+    overwrite: bool,
+    monitor: Arc<dyn Monitor>,
+}
+
+impl Writer {
+    /// Writes one file from its object, or from another one with the same content.
+    async fn write(self: &Arc<Self>, row: &FileRow) -> Result<(), Failure> {
+        let mut first = None;
+        if !row.damaged {
+            match self.write_from(row, &row.key).await {
+                Err(failure @ (Failure::Damaged(_) | Failure::Store(_))) => first = Some(failure),
+                other => return other,
+            }
+        }
+        let others = self.lookup.lock().unwrap_or_else(PoisonError::into_inner).objects_with(&row.digests.sha256);
+        for other in others.unwrap_or_default() {
+            if other.key != row.key && self.write_from(row, &other.key).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(first.unwrap_or_else(|| Failure::Damaged(format!("its object `{}` is known to be damaged, and no other holds its content", row.key))))
+    }
+
+    async fn write_from(&self, row: &FileRow, key: &str) -> Result<(), Failure> {
+        let Some(target) = self.targets.of(&row.file.root) else { return Err(Failure::Target(io::ErrorKind::NotFound.into())) };
+        let key = Key::parse(key).map_err(|error| Failure::Damaged(error.to_string()))?;
+        let mut pieces = match self.store.get(&key, None).await {
+            Ok(pieces) => pieces,
+            Err(StoreError::NotFound { .. }) => return Err(Failure::Damaged(format!("its object `{key}` is missing"))),
+            Err(error) => return Err(Failure::Store(error)),
+        };
+        let mut file = target.begin(row).map_err(Failure::Target)?;
+        let mut hasher = Hasher::default();
+        while let Some(piece) = pieces.try_next().await.map_err(Failure::Store)? {
+            debug_assert!(piece.len() <= CHUNK_BYTES);
+            (file, hasher) = blocking(move || {
+                hasher.update(&piece);
+                file.write(&piece).map(|()| (file, hasher))
+            })
+            .await
+            .map_err(Failure::Target)?;
+        }
+        let content = hasher.finish();
+        if content.size_bytes != row.size_bytes || content.digests != row.digests {
+            return Err(Failure::Damaged(format!("its object `{key}` has other bytes than were stored")));
+        }
+        let (row, overwrite) = (row.clone(), self.overwrite);
+        blocking(move || file.finish(&row, overwrite)).await.map_err(Failure::Target)?;
+        self.monitor.emit(Event::BytesSent { bytes: content.size_bytes });
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
+    }
+}
+
+impl Targets {
+    /// Opens, and where needed makes, the folder of each root that the snapshot has.
+    fn open(session: &Session, plan: &Plan) -> Result<Self, RestoreError> {
+        let mut targets = BTreeMap::new();
+        let open = |path: &Path| Target::open(path).map_err(|source| RestoreError::Target { action: "open", path: path.to_owned(), source });
+        targets.insert(Root::Library, open(&plan.to)?);
+        let mut folders = session.manifest.folders();
+        loop {
+            let page = folders.next_page()?;
+            if page.is_empty() {
+                return Ok(Self(targets));
+            }
+            for (_, root, _) in page {
+                if let Root::External(name) = &root
+                    && !targets.contains_key(&root)
+                {
+                    let path = plan.externals.get(name).cloned().unwrap_or_else(|| plan.to.join("external").join(name.as_str()));
+                    targets.insert(root, Target::later(path));
+                }
+            }
+        }
+    }
+
+    fn free_bytes(&self) -> Result<u64, RestoreError> {
+        let Some(library) = self.of(&Root::Library) else { return Ok(0) };
+        library.free_bytes().map_err(|source| RestoreError::Target { action: "measure", path: library.path().to_owned(), source })
+    }
+
+    fn make_markers(&self) -> Result<u64, RestoreError> {
+        let Some(library) = self.of(&Root::Library) else { return Ok(0) };
+        library.make_markers(layout::markers()).map_err(|source| RestoreError::Target { action: "make markers in", path: library.path().to_owned(), source })
+    }
+
+    fn sync(&self) -> Result<(), RestoreError> {
+        for target in self.0.values() {
+            target.sync().map_err(|source| RestoreError::Target { action: "flush", path: target.path().to_owned(), source })?;
+        }
+        Ok(())
+    }
+}

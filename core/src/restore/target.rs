@@ -1,0 +1,219 @@
+//! The folder that is restored to. Everything is opened below its handle: no link and no `..` leads outside.
+
+use crate::library::read::LiveFile;
+use crate::model::{RootPath, Sha256};
+use crate::repository::manifest::FileRow;
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+/// A folder to restore to; made when first needed.
+#[derive(Debug)]
+pub(super) struct Target {
+    path: PathBuf,
+    folder: OnceLock<Dir>,
+}
+
+/// What is at the place of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Same,
+    /// The same bytes, with another time or other permissions.
+    SameBytes,
+    Different,
+}
+
+impl Target {
+    /// The folder at `path`, made where it is missing.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let target = Self::later(path.to_owned());
+        target.folder()?;
+        Ok(target)
+    }
+
+    /// The folder at `path`, not touched yet.
+    pub(super) fn later(path: PathBuf) -> Self {
+        Self { path, folder: OnceLock::new() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn folder(&self) -> io::Result<&Dir> {
+        if let Some(folder) = self.folder.get() {
+            return Ok(folder);
+        }
+        std::fs::create_dir_all(&self.path)?;
+        let folder = Dir::open_ambient_dir(&self.path, ambient_authority())?;
+        Ok(self.folder.get_or_init(|| folder))
+    }
+
+    /// The folder that holds `path`, below the handle.
+    fn parent(&self, path: &RootPath, make: bool) -> io::Result<OwnedFd> {
+        let path = path.to_path();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let root = self.folder()?;
+        let Some(parent) = parent else { return Ok(root.try_clone()?.into_std_file().into()) };
+        let opened = match root.open_dir(parent) {
+            Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
+                root.create_dir_all(parent)?;
+                root.open_dir(parent)
+            }
+            other => other,
+        };
+        Ok(opened?.into_std_file().into())
+    }
+
+    /// Compares what is at the place of `row` with it, byte for byte.
+    pub(super) fn compare(&self, row: &FileRow) -> io::Result<Found> {
+        if self.folder.get().is_none() && !self.path.exists() {
+            return Ok(Found::Nothing);
+        }
+        let parent = match self.parent(&row.file.path, false) {
+            Ok(parent) => parent,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            // A file where a folder should be, or a link that leads outside.
+            Err(_) => return Ok(Found::Different),
+        };
+        let name = name_of(&row.file.path);
+        let stat = match rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Found::Nothing),
+            Err(error) => return Err(error.into()),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || u64::try_from(stat.st_size) != Ok(row.size_bytes) {
+            return Ok(Found::Different);
+        }
+        let same = LiveFile::open(&parent, &name).and_then(|file| file.hash(|| true)).is_ok_and(|content| content.digests == row.digests);
+        if !same {
+            return Ok(Found::Different);
+        }
+        let times = crate::library::walk::file_times(&stat);
+        Ok(if times.mtime_ns == row.mtime_ns && times.mode == row.mode & 0o777 { Found::Same } else { Found::SameBytes })
+    }
+
+    /// Sets time and permissions of a file whose bytes are right.
+    pub(super) fn touch(&self, row: &FileRow) -> io::Result<()> {
+        let parent = self.parent(&row.file.path, false)?;
+        let file = rustix::fs::openat(&parent, name_of(&row.file.path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        set_times_and_mode(&file.into(), row)
+    }
+
+    /// Begins a file under a temporary name in its folder.
+    pub(super) fn begin(&self, row: &FileRow) -> io::Result<NewFile> {
+        let parent = self.parent(&row.file.path, true)?;
+        let name = name_of(&row.file.path);
+        let digest = Sha256::of(name.as_os_str().as_encoded_bytes()).to_string();
+        let temporary = PathBuf::from(format!(".immich-backup.{}.part", digest.get(..16).unwrap_or(&digest)));
+        // What a restore that died left there goes; a link that was put there is not followed.
+        match rustix::fs::unlinkat(&parent, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&parent, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(NewFile { file: File::from(file), parent, temporary: Some(temporary), name })
+    }
+
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(self.folder()?)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Makes each marker that is missing: a file with the time in ms since 1970, as Immich writes it.
+    pub(super) fn make_markers(&self, markers: impl Iterator<Item = String>) -> io::Result<u64> {
+        let root = self.folder()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_millis());
+        let mut made = 0;
+        for marker in markers {
+            if let Some((folder, _)) = marker.split_once('/') {
+                root.create_dir_all(folder)?;
+            }
+            if !root.exists(&marker) {
+                root.write(&marker, now.to_string())?;
+                made += 1;
+            }
+        }
+        Ok(made)
+    }
+
+    /// Returns once all names survive a loss of power.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match self.folder.get() {
+            // The handle may be one that only names the folder (O_PATH), which cannot be flushed.
+            Some(folder) => Ok(rustix::fs::syncfs(rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn name_of(path: &RootPath) -> PathBuf {
+    path.to_path().file_name().map(PathBuf::from).unwrap_or_default()
+}
+
+fn set_times_and_mode(file: &File, row: &FileRow) -> io::Result<()> {
+    let time = Timespec { tv_sec: row.mtime_ns.div_euclid(1_000_000_000), tv_nsec: row.mtime_ns.rem_euclid(1_000_000_000) };
+    // Never set-user-id: the log is not to be trusted that far.
+    rustix::fs::fchmod(file, Mode::from_raw_mode(row.mode & 0o777))?;
+    rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })?;
+    Ok(())
+}
+
+/// A file under its temporary name; gone when dropped unfinished.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    file: File,
+    parent: OwnedFd,
+    temporary: Option<PathBuf>,
+    name: PathBuf,
+}
+
+impl NewFile {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    /// Gives the file its time, permissions and name, after its bytes are on disk.
+    pub(super) fn finish(mut self, row: &FileRow, overwrite: bool) -> io::Result<()> {
+        set_times_and_mode(&self.file, row)?;
+        self.file.sync_all()?;
+        let Some(temporary) = self.temporary.clone() else { return Ok(()) };
+        if overwrite {
+            rustix::fs::renameat(&self.parent, &temporary, &self.parent, &self.name)?;
+        } else {
+            self.rename_new(&temporary)?;
+        }
+        self.temporary = None;
+        Ok(())
+    }
+
+    fn rename_new(&self, temporary: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.parent, temporary, &self.parent, &self.name, RenameFlags::NOREPLACE) {
+            // A file system that cannot: nobody else is writing here.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => match rustix::fs::statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => Ok(rustix::fs::renameat(&self.parent, temporary, &self.parent, &self.name)?),
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(error) => Err(error.into()),
+            },
+            other => Ok(other?),
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            // What stays under its temporary name is removed by the next restore.
+            rustix::fs::unlinkat(&self.parent, &temporary, AtFlags::empty()).unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Is what the log promises there, and whole?
+
+use crate::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
+use crate::event::{Event, Monitor, Phase};
+use crate::model::{Hasher, Part, Sample, Sha256};
+use crate::repository::key::{self, Key};
+use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound, Tally};
+use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
+use crate::repository::store::{ObjectInfo, Store, StoreError};
+use crate::repository::{OpenError, Session};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How closely to look. Every depth reads the whole log and lists the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Every object is there and has its size.
+    Listing,
+    /// And every byte of these is right.
+    Read(Option<Sample>),
+}
+
+/// What to verify.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// How closely.
+    pub depth: Depth,
+    /// Objects that are read at once.
+    pub workers: NonZeroUsize,
+    /// Whether to write down in the log what was found.
+    pub record: bool,
+}
+
+/// An object that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The object.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+    /// Whether what it should hold is stored elsewhere as well, so that nothing is lost.
+    pub replaced: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Log entries read, chained and right.
+    pub entries: u64,
+    /// Objects that were there with their size.
+    pub listed: Tally,
+    /// Objects whose bytes were right.
+    pub read: Tally,
+    /// Which part was read.
+    pub part: Option<Part>,
+    /// Objects that nothing names: sent by a run that died, or being sent right now.
+    pub unannounced: u64,
+    /// How many objects are not as they should be.
+    pub damaged: u64,
+    /// How many of these hold content that is stored nowhere else.
+    pub lost: u64,
+    /// The first of them.
+    pub findings: Vec<Finding>,
+    /// Asked to stop before the end: nothing was written down.
+    pub interrupted: bool,
+}
+
+impl Report {
+    /// Whether everything that any snapshot needs is there and whole, as far as was looked.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.lost == 0
+    }
+}
+
+struct Verifier<'a> {
+    session: &'a mut Session,
+    plan: Plan,
+    monitor: &'a dyn Monitor,
+    stop: &'a CancellationToken,
+    report: Report,
+    /// Found now.
+    found: BTreeSet<String>,
+    /// Called damaged by the log already.
+    known: BTreeSet<String>,
+    /// To be written down.
+    facts: Vec<Fact>,
+}
+
+/// Verifies.
+///
+/// # Errors
+/// The log is damaged, or the store cannot be asked. Damaged objects are no error; they are in the report.
+pub async fn run(session: &mut Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Report, OpenError> {
+    let known = session.manifest.damaged_objects()?.into_iter().map(|(key, _)| key).collect();
+    let mut verifier = Verifier { session, plan, monitor, stop, report: Report::default(), found: BTreeSet::new(), known, facts: Vec::new() };
+    verifier.run().await?;
+    Ok(verifier.report)
+}
+
+impl Verifier<'_> {
+    async fn run(&mut self) -> Result<(), OpenError> {
+        let at = Timestamp::now();
+        let sequence = self.session.manifest.head().sequence;
+        self.read_log(sequence).await?;
+        let expected = Expected::collect(&self.session.manifest, &self.session.state.own_scratch("expected.db"))?;
+        self.list(&expected).await?;
+        if !self.stop.is_cancelled() {
+            self.facts.push(Fact::Listed(Listed { at, sequence, objects: self.report.listed.files, damaged: self.report.damaged }));
+        }
+        if let Depth::Read(sample) = self.plan.depth {
+            let (objects, _) = expected.totals()?;
+            let part = self.choose_part(sample, objects)?;
+            let before = self.report.damaged;
+            self.read_objects(&expected, part).await?;
+            self.read_copies().await?;
+            if !self.stop.is_cancelled() {
+                let Tally { files, bytes } = self.report.read;
+                self.facts.push(Fact::Read(Read { at, sequence, sample: part, objects: files, bytes, damaged: self.report.damaged - before }));
+            }
+        }
+        self.report.interrupted = self.stop.is_cancelled();
+        self.write_facts().await
+    }
+
+    /// The next part of a sample: the one after the last reading of as many parts.
+    fn choose_part(&mut self, sample: Option<Sample>, objects: u64) -> Result<Part, ManifestError> {
+        let of = sample.map_or(1, |sample| sample.parts(objects));
+        let manifest = &self.session.manifest;
+        let part = manifest.last_reading_of(of)?.map_or(manifest.head().sequence, |last| last.part + 1) % of;
+        let part = Part { of, part };
+        self.report.part = Some(part);
+        Ok(part)
+    }
+
+    async fn read_log(&mut self, last: u64) -> Result<(), OpenError> {
+        let store = Arc::clone(&self.session.repository.store);
+        let entries = log::listed_entries(store.as_ref(), 0).await?;
+        let mut head = self.session.repository.start;
+        for (sequence, key) in entries.range(..=last) {
+            let entry = log::entry_after(store.as_ref(), &head, key).await?;
+            head = log::Head { sequence: *sequence, sha256: entry.sha256 };
+        }
+        if head.sequence < last {
+            return Err(LogError::WentBack { seen: last, now: head.sequence }.into());
+        }
+        if head != self.session.manifest.head() {
+            return Err(LogError::Rewritten { sequence: head.sequence }.into());
+        }
+        self.report.entries = head.sequence;
+        Ok(())
+    }
+
+    /// Walks the listing and what is expected side by side; both come in the order of keys.
+    async fn list(&mut self, expected: &Expected) -> Result<(), OpenError> {
+        let (objects, _) = expected.totals()?;
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::List, total_files: Some(objects), total_bytes: None });
+        let store = Arc::clone(&self.session.repository.store);
+        let mut listing = futures_util::stream::iter(key::CONTENT).map(|prefix| store.list(prefix, None)).flatten();
+        let mut pages = Pages::new(expected);
+        let mut wanted = pages.next()?;
+        while let Some(found) = listing.try_next().await? {
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+            while let Some(missing) = wanted.take_if(|wanted| wanted.key.as_str() < found.key.as_str()) {
+                self.damaged(&missing.key, "it is missing", Some(missing.sha256)).await?;
+                wanted = pages.next()?;
+            }
+            match wanted.take_if(|wanted| wanted.key == found.key.as_str()) {
+                Some(object) => {
+                    self.compare_listed(&object, &found).await?;
+                    wanted = pages.next()?;
+                }
+                None => self.report.unannounced += 1,
+            }
+        }
+        while let Some(missing) = wanted {
+            self.damaged(&missing.key, "it is missing", Some(missing.sha256)).await?;
+            wanted = pages.next()?;
+        }
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::List });
+        Ok(())
+    }
+
+    async fn compare_listed(&mut self, object: &ExpectedObject, found: &ObjectInfo) -> Result<(), OpenError> {
+        if found.size_bytes == object.size_bytes {
+            self.report.listed.add(found.size_bytes);
+            self.monitor.emit(Event::ObjectChecked { size_bytes: 0 });
+            return Ok(());
+        }
+        let problem = format!("it has {} bytes instead of {}", found.size_bytes, object.size_bytes);
+        self.damaged(&object.key, &problem, Some(object.sha256)).await
+    }
+
+    async fn read_objects(&mut self, expected: &Expected, part: Part) -> Result<(), OpenError> {
+        let (objects, bytes) = expected.totals()?;
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::ReadBack, total_files: Some(objects / part.of), total_bytes: Some(bytes / part.of) });
+        let mut pages = Pages::new(expected);
+        let mut reading = JoinSet::new();
+        let mut more = true;
+        while more || !reading.is_empty() {
+            while more && reading.len() < self.plan.workers.get() {
+                match pages.next()? {
+                    Some(object) if !self.stop.is_cancelled() => {
+                        // What the listing found missing needs no second look.
+                        if part.has(&object.key) && !self.found.contains(&object.key) {
+                            let store = Arc::clone(&self.session.repository.store);
+                            reading.spawn(async move { (hash_object(store.as_ref(), &object.key).await, object) });
+                        }
+                    }
+                    _ => more = false,
+                }
+            }
+            let Some(read) = reading.join_next().await else { continue };
+            let (read, object) = read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+            self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
+        }
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::ReadBack });
+        Ok(())
+    }
+
+    async fn compare_read(&mut self, read: Result<(Sha256, u64), StoreError>, key: &str, right: Sha256, content: Option<Sha256>) -> Result<(), OpenError> {
+        match read {
+            Ok((sha256, size_bytes)) if sha256 == right => {
+                self.report.read.add(size_bytes);
+                self.monitor.emit(Event::ObjectChecked { size_bytes });
+                if self.known.contains(key) {
+                    self.facts.push(Fact::Sound(Sound { key: key.to_owned() }));
+                }
+                Ok(())
+            }
+            Ok(_) => self.damaged(key, "its bytes have another SHA-256", content).await,
+            Err(StoreError::NotFound { .. }) => self.damaged(key, "it is missing", content).await,
+            // The disk under a directory answers with an error where it cannot read: that is damage of this object alone.
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                self.damaged(key, &format!("{error}{cause}"), content).await
+            }
+        }
+    }
+
+    async fn read_copies(&mut self) -> Result<(), OpenError> {
+        for (key, sha256, ..) in self.session.manifest.copies()? {
+            let read = hash_object(self.session.store(), &key).await;
+            self.compare_read(read, &key, sha256, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that an object is not as it should be. `content` is what it should hold; `None` for a copy of the manifest, which the log can replace.
+    async fn damaged(&mut self, key: &str, problem: &str, content: Option<Sha256>) -> Result<(), OpenError> {
+        if !self.found.insert(key.to_owned()) {
+            return Ok(());
+        }
+        self.monitor.emit(Event::ObjectDamaged { key: key.to_owned(), problem: problem.to_owned() });
+        self.report.damaged += 1;
+        let replaced = match content {
+            Some(content) => {
+                let others = self.session.manifest.objects_with(&content)?;
+                others.iter().any(|other| other.key != key && !self.found.contains(&other.key))
+            }
+            None => self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other)),
+        };
+        if !replaced {
+            self.report.lost += 1;
+        }
+        if self.report.findings.len() < NAMED_MAX {
+            self.report.findings.push(Finding { key: key.to_owned(), problem: problem.to_owned(), replaced });
+        }
+        if !self.known.contains(key) {
+            self.facts.push(Fact::Damaged(Damaged { key: key.to_owned(), problem: problem.to_owned() }));
+        }
+        if self.facts.len() >= CHECKPOINT_FILES_MAX {
+            self.write_facts().await?;
+        }
+        Ok(())
+    }
+
+    /// What cannot be written down was still found: the report says it all.
+    async fn write_facts(&mut self) -> Result<(), OpenError> {
+        let facts = std::mem::take(&mut self.facts);
+        if !self.plan.record {
+            return Ok(());
+        }
+        match self.session.note(&facts, self.monitor).await {
+            Err(OpenError::Log(LogError::Store(error))) => {
+                self.monitor.emit(Event::Warned { message: format!("what was found could not be written to the log: {error}") });
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+async fn hash_object(store: &dyn Store, key: &str) -> Result<(Sha256, u64), StoreError> {
+    let mut pieces = store.get(&Key::parse(key)?, None).await?;
+    let mut hasher = Hasher::default();
+    while let Some(piece) = pieces.try_next().await? {
+        hasher.update(&piece);
+    }
+    let content = hasher.finish();
+    Ok((content.digests.sha256, content.size_bytes))
+}
+
+/// Expected objects one by one, read a page at a time.
+struct Pages<'a> {
+    expected: &'a Expected,
+    page: std::vec::IntoIter<ExpectedObject>,
+    last: String,
+}
+
+impl<'a> Pages<'a> {
+    fn new(expected: &'a Expected) -> Self {
+        Self { expected, page: Vec::new().into_iter(), last: String::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<ExpectedObject>, ManifestError> {
+        if let Some(object) = self.page.next() {
+            return Ok(Some(object));
+        }
+        let page = self.expected.page(&self.last)?;
+        if let Some(last) = page.last() {
+            last.key.clone_into(&mut self.last);
+        }
+        self.page = page.into_iter();
+        Ok(self.page.next())
+    }
+}
