@@ -8,13 +8,34 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use immich_backup_core::event::{Event, Monitor};
 use immich_backup_core::repository::state::StateFolder;
-use immich_backup_core::repository::{OpenError, Repository, Session, open_store};
+use immich_backup_core::model::RepositoryId;
+use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+/// Who made a repository; stands in its `format.json`.
+const PROGRAM: &str = concat!("immich-backup ", env!("CARGO_PKG_VERSION"));
+
+/// A repository was there and is not there now.
+#[derive(Debug, thiserror::Error)]
+#[error("repository {before} was at `{url}` before, and is not there now: no new one is made in its place")]
+pub struct GoneAway {
+    url: String,
+    before: RepositoryId,
+    places: PathBuf,
+}
+
+impl GoneAway {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        format!("mount its disk; if the old one is gone for good, remove `{}` and run again", self.places.display())
+    }
+}
 
 /// How a command ended, and what is to be said about it.
 #[derive(Debug)]
@@ -155,7 +176,7 @@ impl App {
     ///
     /// # Errors
     /// None is given, or one of a kind that this version does not have.
-    pub fn repository_url(&self) -> Result<&str, UsageError> {
+    pub fn repository_url(&self) -> Result<String, UsageError> {
         if self.settings.text("repository").is_none() {
             for name in ["S3_BUCKET", "GCS_BUCKET"] {
                 if std::env::var(name).is_ok_and(|bucket| !bucket.is_empty()) {
@@ -163,7 +184,13 @@ impl App {
                 }
             }
         }
-        self.settings.required("repository")
+        let url = self.settings.required("repository")?;
+        if url.contains("://") {
+            return Ok(url.to_owned());
+        }
+        // The same place has the same name, from wherever the program is started.
+        let path = std::path::absolute(url).map_err(|error| UsageError(format!("--repository `{url}`: {error}")))?;
+        path.into_os_string().into_string().map_err(|_| UsageError("--repository takes a path in UTF-8".to_owned()))
     }
 
     /// Opens the repository.
@@ -171,7 +198,7 @@ impl App {
     /// # Errors
     /// See [`OpenError`].
     pub async fn repository(&self) -> anyhow::Result<Repository> {
-        Ok(Repository::open(open_store(self.repository_url()?)?).await?)
+        Ok(Repository::open(open_store(&self.repository_url()?)?).await?)
     }
 
     /// The folder that holds a state folder for each repository.
@@ -192,7 +219,26 @@ impl App {
     /// # Errors
     /// It cannot be made.
     pub fn state(&self, repository: &Repository) -> Result<StateFolder, OpenError> {
-        Ok(StateFolder::open(&self.state_base(), repository.id)?)
+        let base = self.state_base();
+        let state = StateFolder::open(&base, repository.id)?;
+        StateFolder::remember(&base, repository.store.url(), repository.id)?;
+        Ok(state)
+    }
+
+    /// Makes a repository, unless one was there before: a disk that is not mounted looks like an empty place.
+    ///
+    /// # Errors
+    /// There is or was one, or the place cannot be used.
+    pub async fn make_repository(&self) -> anyhow::Result<Repository> {
+        let store = open_store(&self.repository_url()?)?;
+        let base = self.state_base();
+        if let Some(before) = StateFolder::remembered(&base, store.url()) {
+            return match Repository::open(Arc::clone(&store)).await {
+                Ok(_) => Ok(init(store, PROGRAM).await?),
+                Err(_) => Err(anyhow::Error::from(GoneAway { url: store.url().to_owned(), before, places: base.join("places") })),
+            };
+        }
+        Ok(init(store, PROGRAM).await?)
     }
 
     /// Opens the repository for reading; with `--until`, as it stood then. Without a state folder that can be written, a temporary one is used.

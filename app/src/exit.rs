@@ -1,5 +1,6 @@
 //! Exit codes, and errors as people and programs see them.
 
+use crate::app::GoneAway;
 use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::repository::log::LogError;
@@ -106,6 +107,8 @@ impl From<anyhow::Error> for Failure {
             (Exit::Failed, error.hint().map(str::to_owned))
         } else if let Some(InitError::Store { source, .. }) = error.downcast_ref::<InitError>() {
             (Exit::Failed, source.hint().map(str::to_owned))
+        } else if let Some(error) = error.downcast_ref::<GoneAway>() {
+            (Exit::NoRepository, Some(error.hint()))
         } else if error.downcast_ref::<UsageError>().is_some() {
             (Exit::Usage, None)
         } else {

@@ -35,16 +35,21 @@ pub fn monitor(style: Style) -> Arc<dyn Monitor> {
     }
 }
 
+/// What came from a store or another machine must not steer the terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
+}
+
 /// Prints a line to standard output. A reader that went away (`| head`) ends nothing but the printing.
 pub fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).unwrap_or_default();
+    out.write_all(harmless(text).as_bytes()).and_then(|()| out.write_all(b"\n")).unwrap_or_default();
 }
 
 /// Prints a line to standard error.
 pub fn print_error(text: &str) {
     let mut out = std::io::stderr().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).unwrap_or_default();
+    out.write_all(harmless(text).as_bytes()).and_then(|()| out.write_all(b"\n")).unwrap_or_default();
 }
 
 /// Prints one JSON object.

@@ -276,12 +276,18 @@ impl Run<'_> {
 
     async fn work(&mut self) -> Result<Ending, BackupError> {
         let started_at = Timestamp::now();
-        let unseen = self.store_all().await?;
+        let mut unseen = self.store_all(self.plan.rehash).await?;
         if self.stop.is_cancelled() {
             return self.end(Outcome::Interrupted, None, Ending::Interrupted).await;
         }
         self.refuse_empty()?;
-        let unseen = self.look_again(unseen).await?;
+        unseen = self.look_again(unseen).await?;
+        if !self.stop.is_cancelled() && self.lost_originals(&unseen)? > 0 {
+            // Moved behind the walk's back, perhaps: Immich's storage template moves files at any time. What has not changed is not read again.
+            drop(unseen);
+            unseen = self.store_all(None).await?;
+            unseen = self.look_again(unseen).await?;
+        }
         if self.stop.is_cancelled() {
             return self.end(Outcome::Interrupted, None, Ending::Interrupted).await;
         }
@@ -332,8 +338,13 @@ impl Run<'_> {
     /// never data, and does not fail the run.
     async fn copy_manifest(&mut self) -> Result<(), BackupError> {
         let (sequence, rows) = (self.session.manifest.head().sequence, self.session.manifest.count_versions()?);
-        let (last_sequence, last_rows) = self.session.manifest.copies()?.last().map_or((0, 0), |(_, _, sequence, rows)| (*sequence, *rows));
-        if sequence < last_sequence + COPY_AFTER_ENTRIES && rows.saturating_sub(last_rows) * 10 < rows.max(1) {
+        let copies = self.session.manifest.copies()?;
+        let damaged = self.session.manifest.damaged_objects()?;
+        // A copy that is known to be damaged is as good as none.
+        let last = copies.iter().rfind(|(key, ..)| damaged.iter().all(|(object, _)| object != key));
+        let (last_sequence, last_rows) = last.map_or((0, 0), |(_, _, sequence, rows)| (*sequence, *rows));
+        let grown = sequence >= last_sequence + COPY_AFTER_ENTRIES || rows.saturating_sub(last_rows) * 10 >= rows.max(1);
+        if last.is_some() && !grown {
             return Ok(());
         }
         self.monitor.emit(Event::PhaseStarted { phase: Phase::CopyManifest, total_files: None, total_bytes: None });
@@ -382,7 +393,9 @@ const COPY_AFTER_ENTRIES: u64 = 64;
 #[derive(Debug)]
 enum Done {
     /// It needs nothing after all.
-    Same(FilePath),
+    Same { file: FilePath, size_bytes: u64 },
+    /// The run was halted before it was looked at.
+    Left,
     /// A fact for the log.
     Stored(Box<send::StoredFile>),
     /// It is not there any more.

@@ -13,4 +13,5 @@ pub mod library;
 pub mod model;
 pub mod repository;
 pub mod restore;
+mod task;
 pub mod verify;

@@ -11,6 +11,7 @@ use crate::repository::log::{Tally, Unread};
 use crate::repository::manifest::{FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
 use crate::repository::store::{Store, StoreError};
 use crate::repository::{OpenError, Session};
+use crate::task::{blocking, joined};
 use futures_util::TryStreamExt as _;
 use std::collections::BTreeMap;
 use std::io;
@@ -201,7 +202,7 @@ fn feed_rows(manifest: PathBuf, sequence: u64, paths: Patterns, rows: mpsc::Send
     })
 }
 
-fn joined<T>(result: std::thread::Result<T>) -> T {
+fn thread_joined<T>(result: std::thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -221,7 +222,7 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
     loop {
         tokio::select! {
             Some(compared) = comparing.join_next() => {
-                let (row, found): (Row, io::Result<Found>) = compared.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+                let (row, found): (Row, io::Result<Found>) = joined(compared);
                 prepared.note(row, found)?;
                 monitor.emit(Event::ObjectChecked { size_bytes: 0 });
             }
@@ -239,7 +240,7 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
         }
     }
     drop(rows);
-    joined(feeder.join())?;
+    thread_joined(feeder.join())?;
     monitor.emit(Event::PhaseFinished { phase: Phase::Compare });
     prepared.check()?;
     Ok(prepared)
@@ -309,7 +310,7 @@ impl Prepared {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(written) = writing.join_next() => {
-                    let (row, written): (FileRow, _) = written.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+                    let (row, written): (FileRow, _) = joined(written);
                     report.note(row, written, monitor.as_ref())?;
                 }
                 next = rows.recv(), if more && writing.len() < workers => {
@@ -333,7 +334,7 @@ impl Prepared {
         // Dropped futures leave no file behind that has its final name.
         writing.shutdown().await;
         drop(rows);
-        joined(feeder.join())?;
+        thread_joined(feeder.join())?;
         report.interrupted = stop.is_cancelled();
         if self.plan.paths.is_empty() && !report.interrupted {
             report.markers = self.targets.make_markers()?;
@@ -436,13 +437,6 @@ impl Writer {
         blocking(move || file.finish(&row, overwrite)).await.map_err(Failure::Target)?;
         self.monitor.emit(Event::BytesSent { bytes: content.size_bytes });
         Ok(())
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
     }
 }
 

@@ -218,7 +218,7 @@ impl Verifier<'_> {
                 }
             }
             let Some(read) = reading.join_next().await else { continue };
-            let (read, object) = read.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+            let (read, object) = crate::task::joined(read);
             self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::ReadBack });
@@ -265,7 +265,7 @@ impl Verifier<'_> {
                 let others = self.session.manifest.objects_with(&content)?;
                 others.iter().any(|other| other.key != key && !self.found.contains(&other.key))
             }
-            None => self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other)),
+            None => self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other) && !self.found.contains(other)),
         };
         if !replaced {
             self.report.lost += 1;

@@ -1,4 +1,3 @@
-use super::init::PROGRAM;
 use crate::app::{App, Outcome};
 use crate::config::UsageError;
 use crate::exit::Exit;
@@ -7,7 +6,7 @@ use immich_backup_core::backup::{self, Counts, Ending, Plan, Report, Source};
 use immich_backup_core::library::scope::Scope;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::repository::log::Tally;
-use immich_backup_core::repository::{OpenError, Repository, init, open_store};
+use immich_backup_core::repository::{OpenError, Repository};
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -35,7 +34,7 @@ async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
     let make = app.settings.switch("init")? && !app.settings.switch("dry-run")?;
     match app.repository().await {
         Err(error) if make && matches!(error.downcast_ref(), Some(OpenError::NoRepository { .. })) => {
-            Ok(init(open_store(app.repository_url()?)?, PROGRAM).await?)
+            app.make_repository().await
         }
         other => other,
     }

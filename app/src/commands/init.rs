@@ -1,14 +1,11 @@
 use crate::app::{App, Outcome};
 use crate::exit::Exit;
-use immich_backup_core::repository::{Repository, init, open_store};
+use immich_backup_core::repository::Repository;
 use serde_json::json;
-
-/// Who made a repository; stands in its `format.json`.
-pub const PROGRAM: &str = concat!("immich-backup ", env!("CARGO_PKG_VERSION"));
 
 /// Makes a repository.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
-    let repository = init(open_store(app.repository_url()?)?, PROGRAM).await?;
+    let repository = app.make_repository().await?;
     Ok(Outcome::new(Exit::Done, card(&repository), json!({ "repository": repository.id.to_string(), "url": repository.store.url() })))
 }
 

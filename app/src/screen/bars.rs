@@ -67,7 +67,7 @@ impl Monitor for Bars {
         let line = human::problem(&event).or_else(|| human::file(&event).filter(|_| self.verbose));
         if let Some(line) = line {
             // Above the bars; a terminal that went away ends nothing.
-            self.screen.println(line).unwrap_or_default();
+            self.screen.println(super::harmless(&line)).unwrap_or_default();
         }
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match event {

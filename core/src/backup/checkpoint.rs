@@ -5,9 +5,10 @@ use super::send::{Shared, StoredFile, store_one};
 use super::{BackupError, Done, Item, Run, scan::rehash_part};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Phase, Stored};
-use crate::model::FilePath;
-use crate::repository::log::Fact;
+use crate::model::{FilePath, Sample};
+use crate::repository::log::{Fact, Tally};
 use crate::repository::manifest::Unseen;
+use crate::task::joined;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -22,17 +23,22 @@ pub(super) type Feed<T> = Box<dyn FnOnce(mpsc::Sender<Item>, mpsc::Sender<Done>)
 
 impl Run<'_> {
     /// Walks everything and stores what is new. Returns the paths that were not seen.
-    pub(super) async fn store_all(&mut self) -> Result<Unseen, BackupError> {
+    pub(super) async fn store_all(&mut self, rehash: Option<Sample>) -> Result<Unseen, BackupError> {
         let snapshots = self.session.manifest.snapshots()?.len() as u64;
         let halt = self.stop.child_token();
         let plan = Scan {
             sources: self.sources.clone(),
             scope: Arc::new(self.plan.scope.clone()),
             walkers: self.plan.walkers,
-            rehash: rehash_part(self.plan.rehash, self.session.manifest.totals().all().files, snapshots),
+            rehash: rehash_part(rehash, self.session.manifest.totals().all().files, snapshots),
             manifest: self.session.manifest.path().to_owned(),
             halt: halt.clone(),
         };
+        // A second walk finds these again.
+        self.counts.unchanged = Tally::default();
+        self.counts.special = 0;
+        self.counts.unread = 0;
+        self.unread.clear();
         let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
         let last_folder = self.session.manifest.last_folder()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::Store, total_files: None, total_bytes: None });
@@ -40,7 +46,8 @@ impl Run<'_> {
         let feed: Feed<Seen> = Box::new(move |items, done| scan(&plan, &items, &done, &monitor));
         let seen = self.store(feed, halt, &unseen).await?;
         self.counts.seen = seen.files;
-        self.counts.unchanged = seen.unchanged;
+        self.counts.unchanged.files += seen.unchanged.files;
+        self.counts.unchanged.bytes += seen.unchanged.bytes;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::Store });
         if !self.stop.is_cancelled() {
             self.add_unvisited(&seen, last_folder, &unseen)?;
@@ -117,9 +124,7 @@ impl Run<'_> {
                 }
             }
         }
-        if let Err(failed) = dispatcher.await {
-            std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down")));
-        }
+        joined(dispatcher.await);
         if !checkpoint.stored.is_empty() {
             let written = self.write(&mut checkpoint, &shared).await;
             fatal = fatal.or(written.err());
@@ -138,7 +143,11 @@ impl Run<'_> {
                 unseen.remove(&stored.fact.file())?;
                 checkpoint.stored.push(*stored);
             }
-            Done::Same(file) => unseen.remove(&file)?,
+            Done::Same { file, size_bytes } => {
+                unseen.remove(&file)?;
+                self.counts.unchanged.add(size_bytes);
+            }
+            Done::Left => {}
             Done::Vanished(file) => self.add_unseen(unseen, &file)?,
             Done::Unread { path, problem } => self.note_unread(path, problem),
             Done::Special { file, kind } => {
@@ -223,11 +232,7 @@ async fn dispatch(shared: Arc<Shared>, mut queue: mpsc::Receiver<Item>, done: mp
     while more || !storing.is_empty() {
         tokio::select! {
             Some(ended) = storing.join_next() => {
-                let outcome = match ended {
-                    Ok(outcome) => outcome,
-                    Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
-                };
-                if done.send(outcome).await.is_err() {
+                if done.send(joined(ended)).await.is_err() {
                     return;
                 }
             }

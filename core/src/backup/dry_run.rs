@@ -51,7 +51,7 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
                 }
                 Done::Special { .. } => counts.special += 1,
                 Done::Fatal(error) => return Err(error),
-                Done::Same(_) | Done::Stored(_) | Done::BitRot(_) => {}
+                Done::Same { .. } | Done::Left | Done::Stored(_) | Done::BitRot(_) => {}
             }
         }
         if let Ok((new, changed)) = counting.join() {

@@ -73,11 +73,9 @@ impl Run<'_> {
         self.store(feed, self.stop.child_token(), unseen).await
     }
 
-    /// What withholds the snapshot, in words.
-    pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<String>, BackupError> {
+    /// How many originals are gone, and their content stands nowhere else: not moved, but lost to the library.
+    pub(super) fn lost_originals(&self, unseen: &Unseen) -> Result<u64, BackupError> {
         let manifest = &self.session.manifest;
-        let Some(last) = manifest.latest_snapshot()? else { return Ok(None) };
-        let originals = last.fact.totals.of(Class::Original).files;
         let mut gone = 0_u64;
         let mut after = None;
         loop {
@@ -92,22 +90,26 @@ impl Run<'_> {
                 }
             }
         }
+        Ok(gone)
+    }
+
+    /// What withholds the snapshot, in words.
+    pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<String>, BackupError> {
+        let manifest = &self.session.manifest;
+        let Some(last) = manifest.latest_snapshot()? else { return Ok(None) };
+        let originals = last.fact.totals.of(Class::Original).files;
+        let gone = self.lost_originals(unseen)?;
         if gone * 100 > originals * GONE_PERCENT_MAX {
             return Ok(Some(format!("{gone} of {originals} originals of the last snapshot are gone, more than {GONE_PERCENT_MAX} %")));
         }
-        let mut changed = Vec::new();
-        manifest.each_changed_since(last.sequence, |file, before| {
-            if is_checksummed_original(&file) {
-                changed.push(before);
-            }
-        })?;
         let mut lost = 0_u64;
-        for before in changed {
+        manifest.each_changed_since::<BackupError>(last.sequence, |file, before| {
             // Two files that changed names have not changed.
-            if !manifest.stands_elsewhere(&before, |other| unseen.has(other).unwrap_or(false))? {
+            if is_checksummed_original(&file) && !manifest.stands_elsewhere(&before, |other| unseen.has(other).unwrap_or(false))? {
                 lost += 1;
             }
-        }
+            Ok(())
+        })?;
         if lost * 100 > originals * CHANGED_PERCENT_MAX {
             return Ok(Some(format!(
                 "{lost} of {originals} originals have other content than in the last snapshot, more than {CHANGED_PERCENT_MAX} %; Immich never changes an original"

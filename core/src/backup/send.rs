@@ -9,6 +9,7 @@ use crate::model::{Class, Content, FileTimes, Hasher};
 use crate::repository::key::{self, Key};
 use crate::repository::log::StoredFact;
 use crate::repository::manifest::{Lookup, ManifestError, StoredContent};
+use crate::task::{blocking, joined};
 use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, Upload};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -82,13 +83,6 @@ struct Material {
     bytes: Option<Bytes>,
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
-    }
-}
-
 fn is_trusted(times: &FileTimes) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
     times.mtime_ns.max(times.ctime_ns) <= now.saturating_sub(TRUSTED_AGE_NS)
@@ -103,13 +97,13 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
         let bytes = if small { usize::try_from(size_bytes).unwrap_or(STREAM_BYTES) } else { STREAM_BYTES };
         let permits = u32::try_from((bytes / 1_024 + 1).min(TRANSFER_BYTES_MAX / 1_024)).unwrap_or(u32::MAX);
         // One permit for the whole of a file, never a second: nothing can wait for itself.
-        let Ok(_memory) = shared.memory.acquire_many(permits).await else { return Done::Same(item.file.clone()) };
+        let Ok(_memory) = shared.memory.acquire_many(permits).await else { return Done::Left };
         let tried = if small { store_small(&shared, &item, size_bytes, &monitor).await } else { store_large(&shared, &item, &monitor).await };
         match tried {
             Ok(done) => return done,
             Err(Failure::Fatal(error)) => return Done::Fatal(error),
             Err(Failure::Read(ReadError::Vanished | ReadError::NotRegular)) => return Done::Vanished(item.file.clone()),
-            Err(Failure::Read(ReadError::Stopped)) => return Done::Same(item.file.clone()),
+            Err(Failure::Read(ReadError::Stopped)) => return Done::Left,
             Err(Failure::Read(ReadError::Io(error))) => return Done::Unread { path: item.file.to_string(), problem: error.to_string() },
             Err(Failure::Read(ReadError::Changed)) if attempt < TRIES_MAX && !shared.halt.is_cancelled() => {
                 tokio::time::sleep(TRY_AGAIN_AFTER * attempt).await;
@@ -150,7 +144,7 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn M
     if let (false, false, None, Some(home)) = (known, has_history, &item.current, home)
         && shared.store.head(&home).await?.is_none()
     {
-        let sent = stream(shared, item, &home, monitor).await?;
+        let sent = stream(shared, item, &home, None, monitor).await?;
         if let Some((content, times, trusted)) = sent {
             let stored = StoredContent { key: home.to_string(), etag: None };
             return Ok(done(item, &Material { content, times, trusted, bytes: None }, stored, Stored::Sent));
@@ -181,7 +175,7 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
                 && current.mode == material.times.mode
                 && current.ctime_ns == material.trusted.then_some(material.times.ctime_ns);
             if nothing_to_say {
-                return Ok(Done::Same(item.file.clone()));
+                return Ok(Done::Same { file: item.file.clone(), size_bytes: material.content.size_bytes });
             }
             let home = key::home(&item.file).map(|home| home.to_string());
             let stored = StoredContent { key: current.key.clone().or(home).unwrap_or_default(), etag: current.etag.clone() };
@@ -261,12 +255,8 @@ async fn create_large(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, materia
     if shared.store.head(key).await?.is_some() {
         return Ok(holds(shared, key, &material.content).await?.then_some(Stored::Adopted));
     }
-    match stream(shared, item, key, monitor).await? {
-        // Sent, but it is not what was hashed: read again from the start.
-        Some((content, ..)) if content != material.content => Err(ReadError::Changed.into()),
-        Some(_) => Ok(Some(Stored::Sent)),
-        None => Ok(None),
-    }
+    let sent = stream(shared, item, key, Some(&material.content), monitor).await?;
+    Ok(sent.map(|_| Stored::Sent))
 }
 
 /// Whether the object `key` holds this content, by what the store computed, or else by reading it.
@@ -286,8 +276,9 @@ async fn holds(shared: &Shared, key: &Key, content: &Content) -> Result<bool, Fa
     Ok(hasher.finish() == *content)
 }
 
-/// Sends the file piece by piece as it is read. `None` where the name was taken or not possible.
-async fn stream(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, monitor: &Arc<dyn Monitor>) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
+/// Sends the file piece by piece as it is read, if it is what was `expected`. `None` where the name was taken or not possible.
+async fn stream(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, expected: Option<&Content>,
+    monitor: &Arc<dyn Monitor>) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
     let (pieces, mut queue) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
     let (opened, times) = tokio::sync::oneshot::channel();
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
@@ -300,11 +291,7 @@ async fn stream(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, monitor: &Arc
         }
         live.read_pieces(|piece| !halt.is_cancelled() && pieces.blocking_send(piece).is_ok())
     });
-    let finished = |read: Result<Result<Content, ReadError>, tokio::task::JoinError>| match read {
-        Ok(read) => read.map_err(Failure::from),
-        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
-    };
-    let Ok((times, trusted)) = times.await else { return finished(reader.await).map(|_| None) };
+    let Ok((times, trusted)) = times.await else { return Ok(joined(reader.await).map(|_| None)?) };
     let attributes = Attributes { kind: Kind::File(item.class()), sha256: None, mtime_ns: Some(times.mtime_ns) };
     let mut upload = shared.store.create_streamed(key, &attributes).await?;
     while let Some(piece) = queue.recv().await {
@@ -312,7 +299,11 @@ async fn stream(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, monitor: &Arc
         upload.write(piece).await?;
         monitor.emit(Event::BytesSent { bytes });
     }
-    let content = finished(reader.await)?;
+    let content = joined(reader.await)?;
+    if expected.is_some_and(|expected| *expected != content) {
+        // It is not what was hashed before: read again from the start. The upload, dropped, never was.
+        return Err(ReadError::Changed.into());
+    }
     match upload.finish(&content.digests.sha256).await? {
         Created::New => Ok(Some((content, times, trusted))),
         Created::Exists | Created::Unnameable => Ok(None),

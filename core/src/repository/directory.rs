@@ -1,7 +1,7 @@
 //! A directory as store: files below a root, written once, never changed.
 //!
 //! An object is written to a temporary file and gets its name by `link`, which fails where the name exists; where the file system has no hard links, by
-//! `renameat2(RENAME_NOREPLACE)`; where it has not that either, by `O_EXCL` on the name itself. Temporary files lie in `tmp/<id>/`, a folder
+//! `renameat2(RENAME_NOREPLACE)`; where it has not that either, by a look and a rename under a lock. Temporary files lie in `tmp/<id>/`, a folder
 //! that its process holds locked: what a dead one left is removed by the next.
 
 mod list;
@@ -11,6 +11,7 @@ use super::key::Key;
 use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use crate::budget::CHUNK_BYTES;
 use crate::model::Sha256;
+use crate::task::blocking;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -25,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sync::Barrier;
 
 const TEMPORARY: &str = "tmp";
+/// Held while a name is given, where the file system cannot do that at once.
+const NAMING_LOCK: &str = "naming.lock";
 
 /// A directory as store.
 #[derive(Debug, Clone)]
@@ -54,7 +57,7 @@ struct Temporary {
 enum Naming {
     Link = 0,
     Rename = 1,
-    Exclusive = 2,
+    UnderLock = 2,
 }
 
 impl Naming {
@@ -62,7 +65,7 @@ impl Naming {
         match value {
             0 => Self::Link,
             1 => Self::Rename,
-            _ => Self::Exclusive,
+            _ => Self::UnderLock,
         }
     }
 }
@@ -81,13 +84,6 @@ fn error(action: &'static str, key: &impl ToString, source: io::Error) -> StoreE
 fn is_unnameable(error: &io::Error) -> bool {
     let raw = error.raw_os_error();
     [Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ].iter().any(|errno| raw == Some(errno.raw_os_error()))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(failed) => std::panic::resume_unwind(failed.try_into_panic().unwrap_or_else(|_| Box::new("the runtime is shutting down"))),
-    }
 }
 
 impl DirectoryStore {
@@ -117,7 +113,7 @@ impl DirectoryStore {
     /// As [`Self::new`], but as on a file system with neither hard links nor `RENAME_NOREPLACE`.
     #[must_use]
     pub fn without_links_and_renames(root: &Path) -> Self {
-        Self::with_naming(root, Naming::Exclusive)
+        Self::with_naming(root, Naming::UnderLock)
     }
 }
 
@@ -202,8 +198,8 @@ impl Inner {
             let naming = Naming::from_u8(self.naming.load(Ordering::Relaxed));
             let (result, next) = match naming {
                 Naming::Link => (rustix::fs::linkat(CWD, temporary, CWD, target, AtFlags::empty()), Naming::Rename),
-                Naming::Rename => (rustix::fs::renameat_with(CWD, temporary, CWD, target, RenameFlags::NOREPLACE), Naming::Exclusive),
-                Naming::Exclusive => return name_exclusively(temporary, target),
+                Naming::Rename => (rustix::fs::renameat_with(CWD, temporary, CWD, target, RenameFlags::NOREPLACE), Naming::UnderLock),
+                Naming::UnderLock => return name_under_lock(&self.root.join(TEMPORARY).join(NAMING_LOCK), temporary, target),
             };
             match result {
                 Ok(()) => return Ok(()),
@@ -238,24 +234,19 @@ fn timestamps(mtime_ns: i64) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-/// The last resort: the name itself is created exclusively and filled. A loss of power may leave it torn, which a look finds out; no reader is
-/// told of it before it is whole.
-fn name_exclusively(temporary: &Path, target: &Path) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let mut output = File::from(rustix::fs::openat(CWD, target, flags, Mode::RUSR | Mode::WUSR)?);
-    let copied = (|| {
-        let mut input = File::open(temporary)?;
-        io::copy(&mut input, &mut output)?;
-        let modified = rustix::fs::fstat(&input)?;
-        let time = Timespec { tv_sec: modified.st_mtime, tv_nsec: i64::try_from(modified.st_mtime_nsec).unwrap_or(0) };
-        rustix::fs::futimens(&output, &Timestamps { last_access: time, last_modification: time })?;
-        rustix::fs::fchmod(&output, Mode::RUSR)?;
-        output.sync_all()
-    })();
-    if copied.is_err() {
-        remove_quietly(target);
+/// The last resort: look, then rename, while no other process does the same. Whole or not at all, as ever; where the file system has no locks
+/// either, two writers at once could replace one another's object.
+fn name_under_lock(lock: &Path, temporary: &Path, target: &Path) -> io::Result<()> {
+    let lock = File::options().create(true).truncate(false).write(true).open(lock)?;
+    match rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {}
+        Err(error) => return Err(error.into()),
     }
-    copied
+    match std::fs::symlink_metadata(target) {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::rename(temporary, target),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes `folder` and those above it, up to `root` and beyond, readable by their owner only.
@@ -301,7 +292,7 @@ impl Drop for Temporary {
 /// Removes the folders of processes that are no more. What cannot be removed only costs room.
 fn remove_dead(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
-    for folder in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+    for folder in entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()) {
         // Made but not locked yet looks dead too: a folder without its lock is given an hour.
         let lock = File::open(folder.join("lock"));
         let dead = match &lock {

@@ -1,7 +1,7 @@
 //! The state folder of one repository on this machine: the manifest, who writes, what was seen, and the lock.
 
 use super::log::Head;
-use crate::model::{RepositoryId, WriterId};
+use crate::model::{RepositoryId, Sha256, WriterId};
 use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -39,6 +39,12 @@ pub struct StateFolder {
     path: PathBuf,
 }
 
+/// The file that says which repository was at `url`.
+fn place_of(base: &Path, url: &str) -> PathBuf {
+    let name = Sha256::of(url.as_bytes()).to_string();
+    base.join("places").join(name.get(..16).unwrap_or(&name))
+}
+
 /// Held while this process is the one that writes; freed with it, whatever happens.
 #[derive(Debug)]
 pub struct StateLock {
@@ -56,6 +62,28 @@ impl StateFolder {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|source| StateError { action: "make", path: path.clone(), source })?;
         Ok(Self { path })
+    }
+
+    /// Remembers below `base` that this repository was at `url`, so that a new one is not made there by mistake.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn remember(base: &Path, url: &str, repository: RepositoryId) -> Result<(), StateError> {
+        if Self::remembered(base, url) == Some(repository) {
+            return Ok(());
+        }
+        let path = place_of(base, url);
+        let write = || {
+            std::fs::create_dir_all(path.parent().unwrap_or(base))?;
+            std::fs::write(&path, repository.to_string())
+        };
+        write().map_err(|source| StateError { action: "write", path: path.clone(), source })
+    }
+
+    /// The repository that was at `url` when it was used from here last.
+    #[must_use]
+    pub fn remembered(base: &Path, url: &str) -> Option<RepositoryId> {
+        std::fs::read_to_string(place_of(base, url)).ok()?.parse().ok()
     }
 
     /// Takes the lock, if nobody holds it.

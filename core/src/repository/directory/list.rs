@@ -2,7 +2,8 @@
 
 use super::super::key::Key;
 use super::super::store::{ObjectInfo, ObjectStream, StoreError};
-use super::{TEMPORARY, blocking, error};
+use super::{TEMPORARY, error};
+use crate::task::blocking;
 use futures_util::StreamExt as _;
 use std::collections::BinaryHeap;
 use std::io;

@@ -275,7 +275,11 @@ impl Manifest {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn each_changed_since(&self, sequence: u64, mut show: impl FnMut(FilePath, Sha256)) -> Result<(), ManifestError> {
+    pub fn each_changed_since<E: From<ManifestError>>(
+        &self,
+        sequence: u64,
+        mut show: impl FnMut(FilePath, Sha256) -> Result<(), E>,
+    ) -> Result<(), E> {
         let failed = self.failed("read");
         let sql = "SELECT f.external, f.path, v.name, v.sha256 FROM version v JOIN folder f ON f.id = v.folder
                      JOIN version now ON now.folder = v.folder AND now.name = v.name AND now.until IS NULL
@@ -289,7 +293,7 @@ impl Manifest {
                 Ok((FilePath { root, path: RootPath::in_folder(&folder, &name) }, Sha256(row.get(3)?)))
             })();
             let (file, content) = file.map_err(&failed)?;
-            show(file, content);
+            show(file, content)?;
         }
         Ok(())
     }
