@@ -265,7 +265,9 @@ impl Verifier<'_> {
                 let others = self.session.manifest.objects_with(&content)?;
                 others.iter().any(|other| other.key != key && !self.found.contains(&other.key))
             }
-            None => self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other) && !self.found.contains(other)),
+            None => {
+                self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other) && !self.found.contains(other))
+            }
         };
         if !replaced {
             self.report.lost += 1;

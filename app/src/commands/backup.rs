@@ -33,9 +33,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
 async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
     let make = app.settings.switch("init")? && !app.settings.switch("dry-run")?;
     match app.repository().await {
-        Err(error) if make && matches!(error.downcast_ref(), Some(OpenError::NoRepository { .. })) => {
-            app.make_repository().await
-        }
+        Err(error) if make && matches!(error.downcast_ref(), Some(OpenError::NoRepository { .. })) => app.make_repository().await,
         other => other,
     }
 }

@@ -9,8 +9,8 @@ use crate::model::{Class, Content, FileTimes, Hasher};
 use crate::repository::key::{self, Key};
 use crate::repository::log::StoredFact;
 use crate::repository::manifest::{Lookup, ManifestError, StoredContent};
-use crate::task::{blocking, joined};
 use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, Upload};
+use crate::task::{blocking, joined};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use std::io::Read as _;
@@ -277,8 +277,13 @@ async fn holds(shared: &Shared, key: &Key, content: &Content) -> Result<bool, Fa
 }
 
 /// Sends the file piece by piece as it is read, if it is what was `expected`. `None` where the name was taken or not possible.
-async fn stream(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, expected: Option<&Content>,
-    monitor: &Arc<dyn Monitor>) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
+async fn stream(
+    shared: &Arc<Shared>,
+    item: &Arc<Item>,
+    key: &Key,
+    expected: Option<&Content>,
+    monitor: &Arc<dyn Monitor>,
+) -> Result<Option<(Content, FileTimes, bool)>, Failure> {
     let (pieces, mut queue) = mpsc::channel::<Bytes>(CHUNKS_QUEUED_MAX);
     let (opened, times) = tokio::sync::oneshot::channel();
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());

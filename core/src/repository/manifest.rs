@@ -2,13 +2,15 @@
 
 mod apply;
 mod copy;
+mod lookup;
 mod question;
 mod scratch;
 mod select;
 
 pub use apply::Applied;
 pub use copy::unpack;
-pub use question::{CurrentFile, FileRow, Folders, Lookup, RunRow, SnapshotRow, StoredContent, Verification};
+pub use lookup::Lookup;
+pub use question::{CurrentFile, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
 
 pub use scratch::{Expected, ExpectedObject, Unseen};
 pub use select::{SelectError, Selector};
@@ -58,6 +60,24 @@ pub enum ManifestError {
 }
 
 impl ManifestError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure};
+        let full = |source: &std::io::Error| matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::Sqlite { source, .. } => match source.sqlite_error_code()? {
+                DiskFull | SystemIoFailure => {
+                    Some("make room in the state folder, or give --state-dir another one; the repository is whole, and the next run goes on")
+                }
+                CannotOpen | PermissionDenied | ReadOnly => Some("give --state-dir (IMMICH_BACKUP_STATE_DIR) a folder that this user may write to"),
+                _ => None,
+            },
+            Self::Copy { source, .. } if full(source) => Some("make room in the state folder, or give --state-dir another one"),
+            Self::Copy { .. } | Self::Contradiction { .. } => None,
+        }
+    }
+
     /// Whether throwing the local manifest away and making it anew from the log would help.
     #[must_use]
     pub fn is_damage(&self) -> bool {

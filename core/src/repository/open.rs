@@ -107,7 +107,8 @@ impl OpenError {
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
-            Self::UnknownStore { .. } | Self::Manifest(_) => None,
+            Self::Manifest(error) => error.hint().map(str::to_owned),
+            Self::UnknownStore { .. } => None,
         }
     }
 }

@@ -1,0 +1,146 @@
+//! What a run asks of the manifest while it walks and sends: connections for its threads, beside the one that writes.
+
+use super::super::key::Key;
+use super::apply::folder_id;
+use super::question::{CurrentFile, StoredContent, known_content};
+use super::{ManifestError, page_rows, signed, unsigned};
+use crate::model::{Digests, FilePath, Root, Sha1, Sha256};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use std::path::{Path, PathBuf};
+
+/// A connection for one thread of a run, beside the one that writes. Sees what was committed when a question is asked.
+#[derive(Debug)]
+pub struct Lookup {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Lookup {
+    /// Opens the manifest at `path`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(path: &Path) -> Result<Self, ManifestError> {
+        let connection = super::connect_reader(path).map_err(|source| ManifestError::Sqlite { action: "open", path: path.to_owned(), source })?;
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ManifestError> {
+        question(&self.connection).map_err(|source| ManifestError::Sqlite { action: "read", path: self.path.clone(), source })
+    }
+
+    /// The number of a folder; `None` where nothing of it was ever stored.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn folder(&self, root: &Root, folder: &str) -> Result<Option<i64>, ManifestError> {
+        self.ask(|connection| folder_id(connection, root, folder))
+    }
+
+    /// Makes the questions that follow cheap and see one state, until [`Self::leave`]. Not to be held while waiting: the writer's journal grows.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn enter(&self) -> Result<(), ManifestError> {
+        self.ask(|connection| if connection.is_autocommit() { connection.prepare_cached("BEGIN")?.execute([]).map(drop) } else { Ok(()) })
+    }
+
+    /// Ends what [`Self::enter`] began.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn leave(&self) -> Result<(), ManifestError> {
+        self.ask(|connection| if connection.is_autocommit() { Ok(()) } else { connection.prepare_cached("COMMIT")?.execute([]).map(drop) })
+    }
+
+    /// What stands at `name` in the folder.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn current(&self, folder: i64, name: &str) -> Result<Option<CurrentFile>, ManifestError> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT sha256, sha1, size, mtime_ns, ctime_ns, mode, damaged IS NOT NULL, key, etag FROM version
+                      WHERE folder = ?1 AND name = ?2 AND until IS NULL",
+                )?
+                .query_row(params![folder, name], |row| {
+                    Ok(CurrentFile {
+                        digests: Digests { sha256: Sha256(row.get(0)?), sha1: Sha1(row.get(1)?) },
+                        size_bytes: unsigned(row.get(2)?),
+                        mtime_ns: row.get(3)?,
+                        ctime_ns: row.get(4)?,
+                        mode: row.get(5)?,
+                        damaged: row.get(6)?,
+                        key: row.get(7)?,
+                        etag: row.get(8)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// How many files stand in the folder.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count(&self, folder: i64) -> Result<u64, ManifestError> {
+        self.ask(|connection| {
+            connection.prepare_cached("SELECT count(*) FROM version WHERE folder = ?1 AND until IS NULL")?.query_row([folder], |row| row.get(0)).map(unsigned)
+        })
+    }
+
+    /// Names of files that stand in the folder, after `after`, in order, a page of them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn names(&self, folder: i64, after: &str) -> Result<Vec<String>, ManifestError> {
+        self.ask(|connection| {
+            let mut query = connection.prepare_cached("SELECT name FROM version WHERE folder = ?1 AND name > ?2 AND until IS NULL ORDER BY name LIMIT ?3")?;
+            query.query_map(params![folder, after, page_rows()], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// The objects, not known to be damaged, that hold this content.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn objects_with(&self, content: &Sha256) -> Result<Vec<StoredContent>, ManifestError> {
+        self.ask(|connection| known_content(connection, content))
+    }
+
+    /// Whether any large object has this size.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn knows_size(&self, size_bytes: u64) -> Result<bool, ManifestError> {
+        let limit = crate::budget::ONE_SHOT_BYTES_MAX;
+        self.ask(|connection| {
+            connection
+                .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM version WHERE size = ?1 AND size > {limit})"))?
+                .query_row([signed(size_bytes)], |row| row.get(0))
+        })
+    }
+
+    /// Whether the path ever held anything, so that its home may be taken.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_history(&self, file: &FilePath) -> Result<bool, ManifestError> {
+        let (folder, name) = file.path.split();
+        self.ask(|connection| {
+            let Some(folder) = folder_id(connection, &file.root, folder)? else { return Ok(false) };
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM version WHERE folder = ?1 AND name = ?2)")?
+                .query_row(params![folder, name], |row| row.get(0))
+        })
+    }
+
+    /// Whether the object is known to be missing or damaged.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_damaged(&self, key: &Key) -> Result<bool, ManifestError> {
+        self.ask(|connection| connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM damage WHERE key = ?1)")?.query_row([key.as_str()], |row| row.get(0)))
+    }
+}

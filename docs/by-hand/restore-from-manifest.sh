@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Restores the newest snapshot that the newest copy of the manifest knows, without immich-backup.
+# Usage: restore-from-manifest.sh REPOSITORY TARGET
+# Needs: zstd, sqlite3, python3. Later snapshots are in the log alone: see restore-from-log.py.
+set -euo pipefail
+repository=$1 target=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+copies=("$repository"/manifests/*.db.zst)
+zstd --quiet --decompress "${copies[-1]}" -o "$work/manifest.db"
+
+# Keys and paths hold no tab and no newline: control characters are percent-encoded.
+sqlite3 -readonly -separator $'\t' "$work/manifest.db" "
+  SELECT object_key, file_path, mtime_ns, checksum
+    FROM versions JOIN (SELECT max(sequence) AS last FROM snapshots)
+   WHERE since <= last AND (until IS NULL OR until > last)" >"$work/files"
+
+python3 - "$repository" "$target" "$work/files" <<'PYTHON'
+import hashlib, os, shutil, sys
+from urllib.parse import unquote_to_bytes
+
+repository, target, files = (os.fsencode(argument) for argument in sys.argv[1:])
+for line in open(files, encoding="utf-8", newline="\n"):
+    key, path, mtime_ns, checksum = line.rstrip("\n").split("\t")
+    # A path keeps its bytes but for a few, which are written as %XX. Keys stand as they are.
+    path = unquote_to_bytes(path)
+    assert not any(part in (b"", b".", b"..") for part in path.split(b"/")), path
+    source, copy = os.path.join(repository, os.fsencode(key)), os.path.join(target, path)
+    os.makedirs(os.path.dirname(copy), exist_ok=True)
+    shutil.copyfile(source, copy)
+    with open(copy, "rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == checksum, path
+    os.utime(copy, ns=(int(mtime_ns), int(mtime_ns)))
+PYTHON
+echo "restored $(wc -l <"$work/files") files"
