@@ -123,7 +123,10 @@ fn hostile_name(random: &mut Random) -> Vec<u8> {
             name
         }
         4 => random.bytes(255),
-        5 => random.bytes(1 + random.below(6)),
+        5 => {
+            let length = 1 + random.below(6);
+            random.bytes(length)
+        }
         _ => (0..=random.below(6)).flat_map(|_| if random.below(3) == 0 { random.pick(&PIECES).to_vec() } else { random.pick(&[&b"a"[..], b"IMG_1", b".jpg", b"z9"]).to_vec() }).collect(),
     };
     name.retain(|byte| !matches!(byte, 0 | b'/'));

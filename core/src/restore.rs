@@ -206,7 +206,7 @@ fn thread_joined<T>(result: std::thread::Result<T>) -> T {
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Looks at the target and says what a restore would do. Changes nothing but making the target's folder.
+/// Looks at the target and says what a restore would do. Changes nothing.
 ///
 /// # Errors
 /// The target cannot be used, has no room, or holds files that differ and may not be replaced.
@@ -292,6 +292,7 @@ impl Prepared {
     /// The target is full or gone. Files that fail one by one are in the report.
     pub async fn run(self, session: &Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, RestoreError> {
         let mut report = Report { preview: self.preview.clone(), ..Report::default() };
+        self.targets.make_library()?;
         let Tally { files, bytes } = self.preview.write;
         monitor.emit(Event::PhaseStarted { phase: Phase::Write, total_files: Some(files), total_bytes: Some(bytes) });
         let workers = self.plan.workers.get().min(TRANSFER_BYTES_MAX / STREAM_BYTES);
@@ -445,7 +446,8 @@ impl Targets {
     fn open(session: &Session, plan: &Plan) -> Result<Self, RestoreError> {
         let mut targets = BTreeMap::new();
         let open = |path: &Path| Target::open(path).map_err(|source| RestoreError::Target { action: "open", path: path.to_owned(), source });
-        targets.insert(Root::Library, open(&plan.to)?);
+        // A dry run makes no folder.
+        targets.insert(Root::Library, if plan.to.exists() { open(&plan.to)? } else { Target::later(plan.to.clone()) });
         let mut folders = session.manifest.folders();
         loop {
             let page = folders.next_page()?;
@@ -461,6 +463,12 @@ impl Targets {
                 }
             }
         }
+    }
+
+    /// Makes the folder of the media location, so that a target that cannot be used stops the restore before any file.
+    fn make_library(&self) -> Result<(), RestoreError> {
+        let Some(library) = self.of(&Root::Library) else { return Ok(()) };
+        library.make().map_err(|source| RestoreError::Target { action: "open", path: library.path().to_owned(), source })
     }
 
     fn free_bytes(&self) -> Result<u64, RestoreError> {

@@ -14,7 +14,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let manifest = &session.manifest;
     let latest = manifest.latest_snapshot()?;
     let last_run = manifest.runs(1)?.pop();
-    let damaged = manifest.damaged_objects()?;
+    let damaged = manifest.count_lost()?;
     let (listed, read) = (manifest.last_verification("listed", 1)?, manifest.last_verification("read", 1)?);
     let sampled = manifest.last_verification("read", u64::MAX >> 1)?.filter(|sample| sample.parts > 1);
     let archived = manifest.archived()?;
@@ -31,8 +31,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         let reason = run.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
         problems.push(format!("the last run {}{reason}", run.outcome.as_deref().unwrap_or_default()));
     }
-    if !damaged.is_empty() {
-        problems.push(format!("{} objects are damaged; the next backup stores them again from the library", damaged.len()));
+    if damaged > 0 {
+        problems.push(format!("{damaged} objects are damaged; the next backup stores them again from the library"));
     }
     let missing = latest.as_ref().map_or(0, |snapshot| snapshot.fact.unread_count);
     if missing > 0 {
@@ -63,13 +63,13 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         "last_listed": at(&listed),
         "last_read": at(&read),
         "last_sampled": at(&sampled),
-        "damaged": damaged.len(),
+        "damaged": damaged,
         "problems": problems,
     });
     let too_old = latest.is_none() || matches!((&latest, max_age), (Some(snapshot), Some(max_age)) if is_older(snapshot.fact.taken_at, max_age));
     let exit = match () {
         () if too_old => Exit::Failed,
-        () if !damaged.is_empty() => Exit::Damaged,
+        () if damaged > 0 => Exit::Damaged,
         () if missing > 0 => Exit::Incomplete,
         () => Exit::Done,
     };

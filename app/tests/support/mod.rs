@@ -133,6 +133,13 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Sends a signal, though it may have ended meanwhile.
+    pub fn signal_quietly(&mut self, name: &str) {
+        if !self.is_over() {
+            self.signal(name);
+        }
+    }
+
     pub fn is_over(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -222,10 +229,15 @@ impl World {
     /// A world with an empty media location: six folders, six markers.
     pub fn new() -> Self {
         let world = Self::bare();
-        for (number, folder) in FOLDERS.iter().enumerate() {
-            write(&world.library.join(folder).join(".immich"), format!("178000000000{number}").as_bytes(), 1_500_000_000 + number as i64, 111_111_111, 0o644);
-        }
+        world.markers();
         world
+    }
+
+    /// Makes the six folders and their markers.
+    pub fn markers(&self) {
+        for (number, folder) in FOLDERS.iter().enumerate() {
+            write(&self.library.join(folder).join(".immich"), format!("178000000000{number}").as_bytes(), 1_500_000_000 + number as i64, 111_111_111, 0o644);
+        }
     }
 
     /// A world with nothing in it.

@@ -274,12 +274,15 @@ impl Temporary {
     fn make(parent: &Path) -> io::Result<Self> {
         let folder = parent.join(uuid::Uuid::new_v4().simple().to_string());
         create_folders(&folder, parent)?;
-        let lock = File::create(folder.join("lock"))?;
+        // Locked before it has the name that others try to lock: in between it would look dead.
+        let lock = File::create(folder.join("lock.new"))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             // Without locks nothing is ever taken for dead, and leftovers stay.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(Self { folder, _lock: lock, next: AtomicU64::new(0) }),
-            Err(error) => Err(error.into()),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {}
+            Err(error) => return Err(error.into()),
         }
+        std::fs::rename(folder.join("lock.new"), folder.join("lock"))?;
+        Ok(Self { folder, _lock: lock, next: AtomicU64::new(0) })
     }
 }
 
@@ -370,7 +373,7 @@ impl Store for DirectoryStore {
         let (path, key) = (self.0.path(key), key.clone());
         blocking(move || match std::fs::remove_file(&path) {
             Ok(()) => Ok(()),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) if source.kind() == io::ErrorKind::NotFound || is_unnameable(&source) => Ok(()),
             Err(source) => Err(error("delete", &key, source)),
         })
         .await
@@ -391,7 +394,8 @@ fn create_error(key: &Key, source: io::Error) -> StoreError {
 }
 
 fn open_range(path: &Path, range: Option<Range<u64>>) -> io::Result<(File, u64)> {
-    let mut file = File::open(path)?;
+    // A name that no file can have here, because a file is its parent, is no object's.
+    let mut file = File::open(path).map_err(|error| if is_unnameable(&error) { io::ErrorKind::NotFound.into() } else { error })?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::ErrorKind::NotFound.into());

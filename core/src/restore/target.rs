@@ -35,8 +35,13 @@ impl Target {
     /// The folder at `path`, made where it is missing.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let target = Self::later(path.to_owned());
-        target.folder()?;
+        target.make()?;
         Ok(target)
+    }
+
+    /// Makes the folder where it is missing.
+    pub(super) fn make(&self) -> io::Result<()> {
+        self.folder().map(drop)
     }
 
     /// The folder at `path`, not touched yet.
@@ -125,7 +130,11 @@ impl Target {
     }
 
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(self.folder()?)?;
+        // What is not made yet will lie where the nearest folder above it is.
+        let stat = match self.folder.get() {
+            Some(folder) => rustix::fs::fstatvfs(folder)?,
+            None => rustix::fs::statvfs(self.path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new(".")))?,
+        };
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 

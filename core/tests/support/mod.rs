@@ -270,7 +270,8 @@ impl Tampered {
 
 impl Drop for Tampered {
     fn drop(&mut self) {
-        self.put(Some(std::mem::take(&mut self.before)));
+        let before = std::mem::take(&mut self.before);
+        self.put(Some(before));
     }
 }
 

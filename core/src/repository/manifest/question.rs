@@ -375,6 +375,20 @@ impl Manifest {
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect).map_err(&failed)
     }
 
+    /// How many contents, and copies of the manifest, are known to be damaged and have no whole object that takes their place.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_lost(&self) -> Result<u64, ManifestError> {
+        let sql = "SELECT (SELECT count(DISTINCT v.sha256) FROM version v WHERE EXISTS (SELECT 1 FROM damage) AND v.damaged IS NOT NULL
+                             AND NOT EXISTS (SELECT 1 FROM version w
+                                              WHERE substr(w.sha256, 1, 8) = substr(v.sha256, 1, 8) AND w.sha256 = v.sha256 AND w.damaged IS NULL))
+                        + (SELECT count(*) FROM damage d JOIN manifest_copy c ON c.key = d.key
+                            WHERE NOT EXISTS (SELECT 1 FROM manifest_copy later
+                                               WHERE later.key > d.key AND later.key NOT IN (SELECT key FROM damage)))";
+        self.connection.query_row(sql, [], |row| row.get(0)).map(unsigned).map_err(self.failed("read"))
+    }
+
     /// The objects, not known to be damaged, that hold this content.
     ///
     /// # Errors

@@ -1,0 +1,550 @@
+//! What every store promises (the words are those of `Store`), and what a directory promises besides. A new store has to pass the first part.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+mod support;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use immich_backup_core::model::{Class, Sha256};
+use immich_backup_core::repository::directory::DirectoryStore;
+use immich_backup_core::repository::key::Key;
+use immich_backup_core::repository::store::{Attributes, Created, Kind, Store, StoreError, read_all};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+fn key(text: &str) -> Key {
+    Key::parse(text).unwrap()
+}
+
+fn file(content: &[u8]) -> Attributes {
+    Attributes { kind: Kind::File(Class::Original), sha256: Some(Sha256::of(content)), mtime_ns: Some(1_234_567_890_123_456_789) }
+}
+
+async fn create(store: &dyn Store, name: &str, content: &[u8]) -> Created {
+    store.create(&key(name), Bytes::copy_from_slice(content), &file(content)).await.unwrap()
+}
+
+async fn read(store: &dyn Store, name: &str) -> Vec<u8> {
+    read_all(store, &key(name), u64::MAX).await.unwrap().to_vec()
+}
+
+async fn list(store: &dyn Store, prefix: &str, after: Option<&str>) -> Vec<String> {
+    let after = after.map(key);
+    store.list(prefix, after.as_ref()).map_ok(|found| found.key.to_string()).try_collect().await.unwrap()
+}
+
+fn is_missing<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::NotFound { .. }))
+}
+
+/// What a store gives for `key`, however it says that there is nothing.
+async fn get(store: &dyn Store, name: &str, range: Option<std::ops::Range<u64>>) -> Result<Vec<u8>, StoreError> {
+    let mut content = Vec::new();
+    let mut pieces = store.get(&key(name), range).await?;
+    while let Some(piece) = pieces.next().await {
+        content.extend_from_slice(&piece?);
+    }
+    Ok(content)
+}
+
+mod promises {
+    use super::*;
+
+    pub async fn of_sixteen_creates_at_once_one_wins_and_its_content_stands(store: Arc<dyn Store>) {
+        for round in 0..8 {
+            let name = format!("library/round-{round}/a.jpg");
+            let contents: Vec<_> = (0..16_u64).map(|writer| support::noise(writer + 1, 300_000)).collect();
+            let mut creating = JoinSet::new();
+            for content in contents.clone() {
+                let (store, name) = (Arc::clone(&store), name.clone());
+                creating.spawn(async move { (create(store.as_ref(), &name, &content).await, content) });
+            }
+            let ended = creating.join_all().await;
+            let winners: Vec<_> = ended.iter().filter(|(created, _)| *created == Created::New).collect();
+            assert_eq!(winners.len(), 1);
+            assert!(ended.iter().all(|(created, _)| matches!(created, Created::New | Created::Exists)));
+            assert_eq!(read(store.as_ref(), &name).await, winners[0].1);
+        }
+    }
+
+    pub async fn what_exists_is_never_changed(store: Arc<dyn Store>) {
+        assert_eq!(create(store.as_ref(), "a/b", b"first").await, Created::New);
+        assert_eq!(create(store.as_ref(), "a/b", b"second, longer").await, Created::Exists);
+        let log = Attributes { kind: Kind::Log, sha256: None, mtime_ns: None };
+        assert_eq!(store.create(&key("a/b"), Bytes::from_static(b""), &log).await.unwrap(), Created::Exists);
+        let mut upload = store.create_streamed(&key("a/b"), &file(b"third")).await.unwrap();
+        upload.write(Bytes::from_static(b"third")).await.unwrap();
+        assert_eq!(upload.finish(&Sha256::of(b"third")).await.unwrap(), Created::Exists);
+        assert_eq!(read(store.as_ref(), "a/b").await, b"first");
+        assert_eq!(list(store.as_ref(), "", None).await, ["a/b"]);
+    }
+
+    pub async fn a_streamed_object_is_not_to_be_seen_before_it_is_finished(store: Arc<dyn Store>) {
+        let (first, second) = (support::noise(1, 1 << 20), support::noise(2, 100));
+        let mut upload = store.create_streamed(&key("library/movie.mp4"), &Attributes { sha256: None, ..file(b"") }).await.unwrap();
+        upload.write(Bytes::from(first.clone())).await.unwrap();
+        upload.write(Bytes::from(second.clone())).await.unwrap();
+        assert_eq!(store.head(&key("library/movie.mp4")).await.unwrap(), None);
+        assert!(list(store.as_ref(), "", None).await.is_empty());
+        assert!(is_missing(&get(store.as_ref(), "library/movie.mp4", None).await));
+        let whole = [first, second].concat();
+        assert_eq!(upload.finish(&Sha256::of(&whole)).await.unwrap(), Created::New);
+        assert_eq!(read(store.as_ref(), "library/movie.mp4").await, whole);
+    }
+
+    pub async fn a_dropped_upload_never_was(store: Arc<dyn Store>) {
+        let mut upload = store.create_streamed(&key("library/movie.mp4"), &file(b"")).await.unwrap();
+        upload.write(Bytes::from_static(b"half of it")).await.unwrap();
+        drop(upload);
+        assert!(list(store.as_ref(), "", None).await.is_empty());
+        assert_eq!(create(store.as_ref(), "library/movie.mp4", b"whole").await, Created::New);
+    }
+
+    pub async fn an_upload_without_pieces_is_an_empty_object(store: Arc<dyn Store>) {
+        let upload = store.create_streamed(&key("library/empty"), &file(b"")).await.unwrap();
+        assert_eq!(upload.finish(&Sha256::of(b"")).await.unwrap(), Created::New);
+        assert_eq!(store.head(&key("library/empty")).await.unwrap().unwrap().size_bytes, 0);
+    }
+
+    pub async fn bytes_come_back_whole_and_by_range(store: Arc<dyn Store>) {
+        let content = support::noise(7, (2 << 20) + 17);
+        create(store.as_ref(), "library/a", &content).await;
+        let end = content.len() as u64;
+        for (range, expected) in [
+            (None, &content[..]),
+            (Some(0..1), &content[..1]),
+            (Some(1_000_000..2_000_000), &content[1_000_000..2_000_000]),
+            (Some(end - 5..end + 1_000), &content[content.len() - 5..]),
+            (Some(end..end + 1), &[][..]),
+            (Some(end + 10..end + 20), &[][..]),
+            (Some(3..3), &[][..]),
+        ] {
+            assert_eq!(get(store.as_ref(), "library/a", range.clone()).await.unwrap(), expected, "{range:?}");
+        }
+    }
+
+    pub async fn reading_what_is_not_there_is_told_from_failing(store: Arc<dyn Store>) {
+        create(store.as_ref(), "library/a", b"x").await;
+        for name in ["nothing", "library", "library/b", "library/a/below", "nothing/at/all"] {
+            assert!(is_missing(&get(store.as_ref(), name, None).await), "{name}");
+            assert!(is_missing(&get(store.as_ref(), name, Some(0..1)).await), "{name}");
+            assert_eq!(store.head(&key(name)).await.unwrap(), None, "{name}");
+        }
+    }
+
+    pub async fn a_look_says_name_and_size(store: Arc<dyn Store>) {
+        create(store.as_ref(), "library/a", b"12345").await;
+        let found = store.head(&key("library/a")).await.unwrap().unwrap();
+        assert_eq!((found.key.as_str(), found.size_bytes), ("library/a", 5));
+        assert!(found.sha256.is_none_or(|sha256| sha256 == Sha256::of(b"12345")));
+        assert_eq!(found.sha256.is_some(), store.capabilities().reports_sha256);
+    }
+
+    pub async fn a_listing_comes_in_the_order_of_the_keys_bytes(store: Arc<dyn Store>) {
+        let names =
+            ["a", "a!b/x", "b-c", "b.c", "b/c", "b/c-d/e", "b/c.d", "b0", "é/ü", "é.x", "Z/z", "a b/c", "zz/\u{10FFFF}", "zz/\u{E000}", "%hashed/x", "b/~"];
+        for name in names {
+            assert_eq!(create(store.as_ref(), name, name.as_bytes()).await, Created::New, "{name}");
+        }
+        let mut expected = names.to_vec();
+        expected.sort_unstable();
+        assert_eq!(list(store.as_ref(), "", None).await, expected);
+        for after in expected.iter().copied().chain(["a/", "b", "b.", "b/", "b/c/x", "m", "zzz"].into_iter().filter(|text| Key::parse(text).is_ok())) {
+            let rest: Vec<_> = expected.iter().copied().filter(|name| *name > after).collect();
+            assert_eq!(list(store.as_ref(), "", Some(after)).await, rest, "after {after}");
+        }
+        assert_eq!(list(store.as_ref(), "b/", None).await, ["b/c", "b/c-d/e", "b/c.d", "b/~"]);
+        assert_eq!(list(store.as_ref(), "b/", Some("b/c.d")).await, ["b/~"]);
+        assert_eq!(list(store.as_ref(), "b/", Some("a")).await.len(), 4);
+        assert!(list(store.as_ref(), "b/", Some("c")).await.is_empty());
+        assert!(list(store.as_ref(), "nothing/", None).await.is_empty());
+        let sizes: Vec<_> = store.list("b/", None).map_ok(|found| found.size_bytes).try_collect().await.unwrap();
+        assert_eq!(sizes, [3, 7, 5, 3]);
+    }
+
+    pub async fn a_listing_of_many_pages_shows_each_object_once(store: Arc<dyn Store>) {
+        let names: Vec<_> = (0..20_000).map(|n| format!("library/{n}")).chain((0..3_000).map(|n| format!("library/nested/{}/{}/x", n / 100, n % 100))).collect();
+        let mut creating = JoinSet::new();
+        for part in names.chunks(names.len().div_ceil(16)) {
+            let (store, part) = (Arc::clone(&store), part.to_vec());
+            creating.spawn(async move {
+                for name in part {
+                    create(store.as_ref(), &name, b"").await;
+                }
+            });
+        }
+        creating.join_all().await;
+        let mut expected = names;
+        expected.sort_unstable();
+        // Not assert_eq: nobody reads 23,000 names.
+        assert!(list(store.as_ref(), "", None).await == expected);
+        for after in [0, 1, 1_023, 1_024, 16_383, 16_384, 16_385, 20_500, 22_999] {
+            assert!(list(store.as_ref(), "library/", Some(&expected[after])).await == expected[after + 1..], "after {}", expected[after]);
+        }
+    }
+
+    pub async fn deleting_twice_is_no_error(store: Arc<dyn Store>) {
+        create(store.as_ref(), "library/a", b"x").await;
+        create(store.as_ref(), "library/b", b"y").await;
+        for name in ["library/a", "library/a", "nothing/at/all", "library/b/below"] {
+            store.delete(&key(name)).await.unwrap();
+        }
+        assert_eq!(list(store.as_ref(), "", None).await, ["library/b"]);
+        assert_eq!(create(store.as_ref(), "library/a", b"again").await, Created::New);
+    }
+
+    pub async fn an_object_may_be_empty(store: Arc<dyn Store>) {
+        assert_eq!(create(store.as_ref(), "library/empty", b"").await, Created::New);
+        assert_eq!(read(store.as_ref(), "library/empty").await, b"");
+        assert_eq!(create(store.as_ref(), "library/empty", b"not").await, Created::Exists);
+    }
+
+    pub async fn odd_names_are_kept_byte_for_byte(store: Arc<dyn Store>) {
+        let long = "é".repeat(127) + "x";
+        let deep = vec!["d"; 500].join("/");
+        let names = [
+            " ", "a ", " a", "~", "a:b?*\"<>|.jpg", "'$(id)'", "-rf", "a%2Fb", "%", "#?&=+;", ".hidden", "...", "..a", "e\u{301}", "\u{e9}", "日本語/🌅.heic", "\u{202e}gpj.exe",
+            "COM1", "tmp.jpg", "library/tmp/x", "log", &long, &deep,
+        ];
+        for name in names {
+            assert_eq!(create(store.as_ref(), name, name.as_bytes()).await, Created::New, "{name}");
+        }
+        for name in names {
+            assert_eq!(read(store.as_ref(), name).await, name.as_bytes(), "{name}");
+        }
+        let mut expected = names.to_vec();
+        expected.sort_unstable();
+        assert_eq!(list(store.as_ref(), "", None).await, expected);
+    }
+
+    pub async fn a_name_that_cannot_be_is_answered_and_harms_nothing(store: Arc<dyn Store>) {
+        create(store.as_ref(), "library/folder/file", b"x").await;
+        // An object store can hold all of these at once, a directory cannot: both is right, an error is not.
+        for name in ["library/folder", "library/folder/file/below", "library/folder/file/deep/below"] {
+            let created = create(store.as_ref(), name, b"y").await;
+            let mut upload = store.create_streamed(&key(name), &file(b"y")).await.unwrap();
+            upload.write(Bytes::from_static(b"y")).await.unwrap();
+            let streamed = upload.finish(&Sha256::of(b"y")).await.unwrap();
+            assert!(matches!((created, streamed), (Created::New, Created::Exists) | (Created::Unnameable, Created::Unnameable)), "{name}: {created:?}, {streamed:?}");
+        }
+        assert_eq!(read(store.as_ref(), "library/folder/file").await, b"x");
+    }
+
+    pub async fn a_barrier_covers_what_was_created_and_what_was_found(store: Arc<dyn Store>) {
+        store.sync().await.unwrap();
+        create(store.as_ref(), "library/a", b"x").await;
+        create(store.as_ref(), "library/a", b"x").await;
+        store.head(&key("library/a")).await.unwrap();
+        let mut syncing = JoinSet::new();
+        for _ in 0..4 {
+            let store = Arc::clone(&store);
+            syncing.spawn(async move { store.sync().await });
+        }
+        assert!(syncing.join_all().await.iter().all(Result::is_ok));
+        store.sync().await.unwrap();
+    }
+
+    pub async fn a_create_that_is_given_up_leaves_all_or_nothing(store: Arc<dyn Store>) {
+        let content = support::noise(3, 4 << 20);
+        for number in 0..20 {
+            let name = format!("library/{number}");
+            let creating = create(store.as_ref(), &name, &content);
+            assert!(tokio::time::timeout(std::time::Duration::from_micros(number * 200), creating).await.is_err() || number > 0);
+        }
+        // What had begun may end.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        for name in list(store.as_ref(), "", None).await {
+            assert!(read(store.as_ref(), &name).await == content, "{name} is torn");
+        }
+    }
+}
+
+/// Memory where there is some for that: most promises do not need a disk, and thousands of flushes take their time on one.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+macro_rules! keeps {
+    ($make:expr; $($promise:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                let folder = scratch();
+                // The root is made by the first write.
+                promises::$promise(Arc::new($make(&folder.path().join("repository")))).await;
+            }
+        )*
+    };
+}
+
+macro_rules! contract {
+    ($store:ident, $make:expr) => {
+        mod $store {
+            use super::*;
+            keeps! { $make;
+                of_sixteen_creates_at_once_one_wins_and_its_content_stands
+                what_exists_is_never_changed
+                a_streamed_object_is_not_to_be_seen_before_it_is_finished
+                a_dropped_upload_never_was
+                an_upload_without_pieces_is_an_empty_object
+                bytes_come_back_whole_and_by_range
+                reading_what_is_not_there_is_told_from_failing
+                a_look_says_name_and_size
+                a_listing_comes_in_the_order_of_the_keys_bytes
+                a_listing_of_many_pages_shows_each_object_once
+                deleting_twice_is_no_error
+                an_object_may_be_empty
+                odd_names_are_kept_byte_for_byte
+                a_name_that_cannot_be_is_answered_and_harms_nothing
+                a_barrier_covers_what_was_created_and_what_was_found
+                a_create_that_is_given_up_leaves_all_or_nothing
+            }
+        }
+    };
+}
+
+contract!(directory, DirectoryStore::new);
+contract!(directory_without_links, DirectoryStore::without_links);
+contract!(directory_without_links_and_renames, DirectoryStore::without_links_and_renames);
+
+/// Looks at `name` all the time while objects of it are created; returns the sizes seen.
+async fn sizes_seen_while_created(store: DirectoryStore, root: PathBuf) -> Vec<u64> {
+    let target = root.join("library/large");
+    let content = support::noise(5, 24 << 20);
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let watching = {
+        let done = Arc::clone(&done);
+        std::thread::spawn(move || {
+            let mut sizes = std::collections::BTreeSet::new();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                sizes.extend(std::fs::metadata(&target).map(|found| found.len()));
+            }
+            sizes.into_iter().collect()
+        })
+    };
+    for _ in 0..5 {
+        assert_eq!(create(&store, "library/large", &content).await, Created::New);
+        store.delete(&key("library/large")).await.unwrap();
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    watching.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_a_directory_appears_whole() {
+    for make in [DirectoryStore::new, DirectoryStore::without_links, DirectoryStore::without_links_and_renames] {
+        let folder = scratch();
+        let sizes = sizes_seen_while_created(make(folder.path()), folder.path().to_owned()).await;
+        assert!(sizes.iter().all(|size| *size == 24 << 20), "seen with {sizes:?} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_torn_object_of_a_dead_run_is_never_taken_for_whole() {
+    // What a loss of power leaves of an object that no barrier covered: the name, and a part of the bytes.
+    let world = support::World::with_files(3).await;
+    let torn = world.repository.join("library/upload/u0/photo-000.jpg");
+    std::fs::create_dir_all(torn.parent().unwrap()).unwrap();
+    let whole = std::fs::read(world.library.join("upload/u0/photo-000.jpg")).unwrap();
+    std::fs::write(&torn, &whole[..50]).unwrap();
+    // As long as it should be, but never written: what a file system gives for blocks that did not make it.
+    std::fs::write(world.repository.join("library/upload/u0/zeros"), "").unwrap();
+    let zeros = world.repository.join("library/upload/u1/photo-001.jpg");
+    std::fs::create_dir_all(zeros.parent().unwrap()).unwrap();
+    std::fs::write(&zeros, vec![0; 201]).unwrap();
+    let store: Arc<dyn Store> = Arc::new(DirectoryStore::without_links_and_renames(&world.repository));
+    let report = world.back_up_with(store, "state", &support::silent(), |_| {}).await.unwrap();
+    assert_eq!((report.counts.sent.files, report.counts.adopted.files), (3, 0));
+    assert!(world.verify("state", false).await.unwrap().is_sound());
+    let target = world.beside("restored");
+    world.restore("state", "latest", &target).await.unwrap();
+    assert_eq!(support::contents(&target), support::contents(&world.library));
+}
+
+#[tokio::test]
+async fn objects_can_only_be_read_and_folders_only_be_entered_by_their_owner() {
+    use std::os::unix::fs::MetadataExt as _;
+    for make in [DirectoryStore::new, DirectoryStore::without_links, DirectoryStore::without_links_and_renames] {
+        let folder = scratch();
+        let store = make(&folder.path().join("deep/repository"));
+        create(&store, "library/a/b", b"x").await;
+        let mut upload = store.create_streamed(&key("library/streamed"), &file(b"x")).await.unwrap();
+        upload.write(Bytes::from_static(b"x")).await.unwrap();
+        upload.finish(&Sha256::of(b"x")).await.unwrap();
+        let stat = |name: &str| std::fs::metadata(folder.path().join("deep/repository").join(name)).unwrap();
+        for name in ["library/a/b", "library/streamed"] {
+            assert_eq!(stat(name).mode() & 0o7777, 0o400, "{name}");
+            assert_eq!((stat(name).mtime(), stat(name).mtime_nsec()), (1_234_567_890, 123_456_789), "{name}");
+        }
+        for name in ["", "library", "library/a", "tmp"] {
+            assert_eq!(stat(name).mode() & 0o7777, 0o700, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn times_before_1970_are_kept() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = scratch();
+    let store = DirectoryStore::new(folder.path());
+    let attributes = Attributes { mtime_ns: Some(-1_500_000_000), ..file(b"x") };
+    store.create(&key("library/old"), Bytes::from_static(b"x"), &attributes).await.unwrap();
+    let stat = std::fs::metadata(folder.path().join("library/old")).unwrap();
+    assert_eq!((stat.mtime(), stat.mtime_nsec()), (-2, 500_000_000));
+}
+
+fn lock(path: &Path) -> std::fs::File {
+    let lock = std::fs::File::create(path).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    lock
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_is_removed_and_what_a_live_one_uses_is_not() {
+    let folder = scratch();
+    let tmp = folder.path().join("tmp");
+    for name in ["dead", "live", "just-made"] {
+        std::fs::create_dir_all(tmp.join(name)).unwrap();
+        std::fs::write(tmp.join(name).join("0"), "half an object").unwrap();
+    }
+    std::fs::write(tmp.join("dead/lock"), "").unwrap();
+    let _held = lock(&tmp.join("live/lock"));
+    let other = DirectoryStore::new(folder.path());
+    let mut upload = other.create_streamed(&key("library/b"), &file(b"b")).await.unwrap();
+    upload.write(Bytes::from_static(b"b")).await.unwrap();
+    assert!(!tmp.join("dead").exists());
+    create(&DirectoryStore::new(folder.path()), "library/a", b"a").await;
+    assert!(tmp.join("live/0").exists() && tmp.join("just-made/0").exists());
+    assert_eq!(upload.finish(&Sha256::of(b"b")).await.unwrap(), Created::New);
+    drop(other);
+    // Both stores are gone, and their folders with them.
+    assert_eq!(std::fs::read_dir(&tmp).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_start_at_once_do_not_take_each_other_for_dead() {
+    let folder = scratch();
+    for round in 0..20 {
+        let mut starting = JoinSet::new();
+        for number in 0..16 {
+            let store = DirectoryStore::new(folder.path());
+            starting.spawn(async move { store.create(&key(&format!("library/{round}/{number}")), Bytes::from_static(b"x"), &file(b"x")).await });
+        }
+        for created in starting.join_all().await {
+            assert_eq!(created.unwrap(), Created::New);
+        }
+    }
+}
+
+#[tokio::test]
+async fn temporary_files_are_no_objects_and_none_stays() {
+    let folder = scratch();
+    let store = DirectoryStore::new(folder.path());
+    for name in ["library/a", "library/a", "library"] {
+        create(&store, name, b"x").await;
+    }
+    let upload = store.create_streamed(&key("library/b"), &file(b"")).await.unwrap();
+    assert_eq!(list(&store, "", None).await, ["library/a"]);
+    drop(upload);
+    let left: Vec<_> = support::files(&folder.path().join("tmp")).into_iter().filter(|path| !path.ends_with("lock")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn pages_of_a_listing_end_and_begin_where_they_should() {
+    // One below, exactly, and one above what the listing holds of one folder; and the last name of a page is a folder.
+    for names in [16_383, 16_384, 16_385, 32_768] {
+        let folder = scratch();
+        std::fs::create_dir(folder.path().join("log")).unwrap();
+        let mut expected: Vec<_> = (0..names).map(|n| format!("log/{n:06}")).collect();
+        for name in &expected {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let last = expected[16_382].clone();
+        std::fs::remove_file(folder.path().join(&last)).unwrap();
+        std::fs::create_dir(folder.path().join(&last)).unwrap();
+        std::fs::write(folder.path().join(&last).join("below"), "").unwrap();
+        expected[16_382] = format!("{last}/below");
+        assert!(list(&DirectoryStore::new(folder.path()), "log/", None).await == expected, "{names} names");
+    }
+}
+
+#[test]
+fn a_segment_that_no_file_system_takes_makes_no_key() {
+    assert!(Key::parse(&"x".repeat(255)).is_ok());
+    assert!(Key::parse(&"x".repeat(256)).is_err());
+    assert!(Key::parse(&format!("library/{}/a", "é".repeat(128))).is_err());
+}
+
+/// A FAT file system in a file, mounted.
+struct Fat {
+    folder: TempDir,
+}
+
+impl Fat {
+    /// `None`, said aloud, where this machine cannot.
+    fn mount() -> Option<Self> {
+        let skip = |why: &str| {
+            eprintln!("SKIPPED: a repository on FAT was not tested: {why}");
+            None
+        };
+        if !rustix::process::geteuid().is_root() {
+            return skip("only root may mount");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (image, place) = (folder.path().join("image"), folder.path().join("mounted"));
+        std::fs::create_dir(&place).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(200 << 20).unwrap();
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| match std::process::Command::new(program).args(arguments).output() {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+            Err(error) => Err(format!("{program}: {error}")),
+        };
+        let made = run("mkfs.vfat", &[image.as_os_str()]);
+        let options = std::ffi::OsStr::new("loop,iocharset=utf8");
+        match made.and_then(|()| run("mount", &["-o".as_ref(), options, image.as_os_str(), place.as_os_str()])) {
+            Ok(()) => Some(Self { folder }),
+            Err(error) => skip(&error),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+}
+
+impl Drop for Fat {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg(self.path()).status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_on_fat_takes_every_name_and_gives_it_back() {
+    let Some(fat) = Fat::mount() else { return };
+    let mut world = support::World::empty();
+    world.repository = fat.path().join("repository");
+    immich_backup_core::repository::init(world.directory(), "test").await.unwrap();
+    for (number, name) in ["upload/a:b?.jpg", "upload/A.jpg", "upload/a.jpg", "upload/CON", "upload/tail ", "upload/日本.heic", "upload/q?/x"].iter().enumerate() {
+        world.write(name, &support::noise(number as u64 + 1, 1_000));
+    }
+    world.write("library/film.mp4", &support::noise(99, 9 << 20));
+    let report = world.back_up().await;
+    assert_eq!(report.counts.sent.files, 8);
+    assert!(world.verify("state", true).await.unwrap().damaged == 0);
+    let target = world.beside("restored");
+    world.restore("state", "latest", &target).await.unwrap();
+    assert_eq!(support::contents(&target), support::contents(&world.library));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_name_that_fat_refuses_objects_still_appear_whole() {
+    let Some(fat) = Fat::mount() else { return };
+    let store = DirectoryStore::new(&fat.path());
+    assert_eq!(create(&store, "library/a:b?.jpg", b"x").await, Created::Unnameable);
+    let sizes = sizes_seen_while_created(store, fat.path()).await;
+    assert!(sizes.iter().all(|size| *size == 24 << 20), "seen with {sizes:?} bytes");
+}
