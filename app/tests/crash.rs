@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -27,7 +28,8 @@ fn change(world: &World, random: &mut Random, round: usize) {
     }
     let paths: Vec<Vec<u8>> = world.tree().0.keys().filter(|path| path.starts_with(b"thumbs/u")).cloned().collect();
     for number in 0..15 {
-        let path = world.library.join(raw(random.pick(&paths)));
+        let path: &Vec<u8> = random.pick(&paths);
+        let path = world.library.join(raw(path));
         match random.below(4) {
             _ if !path.exists() => {}
             0 => fs::rename(&path, world.library.join(format!("thumbs/u0/moved-{round}-{number}.webp"))).unwrap(),
@@ -38,8 +40,8 @@ fn change(world: &World, random: &mut Random, round: usize) {
             }
         }
     }
-    if round % 4 == 0 {
-        world.file(&format!("encoded-video/u/large{}.mp4", round % 2), (10 << 20) + random.below(10 << 20), random.next());
+    if round.is_multiple_of(4) {
+        world.file(&format!("encoded-video/u/large{}.mp4", round % 2), (9 << 20) + random.below(6 << 20), random.next());
     }
 }
 
@@ -91,7 +93,7 @@ fn die_and_go_on(kills: usize) {
         world.file(&format!("thumbs/u{}/{number}.webp", number % 4), 500 + (number * 37) % 15_000, 0);
     }
     world.file("encoded-video/u/large0.mp4", 12 << 20, 0);
-    world.file("encoded-video/u/large1.mp4", 19 << 20, 1);
+    world.file("encoded-video/u/large1.mp4", 16 << 20, 1);
     let mut story = Story { world, random: Random::fresh(), objects: Objects::default(), snapshots: Vec::new(), kills: 0 };
     // The first run is long, those that follow are short.
     let mut life = Duration::from_millis(1_500);
@@ -106,7 +108,7 @@ fn die_and_go_on(kills: usize) {
             }
         }
         let ran = story.world.backup(&[]).ended(0);
-        life = (life + ran.took.mul_f64(1.2)) / 2;
+        life = (life + ran.took) / 2;
         story.note_snapshots();
         story.objects.look(&story.world.repository, false);
         // Each content that is new in the library has exactly one object, however often its run died.

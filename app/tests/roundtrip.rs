@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -100,16 +101,92 @@ fn a_first_snapshot_without_odd_names_is_a_plain_copy() {
 
 /// Odd things that names are made of.
 const PIECES: [&[u8]; 40] = [
-    b"\n", b"%0A", b"%", b"%%", b"'", b"\"", b"#", b"~", b"\\", b" ", b".", b"..", b"...", b"-", b"--", b"*", b"?", b"[", b"$(x)", b"`", b";", b"&", b"|", b"<", b">",
-    b"\x01", b"\x7F", b"\x1B[31m", b"\t", b"\r", b"\xFF", b"\xC3", b"\xED\xA0\x80", "📷".as_bytes(), "👨‍👩‍👧‍👦".as_bytes(), "é".as_bytes(), "e\u{301}".as_bytes(), "\u{85}".as_bytes(),
-    "\u{FFFF}".as_bytes(), "\u{202E}".as_bytes(),
+    b"\n",
+    b"%0A",
+    b"%",
+    b"%%",
+    b"'",
+    b"\"",
+    b"#",
+    b"~",
+    b"\\",
+    b" ",
+    b".",
+    b"..",
+    b"...",
+    b"-",
+    b"--",
+    b"*",
+    b"?",
+    b"[",
+    b"$(x)",
+    b"`",
+    b";",
+    b"&",
+    b"|",
+    b"<",
+    b">",
+    b"\x01",
+    b"\x7F",
+    b"\x1B[31m",
+    b"\t",
+    b"\r",
+    b"\xFF",
+    b"\xC3",
+    b"\xED\xA0\x80",
+    "📷".as_bytes(),
+    "👨‍👩‍👧‍👦".as_bytes(),
+    "é".as_bytes(),
+    "e\u{301}".as_bytes(),
+    "\u{85}".as_bytes(),
+    "\u{FFFF}".as_bytes(),
+    "\u{202E}".as_bytes(),
 ];
 
 /// Names that mean something to somebody.
 const NAMES: [&[u8]; 42] = [
-    b"%hashed", b".immich-backup.x", b".immich", b".immich-backup.part", b"format.json", b"log", b"tmp", b"library", b"versions", b"external", b"manifests",
-    b"-rf", b"--help", b"~", b"~root", b"#x#", b"a'b", b"100%.jpg", b"%0A", b"\n", b"%0A\n", b"\n%0A", b"%250A", b"%2E%2E", b"..%2F", b"...", b".hidden", b"x.", b"x..", b" x", b"x ",
-    b" ", b"con", b"NUL", b"a:b", b"\xFF\xFE", b"\xC3\x28", b"null", b"0", b"x\ty", b"back\\slash", b"0000000001.ndjson.zst",
+    b"%hashed",
+    b".immich-backup.x",
+    b".immich",
+    b".immich-backup.part",
+    b"format.json",
+    b"log",
+    b"tmp",
+    b"library",
+    b"versions",
+    b"external",
+    b"manifests",
+    b"-rf",
+    b"--help",
+    b"~",
+    b"~root",
+    b"#x#",
+    b"a'b",
+    b"100%.jpg",
+    b"%0A",
+    b"\n",
+    b"%0A\n",
+    b"\n%0A",
+    b"%250A",
+    b"%2E%2E",
+    b"..%2F",
+    b"...",
+    b".hidden",
+    b"x.",
+    b"x..",
+    b" x",
+    b"x ",
+    b" ",
+    b"con",
+    b"NUL",
+    b"a:b",
+    b"\xFF\xFE",
+    b"\xC3\x28",
+    b"null",
+    b"0",
+    b"x\ty",
+    b"back\\slash",
+    b"0000000001.ndjson.zst",
 ];
 
 fn hostile_name(random: &mut Random) -> Vec<u8> {
@@ -127,7 +204,9 @@ fn hostile_name(random: &mut Random) -> Vec<u8> {
             let length = 1 + random.below(6);
             random.bytes(length)
         }
-        _ => (0..=random.below(6)).flat_map(|_| if random.below(3) == 0 { random.pick(&PIECES).to_vec() } else { random.pick(&[&b"a"[..], b"IMG_1", b".jpg", b"z9"]).to_vec() }).collect(),
+        _ => (0..=random.below(6))
+            .flat_map(|_| if random.below(3) == 0 { random.pick(&PIECES).to_vec() } else { random.pick(&[&b"a"[..], b"IMG_1", b".jpg", b"z9"]).to_vec() })
+            .collect(),
     };
     name.retain(|byte| !matches!(byte, 0 | b'/'));
     name.truncate(255);
@@ -173,7 +252,9 @@ fn ten_thousand_hostile_names_come_back_byte_for_byte() {
         write(&world.library.join("upload").join(name), b"temporary", 1_600_000_000, 0, 0o644);
     }
     let mut tree = world.tree();
-    tree.0.retain(|path, _| ![&b"upload/.nfs0123456789"[..], b"upload/.fuse_hidden00", b"upload/.immich-backup.0123456789abcdef.part"].contains(&path.as_slice()));
+    tree.0.retain(|path, _| {
+        ![&b"upload/.nfs0123456789"[..], b"upload/.fuse_hidden00", b"upload/.immich-backup.0123456789abcdef.part"].contains(&path.as_slice())
+    });
     assert!(tree.len() >= 10_000, "only {} names", tree.len());
     let backup = world.backup(&[]).ended(0);
     assert_eq!(backup.number("/files/seen"), tree.len() as u64);
@@ -416,9 +497,14 @@ fn an_object_key_in_the_log_that_leads_outside_is_refused() {
         world.backup(&[]).ended(0);
         fs::write(world.at("secret"), "secret").unwrap();
         let secret = Sha256::of(b"secret");
-        let fact = format!(r#"{{"fact":"stored","path":"upload/x.jpg","sha256":"{secret}","sha1":"{}","size":6,"mtime_ns":1,"mode":420,"key":"{key}"}}"#, "0".repeat(40));
-        let totals = r#""totals":{"original":{"files":1,"bytes":1},"derived":{"files":0,"bytes":0},"marker":{"files":0,"bytes":0}},"sent":{"files":0,"bytes":0}"#;
-        let snapshot = format!(r#"{{"fact":"snapshot","started_at":"2026-01-15T03:00:00Z","taken_at":"2026-01-15T03:00:00Z",{totals},"archived":0,"unread_count":0}}"#);
+        let fact = format!(
+            r#"{{"fact":"stored","path":"upload/x.jpg","sha256":"{secret}","sha1":"{}","size":6,"mtime_ns":1,"mode":420,"key":"{key}"}}"#,
+            "0".repeat(40)
+        );
+        let totals =
+            r#""totals":{"original":{"files":1,"bytes":1},"derived":{"files":0,"bytes":0},"marker":{"files":0,"bytes":0}},"sent":{"files":0,"bytes":0}"#;
+        let snapshot =
+            format!(r#"{{"fact":"snapshot","started_at":"2026-01-15T03:00:00Z","taken_at":"2026-01-15T03:00:00Z",{totals},"archived":0,"unread_count":0}}"#);
         let started = r#"{"fact":"run_started","at":"2026-01-15T03:00:00Z","host":"x","roots":[]}"#;
         forge_entry(&world, &[started, &fact, &snapshot]);
         let to = world.at("restored");

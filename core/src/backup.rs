@@ -9,7 +9,7 @@ mod scan;
 mod send;
 mod turn;
 
-pub use preflight::PreflightError;
+pub use preflight::{PreflightError, refuse_overlap};
 pub use turn::open;
 
 use crate::event::{Event, Monitor, Phase};
@@ -216,6 +216,14 @@ struct Run<'a> {
 /// # Errors
 /// What stopped the run. All that was stored stays, and the next run takes it up.
 pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
+    let result = attempt(session, plan, monitor, stop).await;
+    if let Err(BackupError::Open(error)) = &result {
+        session.discard_if_damaged(error);
+    }
+    result
+}
+
+async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
     let sources = preflight::check(session, plan, monitor.as_ref())?;
     turn::wait_for_others(session, plan, monitor.as_ref(), stop).await?;
     let id = RunId::random();

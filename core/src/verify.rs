@@ -125,7 +125,21 @@ impl Verifier<'_> {
             }
         }
         self.report.interrupted = self.stop.is_cancelled();
+        if !self.report.interrupted {
+            self.recall(&expected).await?;
+        }
         self.write_facts().await
+    }
+
+    /// What the log calls damaged stays so until its bytes were read and are right: a look that did not read them clears nothing.
+    async fn recall(&mut self, expected: &Expected) -> Result<(), OpenError> {
+        for key in self.known.clone() {
+            let content = expected.content_of(&key)?;
+            if content.is_some() || key.starts_with(key::MANIFESTS) {
+                self.damaged(&key, "it was found damaged before, and has not been read since", content).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The next part of a sample: the one after the last reading of as many parts.
@@ -230,7 +244,7 @@ impl Verifier<'_> {
             Ok((sha256, size_bytes)) if sha256 == right => {
                 self.report.read.add(size_bytes);
                 self.monitor.emit(Event::ObjectChecked { size_bytes });
-                if self.known.contains(key) {
+                if self.known.remove(key) {
                     self.facts.push(Fact::Sound(Sound { key: key.to_owned() }));
                 }
                 Ok(())

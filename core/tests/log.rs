@@ -64,7 +64,7 @@ async fn a_missing_entry_is_named_as_a_gap() {
             assert!(error.hint().unwrap().contains(&format!("--until {}", missing - 1)));
         }
     }
-    assert!(world.verify("fresh", false).await.unwrap().is_sound());
+    assert_eq!(world.verify("fresh", false).await.unwrap().entries, entries(&world), "all is there again");
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn the_newest_entries_cannot_be_taken_away_unseen() {
 
 #[tokio::test]
 async fn the_part_before_a_damage_can_be_read_and_restored() {
-    let world = World::with_files(12).await;
+    let world = World::with_files(30).await;
     world.back_up().await;
     let (good, library) = (entries(&world), support::contents(&world.library));
     world.write("upload/u0/photo-000.jpg", b"changed");
@@ -279,7 +279,11 @@ async fn another_writers_entry_in_between_is_taken_in_and_chained_on() {
     let recorder = Recorder::default();
     let head = first.commit(None, &[damaged("library/a")], &recorder).await.unwrap();
     assert_eq!(head.sequence, 3);
-    let taken: Vec<_> = recorder.events().into_iter().filter_map(|event| if let Event::EntryTaken { sequence, writer } = event { Some((sequence, writer)) } else { None }).collect();
+    let taken: Vec<_> = recorder
+        .events()
+        .into_iter()
+        .filter_map(|event| if let Event::EntryTaken { sequence, writer } = event { Some((sequence, writer)) } else { None })
+        .collect();
     assert_eq!(taken, [(1, second.writer), (2, second.writer)]);
     assert_eq!(first.manifest.damaged_objects().unwrap().len(), 3);
     second.refresh(&Silent).await.unwrap();
@@ -467,8 +471,21 @@ async fn a_damaged_copy_of_the_manifest_is_not_used_and_the_log_gives_the_same()
     let applied = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::EntriesApplied { .. })).count() as u64;
     assert!(applied(&rebuilt("whole").await) < entries(&world), "the copy saves work");
     for (what, change) in [
-        ("a byte", Box::new(|mut bytes: Vec<u8>| { let at = bytes.len() / 2; bytes[at] ^= 1; Some(bytes) }) as Box<dyn Fn(Vec<u8>) -> Option<Vec<u8>>>),
-        ("cut", Box::new(|mut bytes: Vec<u8>| { bytes.truncate(bytes.len() / 2); Some(bytes) })),
+        (
+            "a byte",
+            Box::new(|mut bytes: Vec<u8>| {
+                let at = bytes.len() / 2;
+                bytes[at] ^= 1;
+                Some(bytes)
+            }) as Box<dyn Fn(Vec<u8>) -> Option<Vec<u8>>>,
+        ),
+        (
+            "cut",
+            Box::new(|mut bytes: Vec<u8>| {
+                bytes.truncate(bytes.len() / 2);
+                Some(bytes)
+            }),
+        ),
         ("empty", Box::new(|_| Some(Vec::new()))),
         // Whole, and sound as a database, but not what the log names.
         ("forged", Box::new(|bytes: Vec<u8>| zstd::encode_all(&*zstd::decode_all(&*bytes).unwrap(), 1).ok())),
@@ -489,7 +506,8 @@ async fn a_local_manifest_of_garbage_is_made_anew() {
     world.back_up().await;
     let path = world.manifest("state").await;
     let whole = tables(&path);
-    for (what, garbage) in [("noise", noise(1, 100_000)), ("nothing", Vec::new()), ("text", b"not a database".to_vec()), ("another's", other_database(&world))] {
+    for (what, garbage) in [("noise", noise(1, 100_000)), ("nothing", Vec::new()), ("text", b"not a database".to_vec()), ("another's", other_database(&world))]
+    {
         for end in ["-wal", "-shm"] {
             drop(std::fs::remove_file(format!("{}{end}", path.display())));
         }
@@ -595,4 +613,34 @@ async fn an_empty_log_starts_at_the_identity() {
     let identity = std::fs::read(world.repository.join("format.json")).unwrap();
     assert_eq!(session.manifest.head(), Head { sequence: 0, sha256: Sha256::of(&identity) });
     assert_eq!(session.manifest.totals().of(Class::Original).files, 0);
+}
+
+#[tokio::test]
+async fn a_local_manifest_that_is_damaged_within_fails_one_run_at_most() {
+    let world = World::with_files(100).await;
+    world.back_up().await;
+    let path = world.manifest("state").await;
+    let (mut page, mut failed) = (1, 0);
+    loop {
+        // All of it in one file.
+        rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let Some(damaged) = bytes.get_mut(page * 4_096..(page + 1) * 4_096) else { break };
+        damaged.copy_from_slice(&noise(page as u64, 4_096));
+        std::fs::write(&path, bytes).unwrap();
+        match world.back_up_with(world.directory(), "state", &silent(), |_| {}).await {
+            Ok(report) => assert_eq!((report.ending, report.counts.sent.files), (Ending::Snapshot, 0), "page {page}"),
+            Err(error) => {
+                failed += 1;
+                assert!(error.hint().is_some(), "page {page}: {error}");
+                assert_eq!(world.back_up().await.counts.sent.files, 0, "page {page}");
+            }
+        }
+        // What a run does not need (an index) may be damaged still.
+        drop(std::fs::remove_file(&path));
+        drop(world.reading("state").await.unwrap());
+        page += 1;
+    }
+    assert!(failed > 5, "{failed} of {page} pages matter");
+    assert!(world.verify("fresh", false).await.unwrap().is_sound());
 }

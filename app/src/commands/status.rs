@@ -23,7 +23,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     match (&latest, max_age) {
         (None, _) => problems.push("there is no snapshot yet".to_owned()),
         (Some(snapshot), Some(max_age)) if is_older(snapshot.fact.taken_at, max_age) => {
-            problems.push(format!("the newest snapshot is older than {} h", max_age.as_secs() / 3_600));
+            problems.push(format!("the newest snapshot is older than {}", app.settings.text("max-age").unwrap_or_default()));
         }
         _ => {}
     }

@@ -590,7 +590,8 @@ pub fn fixture(name: &str) -> Option<PathBuf> {
 pub fn may_mount(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     let probe = tempfile::tempdir().unwrap();
-    let mounted = root && Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(probe.path()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let mounted = root
+        && Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(probe.path()).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     if mounted {
         tool("umount", &[probe.path()]);
     } else {

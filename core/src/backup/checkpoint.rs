@@ -180,6 +180,7 @@ impl Run<'_> {
         let facts: Vec<_> = stored.iter().map(|stored| Fact::Stored(stored.fact.clone())).collect();
         self.commit(&facts).await?;
         shared.contents.committed(stored.iter().map(|stored| stored.fact.sha256));
+        shared.contents.committed_sizes(stored.iter().map(|stored| stored.fact.size));
         for stored in stored {
             self.count(&stored);
             self.monitor.emit(Event::FileStored {

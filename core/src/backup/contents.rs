@@ -4,13 +4,17 @@ use crate::model::Sha256;
 use crate::repository::manifest::StoredContent;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 type Slot = watch::Receiver<Option<StoredContent>>;
 
 /// Content between being read and being in the manifest: at most the files of one checkpoint and those in the workers' hands.
 #[derive(Debug, Default)]
-pub(super) struct Contents(Mutex<HashMap<Sha256, Slot>>);
+pub(super) struct Contents {
+    slots: Mutex<HashMap<Sha256, Slot>>,
+    /// Sizes of large files between being met and being in the manifest.
+    sizes: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<bool>>>>,
+}
 
 /// Who stores some content.
 pub(super) enum Claim {
@@ -33,7 +37,7 @@ impl Contents {
     pub(super) async fn claim(self: &Arc<Self>, content: Sha256) -> Claim {
         loop {
             let mut slot = {
-                let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
                 match slots.get(&content) {
                     Some(slot) => slot.clone(),
                     None => {
@@ -52,9 +56,24 @@ impl Contents {
         }
     }
 
+    /// Waits for the turn of a large file of this size: files that may be the same (hard links) are not sent blindly side by side. What is
+    /// guarded says whether one of this size was sent already; its content is claimed then.
+    pub(super) async fn turn(&self, size_bytes: u64) -> OwnedMutexGuard<bool> {
+        let turn = Arc::clone(self.sizes.lock().unwrap_or_else(PoisonError::into_inner).entry(size_bytes).or_default());
+        turn.lock_owned().await
+    }
+
+    /// Forgets sizes that the manifest knows now.
+    pub(super) fn committed_sizes(&self, sizes: impl Iterator<Item = u64>) {
+        let mut turns = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        for size in sizes {
+            turns.remove(&size);
+        }
+    }
+
     /// Forgets what the manifest knows now.
     pub(super) fn committed(&self, contents: impl Iterator<Item = Sha256>) {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         for content in contents {
             slots.remove(&content);
         }

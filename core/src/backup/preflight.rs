@@ -131,6 +131,29 @@ fn check_markers(session: &Session, plan: &Plan, library: &Path, monitor: &dyn M
     Ok(())
 }
 
+/// Refuses a repository or a state folder within what is backed up, before either is made: the library is never written to.
+///
+/// # Errors
+/// [`PreflightError::Nested`].
+pub fn refuse_overlap(plan: &Plan, repository: &Path, state: &Path) -> Result<(), BackupError> {
+    for source in &plan.sources {
+        let Ok(outer) = source.path.canonicalize() else { continue };
+        for (what, inner) in [("the repository", repository), ("the state folder", state)] {
+            if let Some(inner) = where_it_will_be(inner).filter(|inner| inner.starts_with(&outer)) {
+                return Err(PreflightError::Nested { what, inner, root: source.root.clone(), path: outer }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The path without links, also where its end does not exist yet.
+fn where_it_will_be(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let there = path.ancestors().find(|above| above.exists())?;
+    Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?))
+}
+
 fn refuse_nested(session: &Session, root: &Root, path: &Path) -> Result<(), PreflightError> {
     let Ok(outer) = path.canonicalize() else { return Ok(()) };
     let repository = Some(PathBuf::from(session.store().url())).filter(|url| url.is_dir());

@@ -140,17 +140,23 @@ async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, mo
 async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
     let home = key::home(&item.file);
     let (size_bytes, file) = (item.size_bytes, item.file.clone());
+    let mut sent_before = shared.contents.turn(size_bytes).await;
     let (known, has_history) = shared.lookup(move |lookup| Ok((lookup.knows_size(size_bytes)?, lookup.has_history(&file)?))).await?;
-    if let (false, false, None, Some(home)) = (known, has_history, &item.current, home)
+    if let (false, false, None, Some(home)) = (known || *sent_before, has_history, &item.current, home)
         && shared.store.head(&home).await?.is_none()
     {
         let sent = stream(shared, item, &home, None, monitor).await?;
         if let Some((content, times, trusted)) = sent {
             let stored = StoredContent { key: home.to_string(), etag: None };
+            if let Claim::Mine(mine) = shared.contents.claim(content.digests.sha256).await {
+                mine.stored(stored.clone());
+            }
+            *sent_before = true;
             return Ok(done(item, &Material { content, times, trusted, bytes: None }, stored, Stored::Sent));
         }
         // The name is taken after all: what is there decides.
     }
+    drop(sent_before);
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
     let material = blocking(move || {
         let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;

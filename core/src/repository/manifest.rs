@@ -63,7 +63,7 @@ impl ManifestError {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        use rusqlite::ErrorCode::{CannotOpen, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure};
+        use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, PermissionDenied, ReadOnly, SystemIoFailure};
         let full = |source: &std::io::Error| matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         match self {
             Self::Sqlite { source, .. } => match source.sqlite_error_code()? {
@@ -71,6 +71,9 @@ impl ManifestError {
                     Some("make room in the state folder, or give --state-dir another one; the repository is whole, and the next run goes on")
                 }
                 CannotOpen | PermissionDenied | ReadOnly => Some("give --state-dir (IMMICH_BACKUP_STATE_DIR) a folder that this user may write to"),
+                DatabaseCorrupt | NotADatabase => {
+                    Some("it is damaged, and only a cache: the next `backup` makes it anew from the log; anything else does once it is removed")
+                }
                 _ => None,
             },
             Self::Copy { source, .. } if full(source) => Some("make room in the state folder, or give --state-dir another one"),

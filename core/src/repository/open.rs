@@ -235,7 +235,7 @@ impl Session {
         let writer = state.writer()?;
         let manifest = local_manifest(&repository, &state, monitor).await?;
         let mut session = Self { repository, state, manifest, writer, lock: Some(lock) };
-        session.refresh(monitor).await?;
+        session.refresh(monitor).await.inspect_err(|error| session.discard_if_damaged(error))?;
         Ok(session)
     }
 
@@ -270,6 +270,14 @@ impl Session {
         }
         monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
         Ok(session)
+    }
+
+    /// Throws the local manifest away if `error` says that it is damaged: who opens it next makes it anew from the log.
+    pub fn discard_if_damaged(&self, error: &OpenError) {
+        if matches!(error, OpenError::Manifest(error) if error.is_damage()) {
+            // Where it cannot be removed, the next error says the same.
+            drop(std::fs::remove_file(self.state.manifest()));
+        }
     }
 
     /// Where the objects are.
@@ -390,10 +398,13 @@ impl Session {
         }
         if let Some(lock) = self.state.try_lock()? {
             self.lock = Some(lock);
-            let noted = match self.refresh(monitor).await {
-                Ok(()) => self.commit(None, facts, monitor).await.map(drop),
-                Err(error) => Err(error),
-            };
+            let noted = async {
+                // A run may have written from this state folder since the manifest was opened, and it may be open for reading only.
+                self.manifest = local_manifest(&self.repository, &self.state, monitor).await?;
+                self.refresh(monitor).await?;
+                self.commit(None, facts, monitor).await.map(drop)
+            }
+            .await;
             self.lock = None;
             return noted;
         }

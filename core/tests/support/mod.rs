@@ -11,9 +11,7 @@ use immich_backup_core::repository::directory::DirectoryStore;
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::manifest::Selector;
 use immich_backup_core::repository::state::StateFolder;
-use immich_backup_core::repository::store::{
-    Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload,
-};
+use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use immich_backup_core::repository::{OpenError, Repository, Session, init};
 use immich_backup_core::restore::{self, RestoreError};
 use immich_backup_core::verify::{self, Depth};

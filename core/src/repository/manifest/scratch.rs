@@ -88,6 +88,18 @@ impl Expected {
             .map_err(self.0.failed())
     }
 
+    /// What the object `key` should hold; `None` where no version needs it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn content_of(&self, key: &str) -> Result<Option<Sha256>, ManifestError> {
+        self.0
+            .connection
+            .query_row("SELECT sha256 FROM expected WHERE key = ?1", [key], |row| row.get(0).map(Sha256))
+            .optional()
+            .map_err(self.0.failed())
+    }
+
     /// The next ones after `after`, in the order of their keys' bytes; empty at the end.
     ///
     /// # Errors
