@@ -111,9 +111,8 @@ fn every_command_speaks_json_and_ends_with_its_exit_code() {
 }
 
 #[test]
-fn wrong_arguments_beside_json_are_told_as_json() {
+fn arguments_that_cannot_be_understood_are_named() {
     let world = World::new();
-    // Whoever reads JSON lines gets one, also where the arguments cannot be understood.
     let ran = world.run(&["backup", "--json", "--no-such-flag"]).ended(2);
     assert!(ran.err.contains("--no-such-flag"), "{}", ran.told());
 }

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use support::{Random, Running, Tree, World, copy, fixture, forge_entry, raw, remove, set_mtime, tool, write};
 
 /// Copies a fixture into the world's library, each file with a time of its own in the past.
@@ -247,7 +248,13 @@ fn hostile_tree(root: &Path, count: usize, random: &mut Random) {
 #[test]
 fn ten_thousand_hostile_names_come_back_byte_for_byte() {
     let world = World::new();
+    let mut clock = Instant::now();
+    let mut lap = |what: &str| {
+        eprintln!("{what}: {:.1?}", clock.elapsed());
+        clock = Instant::now();
+    };
     hostile_tree(&world.library, 9_995, &mut Random::new(20_261_121));
+    lap("making the tree");
     for name in [".nfs0123456789", ".fuse_hidden00", ".immich-backup.0123456789abcdef.part"] {
         write(&world.library.join("upload").join(name), b"temporary", 1_600_000_000, 0, 0o644);
     }
@@ -258,10 +265,15 @@ fn ten_thousand_hostile_names_come_back_byte_for_byte() {
     assert!(tree.len() >= 10_000, "only {} names", tree.len());
     let backup = world.backup(&[]).ended(0);
     assert_eq!(backup.number("/files/seen"), tree.len() as u64);
+    lap("backup");
     world.assert_restores("latest", &tree);
+    lap("restore");
     by_hand_from_manifest(&world, &tree);
+    lap("by hand from the manifest");
     by_hand_from_log(&world, &tree);
+    lap("by hand from the log");
     world.run(&["verify", "--read-data", "--json"]).ended(0);
+    lap("verify");
     println!("{} hostile names came back, byte for byte, three ways", tree.len());
 }
 

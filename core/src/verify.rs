@@ -183,7 +183,7 @@ impl Verifier<'_> {
                 return Ok(());
             }
             while let Some(missing) = wanted.take_if(|wanted| wanted.key.as_str() < found.key.as_str()) {
-                self.damaged(&missing.key, "it is missing", Some(missing.sha256)).await?;
+                self.look_for(&missing).await?;
                 wanted = pages.next()?;
             }
             match wanted.take_if(|wanted| wanted.key == found.key.as_str()) {
@@ -195,11 +195,19 @@ impl Verifier<'_> {
             }
         }
         while let Some(missing) = wanted {
-            self.damaged(&missing.key, "it is missing", Some(missing.sha256)).await?;
+            self.look_for(&missing).await?;
             wanted = pages.next()?;
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::List });
         Ok(())
+    }
+
+    /// A listing may show another spelling of a name (file systems that do not tell `a` from `A`): what it lacks is asked for by name.
+    async fn look_for(&mut self, object: &ExpectedObject) -> Result<(), OpenError> {
+        match self.session.store().head(&Key::parse(&object.key).map_err(StoreError::from)?).await? {
+            Some(found) => self.compare_listed(object, &found).await,
+            None => self.damaged(&object.key, "it is missing", Some(object.sha256)).await,
+        }
     }
 
     async fn compare_listed(&mut self, object: &ExpectedObject, found: &ObjectInfo) -> Result<(), OpenError> {

@@ -644,3 +644,28 @@ async fn a_local_manifest_that_is_damaged_within_fails_one_run_at_most() {
     assert!(failed > 5, "{failed} of {page} pages matter");
     assert!(world.verify("fresh", false).await.unwrap().is_sound());
 }
+
+#[tokio::test]
+async fn a_copy_knows_of_damage_and_of_how_runs_ended() {
+    let world = World::with_files(30).await;
+    world.back_up().await;
+    Tampered::with(&world.repository.join("library/upload/u0/photo-000.jpg"), |_| None).keep();
+    assert_eq!(world.verify("state", true).await.unwrap().lost, 1);
+    let faulty = FaultyStore::new(&world.repository);
+    faulty.fail("versions/", Fault::Refused, 0, 1);
+    world.back_up_with(faulty.store(), "state", &silent(), |_| {}).await.unwrap_err();
+    // Enough that is new for a copy.
+    for number in 0..10 {
+        world.write(&format!("upload/new/{number}.jpg"), &noise(200 + number, 100));
+    }
+    world.back_up().await;
+    assert_eq!(copies(&world).len(), 2);
+    let local = tables(&world.manifest("state").await);
+    let recorder = Recorder::default();
+    let (repository, state) = world.open(world.directory(), "fresh").await.unwrap();
+    let session = Session::open_for_reading(repository, state, &recorder).await.unwrap();
+    assert_eq!(session.manifest.damaged_objects().unwrap().len(), 1);
+    assert!(recorder.events().iter().filter(|event| matches!(event, Event::EntriesApplied { .. })).count() == 1, "all but the last entry is in the copy");
+    assert!(tables(&world.manifest("fresh").await) == local);
+    assert!(tables_from_log(&world, "from-log").await == local);
+}

@@ -31,7 +31,7 @@ fn outcome(report: &Report) -> Outcome {
     };
     let mut lines = vec![match exit {
         Exit::Damaged => format!("DAMAGE: {} objects are not as they should be, {} of them hold what is stored nowhere else", report.damaged, report.lost),
-        Exit::Interrupted => "interrupted: no damage so far, and nothing was written down".to_owned(),
+        Exit::Interrupted => "interrupted before the end: what was looked at is whole".to_owned(),
         _ => "sound".to_owned(),
     }];
     lines.push(format!("  log        {} entries, each follows the one before", screen::count(report.entries)));

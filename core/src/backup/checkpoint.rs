@@ -58,6 +58,9 @@ impl Run<'_> {
     /// Files of folders that the walk did not come to: they were removed, or are not wanted any more. Folders with numbers after `last_folder`
     /// were met by this walk for the first time.
     fn add_unvisited(&self, seen: &Seen, last_folder: i64, unseen: &Unseen) -> Result<(), BackupError> {
+        if seen.has_all_folders(last_folder) {
+            return Ok(());
+        }
         let manifest = &self.session.manifest;
         let lookup = crate::repository::manifest::Lookup::open(manifest.path())?;
         let mut folders = manifest.folders();

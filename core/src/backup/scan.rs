@@ -6,7 +6,7 @@ use crate::library::scope::Scope;
 use crate::library::walk::{self, Visitor};
 use crate::model::{FilePath, FileTimes, Part, Root, RootPath};
 use crate::repository::log::Tally;
-use crate::repository::manifest::{Lookup, ManifestError};
+use crate::repository::manifest::{Lookup, ManifestError, StandingFolder};
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
@@ -102,6 +102,11 @@ impl Seen {
         self.folders.has(number)
     }
 
+    /// Whether the walk has read all folders up to this number.
+    pub(super) fn has_all_folders(&self, last: i64) -> bool {
+        (1..=last).all(|number| self.has_folder(number))
+    }
+
     /// Whether nothing can be said of this folder, because it or one above it could not be read.
     pub(super) fn is_unknown(&self, root: &Root, folder: &str) -> bool {
         if self.failed.too_many {
@@ -161,9 +166,9 @@ pub(super) fn scan(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<
     Ok(seen)
 }
 
-/// A folder being read: its number in the manifest, and how many of its files there were met.
+/// A folder being read: what the manifest has of it, and how many of its files there were met.
 struct Frame {
-    number: Option<i64>,
+    standing: Option<StandingFolder>,
     met: u64,
 }
 
@@ -220,9 +225,14 @@ impl Scanner<'_> {
 
     /// What the repository has at `name`: `Err` where the run is over.
     fn current(&mut self, name: &str) -> Result<Option<crate::repository::manifest::CurrentFile>, ()> {
-        let Some(number) = self.stack.last().and_then(|frame| frame.number) else { return Ok(None) };
-        let current = self.lookup.enter().and_then(|()| self.lookup.current(number, name));
-        let current = self.check(current).ok_or(())?;
+        let Some(standing) = self.stack.last().and_then(|frame| frame.standing.as_ref()) else { return Ok(None) };
+        let current = match &standing.files {
+            Some(files) => files.get(name).cloned(),
+            None => {
+                let current = self.lookup.enter().and_then(|()| self.lookup.current(standing.number, name));
+                self.check(current).ok_or(())?
+            }
+        };
         if current.is_some()
             && let Some(frame) = self.stack.last_mut()
         {
@@ -261,8 +271,8 @@ impl Visitor for Scanner<'_> {
         {
             return false;
         }
-        let Some(number) = self.check(self.lookup.folder(&self.root, folder)) else { return false };
-        self.stack.push(Frame { number, met: 0 });
+        let Some(standing) = self.check(self.lookup.folder(&self.root, folder)) else { return false };
+        self.stack.push(Frame { standing, met: 0 });
         true
     }
 
@@ -315,13 +325,16 @@ impl Visitor for Scanner<'_> {
 
     fn leave(&mut self, folder: &str, whole: bool) {
         let Some(frame) = self.stack.pop() else { return };
-        if let (Some(number), true) = (frame.number, whole) {
-            self.seen.folders.add(number);
-            let counted = self.lookup.enter().and_then(|()| self.lookup.count(number));
-            if let Some(standing) = self.check(counted)
-                && standing != frame.met
+        if let (Some(standing), true) = (frame.standing, whole) {
+            self.seen.folders.add(standing.number);
+            let counted = match &standing.files {
+                Some(files) => Ok(files.len() as u64),
+                None => self.lookup.enter().and_then(|()| self.lookup.count(standing.number)),
+            };
+            if let Some(count) = self.check(counted)
+                && count != frame.met
             {
-                let found = self.find_unseen(folder, number);
+                let found = self.find_unseen(folder, standing.number);
                 self.check(found);
             }
         }

@@ -315,9 +315,12 @@ async fn stream(
         // It is not what was hashed before: read again from the start. The upload, dropped, never was.
         return Err(ReadError::Changed.into());
     }
-    match upload.finish(&content.digests.sha256).await? {
-        Created::New => Ok(Some((content, times, trusted))),
-        Created::Exists | Created::Unnameable => Ok(None),
+    match upload.finish(&content.digests.sha256).await {
+        Ok(Created::New) => Ok(Some((content, times, trusted))),
+        Ok(Created::Exists | Created::Unnameable) => Ok(None),
+        // It may have happened: what is there decides.
+        Err(StoreError::Unanswered { .. }) if holds(shared, key, &content).await? => Ok(Some((content, times, trusted))),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -147,9 +147,9 @@ impl Inner {
     /// Ends a temporary file: read-only, with its mtime, and on disk where `durable`.
     fn complete(file: &File, attributes: &Attributes, durable: bool) -> io::Result<()> {
         if let Some(mtime_ns) = attributes.mtime_ns {
-            rustix::fs::futimens(file, &timestamps(mtime_ns))?;
+            if_possible(rustix::fs::futimens(file, &timestamps(mtime_ns)))?;
         }
-        rustix::fs::fchmod(file, Mode::RUSR)?;
+        if_possible(rustix::fs::fchmod(file, Mode::RUSR))?;
         if durable { file.sync_all() } else { Ok(()) }
     }
 
@@ -227,6 +227,14 @@ impl Inner {
 fn remove_quietly(path: &Path) {
     // A leftover costs room until the next process removes it; the error that led here matters more.
     drop(std::fs::remove_file(path));
+}
+
+/// Some network and user-space file systems have neither times nor permissions to set; the log has both.
+fn if_possible(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn timestamps(mtime_ns: i64) -> Timestamps {

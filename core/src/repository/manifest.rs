@@ -9,7 +9,7 @@ mod select;
 
 pub use apply::Applied;
 pub use copy::unpack;
-pub use lookup::Lookup;
+pub use lookup::{Lookup, StandingFolder};
 pub use question::{CurrentFile, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
 
 pub use scratch::{Expected, ExpectedObject, Unseen};
@@ -18,6 +18,7 @@ pub use select::{SelectError, Selector};
 use super::log::{Head, Totals};
 use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_BYTES, SQLITE_WRITER_CACHE_BYTES};
 use crate::model::{RepositoryId, Sha256};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use std::path::{Path, PathBuf};
 
@@ -220,6 +221,7 @@ impl Manifest {
 fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(30))?;
+    compile_once(&connection)?;
     connection.pragma_update(None, "cache_size", cache_pragma(SQLITE_WRITER_CACHE_BYTES))?;
     // A lost tail of this cache is applied again from the log: what matters is that it stays consistent.
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -229,9 +231,15 @@ fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Plans must not depend on the values bound: else SQLite compiles a statement anew each time it is used, which takes longer than running it.
+fn compile_once(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(std::time::Duration::from_secs(30))?;
+    compile_once(&connection)?;
     connection.pragma_update(None, "cache_size", cache_pragma(SQLITE_READER_CACHE_BYTES))?;
     connection.pragma_update(None, "temp_store", "FILE")?;
     connection.set_prepared_statement_cache_capacity(32);

@@ -440,6 +440,11 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
     let store = repository.store.as_ref();
     let copies: Vec<_> = store.list(key::MANIFESTS, None).try_collect().await?;
     let entries = if copies.is_empty() { return Ok(None) } else { log::listed_entries(store, 0).await? };
+    let last = entries.keys().next_back().copied().unwrap_or(0);
+    if let Some(newer) = copies.iter().filter_map(|copy| key::manifest_sequence(&copy.key)).find(|sequence| *sequence > last) {
+        // A copy knows of entries that are not there: someone has seen them.
+        return Err(LogError::WentBack { seen: newer, now: last }.into());
+    }
     for copy in copies.iter().rev() {
         let Some(sequence) = key::manifest_sequence(&copy.key) else { continue };
         let Some(expected) = named_by_log(store, &entries, &copy.key, sequence).await else { continue };

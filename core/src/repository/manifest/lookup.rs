@@ -4,8 +4,10 @@ use super::super::key::Key;
 use super::apply::folder_id;
 use super::question::{CurrentFile, StoredContent, known_content};
 use super::{ManifestError, page_rows, signed, unsigned};
+use crate::budget::MANIFEST_PAGE_ROWS;
 use crate::model::{Digests, FilePath, Root, Sha1, Sha256};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// A connection for one thread of a run, beside the one that writes. Sees what was committed when a question is asked.
@@ -13,6 +15,28 @@ use std::path::{Path, PathBuf};
 pub struct Lookup {
     connection: Connection,
     path: PathBuf,
+}
+
+/// What the manifest has of a folder.
+#[derive(Debug)]
+pub struct StandingFolder {
+    /// Its number.
+    pub number: i64,
+    /// What stands in it, by name; `None` where that is more than a page.
+    pub files: Option<HashMap<String, CurrentFile>>,
+}
+
+fn current_file(row: &Row<'_>) -> rusqlite::Result<CurrentFile> {
+    Ok(CurrentFile {
+        digests: Digests { sha256: Sha256(row.get(0)?), sha1: Sha1(row.get(1)?) },
+        size_bytes: unsigned(row.get(2)?),
+        mtime_ns: row.get(3)?,
+        ctime_ns: row.get(4)?,
+        mode: row.get(5)?,
+        damaged: row.get(6)?,
+        key: row.get(7)?,
+        etag: row.get(8)?,
+    })
 }
 
 impl Lookup {
@@ -29,12 +53,36 @@ impl Lookup {
         question(&self.connection).map_err(|source| ManifestError::Sqlite { action: "read", path: self.path.clone(), source })
     }
 
-    /// The number of a folder; `None` where nothing of it was ever stored.
+    /// A folder and what stands in it; `None` where nothing of it was ever stored. One question, however many files.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn folder(&self, root: &Root, folder: &str) -> Result<Option<i64>, ManifestError> {
-        self.ask(|connection| folder_id(connection, root, folder))
+    pub fn folder(&self, root: &Root, folder: &str) -> Result<Option<StandingFolder>, ManifestError> {
+        self.ask(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT v.sha256, v.sha1, v.size, v.mtime_ns, v.ctime_ns, v.mode, v.damaged IS NOT NULL, v.key, v.etag, v.name, f.id
+                   FROM folder f LEFT JOIN version v ON v.folder = f.id AND v.until IS NULL
+                  WHERE f.external = ?1 AND f.path = ?2",
+            )?;
+            let mut rows = query.query(params![root.external_or_empty(), folder])?;
+            let mut found = None;
+            while let Some(row) = rows.next()? {
+                let standing = match &mut found {
+                    Some(standing) => standing,
+                    None => found.insert(StandingFolder { number: row.get(10)?, files: Some(HashMap::new()) }),
+                };
+                // A folder in which nothing stands any more gives one row without a name.
+                let Some(name) = row.get::<_, Option<String>>(9)? else { break };
+                match &mut standing.files {
+                    Some(files) if files.len() < MANIFEST_PAGE_ROWS => drop(files.insert(name, current_file(row)?)),
+                    _ => {
+                        standing.files = None;
+                        break;
+                    }
+                }
+            }
+            Ok(found)
+        })
     }
 
     /// Makes the questions that follow cheap and see one state, until [`Self::leave`]. Not to be held while waiting: the writer's journal grows.
@@ -64,18 +112,7 @@ impl Lookup {
                     "SELECT sha256, sha1, size, mtime_ns, ctime_ns, mode, damaged IS NOT NULL, key, etag FROM version
                       WHERE folder = ?1 AND name = ?2 AND until IS NULL",
                 )?
-                .query_row(params![folder, name], |row| {
-                    Ok(CurrentFile {
-                        digests: Digests { sha256: Sha256(row.get(0)?), sha1: Sha1(row.get(1)?) },
-                        size_bytes: unsigned(row.get(2)?),
-                        mtime_ns: row.get(3)?,
-                        ctime_ns: row.get(4)?,
-                        mode: row.get(5)?,
-                        damaged: row.get(6)?,
-                        key: row.get(7)?,
-                        etag: row.get(8)?,
-                    })
-                })
+                .query_row(params![folder, name], current_file)
                 .optional()
         })
     }

@@ -157,11 +157,10 @@ impl Folders<'_> {
     pub fn next_page(&mut self) -> Result<Vec<Folder>, ManifestError> {
         let failed = self.manifest.failed("read");
         let (external, path) = self.last.clone().map_or((None, None), |(external, path)| (Some(external), Some(path)));
-        let mut query = self
-            .manifest
-            .connection
-            .prepare_cached("SELECT id, external, path FROM folder WHERE ?1 IS NULL OR (external, path) > (?1, ?2) ORDER BY external, path LIMIT ?3")
-            .map_err(&failed)?;
+        // Not one query with `OR`: it would pass over all the folders before, on every page.
+        let after = if self.last.is_some() { "(external, path) > (?1, ?2)" } else { "?1 IS NULL AND ?2 IS NULL" };
+        let sql = format!("SELECT id, external, path FROM folder WHERE {after} ORDER BY external, path LIMIT ?3");
+        let mut query = self.manifest.connection.prepare_cached(&sql).map_err(&failed)?;
         let rows = query.query_map(params![external, path, page_rows()], |row| {
             let external: String = row.get(1)?;
             Ok((row.get(0)?, converted(1, Root::from_external_or_empty(&external))?, row.get(2)?))
@@ -475,14 +474,24 @@ fn snapshot_row(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
 
 pub(super) fn known_content(connection: &Connection, content: &Sha256) -> rusqlite::Result<Vec<StoredContent>> {
     let sql = "SELECT f.external, f.path, v.name, v.key, v.etag FROM version v JOIN folder f ON f.id = v.folder
-                WHERE substr(v.sha256, 1, 8) = substr(?1, 1, 8) AND v.sha256 = ?1 AND v.damaged IS NULL LIMIT 8";
+                WHERE substr(v.sha256, 1, 8) = substr(?1, 1, 8) AND v.sha256 = ?1 AND v.damaged IS NULL";
     let mut query = connection.prepare_cached(sql)?;
-    let rows = query.query_map([content.0], |row| {
+    let mut rows = query.query([content.0])?;
+    let mut found: Vec<StoredContent> = Vec::new();
+    // Many paths may share one object, and few objects share one content.
+    while let Some(row) = rows.next()? {
         let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let file = FilePath { root: converted(0, Root::from_external_or_empty(&external))?, path: RootPath::in_folder(&folder, &name) };
-        Ok(StoredContent { key: object_key(row.get(3)?, &file), etag: row.get(4)? })
-    });
-    let mut found: Vec<StoredContent> = rows.and_then(Iterator::collect)?;
-    found.dedup_by(|a, b| a.key == b.key);
+        let stored = StoredContent { key: object_key(row.get(3)?, &file), etag: row.get(4)? };
+        if !found.iter().any(|known| known.key == stored.key) {
+            found.push(stored);
+        }
+        if found.len() == OBJECTS_OF_ONE_CONTENT_MAX {
+            break;
+        }
+    }
     Ok(found)
 }
+
+/// So many objects of one content are looked at; there is more than one only after damage.
+const OBJECTS_OF_ONE_CONTENT_MAX: usize = 8;

@@ -17,6 +17,7 @@ impl Scratch {
         remove(path)?;
         let make = || {
             let connection = Connection::open(path)?;
+            super::compile_once(&connection)?;
             connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192; PRAGMA temp_store = FILE;")?;
             connection.execute_batch(tables)?;
             Ok(connection)
@@ -93,11 +94,7 @@ impl Expected {
     /// # Errors
     /// SQLite's.
     pub fn content_of(&self, key: &str) -> Result<Option<Sha256>, ManifestError> {
-        self.0
-            .connection
-            .query_row("SELECT sha256 FROM expected WHERE key = ?1", [key], |row| row.get(0).map(Sha256))
-            .optional()
-            .map_err(self.0.failed())
+        self.0.connection.query_row("SELECT sha256 FROM expected WHERE key = ?1", [key], |row| row.get(0).map(Sha256)).optional().map_err(self.0.failed())
     }
 
     /// The next ones after `after`, in the order of their keys' bytes; empty at the end.
@@ -173,8 +170,10 @@ impl Unseen {
     /// SQLite's.
     pub fn page(&self, after: Option<&FilePath>) -> Result<Vec<(FilePath, u64, Sha256)>, ManifestError> {
         let failed = self.0.failed();
-        let sql = "SELECT external, path, size, sha256 FROM unseen WHERE ?1 IS NULL OR (external, path) > (?1, ?2) ORDER BY external, path LIMIT ?3";
-        let mut query = self.0.connection.prepare_cached(sql).map_err(&failed)?;
+        // Not one query with `OR`: it would pass over all the rows before, on every page.
+        let condition = if after.is_some() { "(external, path) > (?1, ?2)" } else { "?1 IS NULL AND ?2 IS NULL" };
+        let sql = format!("SELECT external, path, size, sha256 FROM unseen WHERE {condition} ORDER BY external, path LIMIT ?3");
+        let mut query = self.0.connection.prepare_cached(&sql).map_err(&failed)?;
         let (external, path) = (after.map(|file| file.root.external_or_empty()), after.map(|file| file.path.as_str()));
         let rows = query.query_map(params![external, path, page_rows()], |row| {
             let (external, path): (String, String) = (row.get(0)?, row.get(1)?);
