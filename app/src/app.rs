@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use immich_backup_core::event::{Event, Monitor};
 use immich_backup_core::model::RepositoryId;
-use immich_backup_core::repository::state::StateFolder;
+use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
@@ -26,14 +26,14 @@ const PROGRAM: &str = concat!("immich-backup ", env!("CARGO_PKG_VERSION"));
 pub struct GoneAway {
     url: String,
     before: RepositoryId,
-    places: PathBuf,
+    place: PathBuf,
 }
 
 impl GoneAway {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> String {
-        format!("mount its disk; if the old one is gone for good, remove `{}` and run again", self.places.display())
+        format!("mount its disk; if the old one is gone for good, remove `{}` and run again", self.place.display())
     }
 }
 
@@ -235,7 +235,7 @@ impl App {
         if let Some(before) = StateFolder::remembered(&base, store.url()) {
             return match Repository::open(Arc::clone(&store)).await {
                 Ok(_) => Ok(init(store, PROGRAM).await?),
-                Err(_) => Err(anyhow::Error::from(GoneAway { url: store.url().to_owned(), before, places: base.join("places") })),
+                Err(_) => Err(anyhow::Error::from(GoneAway { url: store.url().to_owned(), before, place: place_of(&base, store.url()) })),
             };
         }
         Ok(init(store, PROGRAM).await?)

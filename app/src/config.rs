@@ -192,6 +192,9 @@ fn read_file(path: &Path) -> Result<BTreeMap<&'static str, Found>, UsageError> {
         let Some(setting) = setting(&key.replace('_', "-")).filter(|setting| !matches!(setting.name, "config" | "show-config")) else {
             return Err(UsageError(format!("`{key}` in the configuration file `{shown}` is no setting; docs/configuration.md has them all")));
         };
+        if setting.environment.is_empty() {
+            return Err(UsageError(format!("`{key}` in the configuration file `{shown}` can only be said on the command line: it is meant for one run")));
+        }
         let single = |value: toml::Value| match value {
             toml::Value::String(text) => Ok(text),
             toml::Value::Integer(number) => Ok(number.to_string()),

@@ -148,6 +148,25 @@ fn the_manifest_answers_with_sqlite3_what_people_ask() {
         world.ask("SELECT object_key FROM versions WHERE file_path = 'library/b/two.jpg'").split('/').next_back(),
         Some("one.jpg").filter(|_| first_is_one(&world)).or(Some("two.jpg"))
     );
+    // The README's own questions, word for word.
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let sql = readme.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the README has questions in SQL");
+    let questions: Vec<_> = sql.split(';').map(str::trim).filter(|question| !question.is_empty()).collect();
+    assert_eq!(questions.len(), 3, "what is archived, what changed, duplicates");
+    assert_eq!(world.ask(questions[0]).split('|').next(), Some("upload/u0/00/00000.jpg"));
+    let changed = world.ask(&questions[1].replace("352fcaf3", &first[..8]));
+    let mut changed: Vec<_> = changed.lines().collect();
+    changed.sort_unstable();
+    assert_eq!(
+        changed,
+        [
+            "library/new.jpg|stored",
+            "upload/u0/00/00000.jpg|replaced or archived",
+            "upload/u1/01/00001.jpg|replaced or archived",
+            "upload/u1/01/00001.jpg|stored"
+        ]
+    );
+    assert_eq!(world.ask(questions[2]), "2|8|library/a/one.jpg");
     // The copy in the repository answers alike.
     let copy = fs::read_dir(world.repository.join("manifests")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     let plain = world.at("copy.db");

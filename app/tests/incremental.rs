@@ -168,7 +168,7 @@ fn change(world: &World, random: &mut Random, round: usize) {
         }
     }
     // A file that comes back to what it held before: a, b, a.
-    write(&world.library.join("thumbs/u0/flip.webp"), if round % 2 == 0 { b"even" } else { b"odd!" }, 1_500_000_000 + round as i64, 0, 0o644);
+    write(&world.library.join("thumbs/u0/flip.webp"), if round.is_multiple_of(2) { b"even" } else { b"odd!" }, 1_500_000_000 + round as i64, 0, 0o644);
 }
 
 #[test]

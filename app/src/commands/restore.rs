@@ -1,16 +1,20 @@
 use crate::app::{App, Outcome};
+use crate::config::Origin;
 use crate::exit::Exit;
 use crate::screen;
 use immich_backup_core::repository::manifest::Selector;
 use immich_backup_core::restore::{self, Plan, Prepared, Preview, Report, RestoreError};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Restores.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let to = PathBuf::from(app.settings.required("to")?);
     let paths = super::patterns(app.settings.texts("path"))?;
-    let externals = super::externals(app)?.into_iter().collect();
+    // Where a restore writes is said here and now: what the configuration names for `backup` is the live library.
+    let said_here = app.settings.found("external").is_some_and(|found| found.origin == Origin::Flag);
+    let externals = if said_here { super::externals(app)?.into_iter().collect() } else { BTreeMap::new() };
     let selector = app.settings.parsed::<Selector>("snapshot")?.unwrap_or(Selector::Latest);
     let dry_run = app.settings.switch("dry-run")?;
     let reading = app.reading().await?;
@@ -22,7 +26,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         Err(error @ RestoreError::Differs { .. }) if dry_run => return Err(error.into()),
         other => other?,
     };
-    if !app.json {
+    if !app.json && !app.settings.switch("quiet")? {
         screen::print_error(&format!("{heading}\n{}", plan_text(&prepared.preview)));
     }
     let fields = |report: &Report, dry_run: bool| {

@@ -19,6 +19,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let sampled = manifest.last_verification("read", u64::MAX >> 1)?.filter(|sample| sample.parts > 1);
     let archived = manifest.archived()?;
 
+    let ended = last_run.as_ref().and_then(|run| run.outcome.as_deref());
     let mut problems = Vec::new();
     match (&latest, max_age) {
         (None, _) => problems.push("there is no snapshot yet".to_owned()),
@@ -70,6 +71,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let exit = match () {
         () if too_old => Exit::Failed,
         () if damaged > 0 => Exit::Damaged,
+        () if ended == Some("withheld") => Exit::Withheld,
+        () if matches!(ended, Some("failed" | "interrupted")) => Exit::Failed,
         () if missing > 0 => Exit::Incomplete,
         () => Exit::Done,
     };

@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const BYTES: &str = "{prefix:>12} {wide_bar:.cyan/black} {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
-const FILES: &str = "{prefix:>12} {wide_bar:.cyan/black} {percent:>3}%  {human_pos} of {human_len}  {per_sec}  {eta} left";
+const FILES: &str = "{prefix:>12} {wide_bar:.cyan/black} {percent:>3}%  {human_pos} of {human_len}  {eta} left";
+const MOVING: &str = "{prefix:>12} {spinner:.cyan} {decimal_bytes}  {decimal_bytes_per_sec}";
 const COUNTING: &str = "{prefix:>12} {spinner:.cyan} {human_pos} files, {msg}";
 
 pub(super) struct Bars {
@@ -46,7 +47,8 @@ impl Bars {
         }
         let name = human::phase(phase).split(' ').next().unwrap_or_default();
         let bar = match (current.by_bytes, bytes.or(files)) {
-            (true, length) => ProgressBar::new(length.unwrap_or(0)).with_style(style(BYTES)),
+            (true, Some(length)) => ProgressBar::new(length).with_style(style(BYTES)),
+            (true, None) => ProgressBar::no_length().with_style(style(MOVING)),
             (false, Some(files)) => ProgressBar::new(files).with_style(style(FILES)),
             (false, None) => ProgressBar::no_length().with_style(style("{prefix:>12} {spinner:.cyan} {elapsed}")),
         };
@@ -80,13 +82,17 @@ impl Monitor for Bars {
                     walk.set_message(super::bytes(current.seen_bytes));
                 }
                 if let Some(bar) = &current.bar {
-                    bar.set_length(current.seen_bytes);
                     bar.inc(unchanged_bytes);
                 }
             }
-            Event::WalkFinished { .. } => {
+            Event::WalkFinished { bytes, .. } => {
                 if let Some(walk) = current.walk.take() {
                     walk.finish_and_clear();
+                }
+                // Only now is it known how much there is: percent and time left mean something.
+                if let Some(bar) = &current.bar {
+                    bar.set_style(style(BYTES));
+                    bar.set_length(bytes);
                 }
             }
             Event::BytesSent { bytes } if current.by_bytes => drop(current.bar.as_ref().map(|bar| bar.inc(bytes))),

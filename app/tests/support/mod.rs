@@ -346,7 +346,7 @@ impl World {
     #[track_caller]
     pub fn ask(&self, sql: &str) -> String {
         let database = self.own_state().join("manifest.db");
-        tool("sqlite3", &[database.as_os_str(), sql.as_ref()]).out.trim().to_owned()
+        tool("sqlite3", &["-batch".as_ref(), database.as_os_str(), OsStr::new(&format!("\n{sql}"))]).out.trim().to_owned()
     }
 }
 

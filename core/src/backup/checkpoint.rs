@@ -5,6 +5,7 @@ use super::send::{Shared, StoredFile, store_one};
 use super::{BackupError, Done, Item, Run, scan::rehash_part};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Phase, Stored};
+use crate::library::walk::SYMBOLIC_LINK;
 use crate::model::{FilePath, Sample};
 use crate::repository::log::{Fact, Tally};
 use crate::repository::manifest::Unseen;
@@ -14,6 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// What is said of a symbolic link.
+pub(super) const LINK_IS_NOT_FOLLOWED: &str =
+    "it is a symbolic link, and what it points to is not backed up; use a bind mount, or include its target by --external";
 
 /// Outcomes that wait for the one who writes the log.
 const DONE_QUEUED_MAX: usize = 256;
@@ -155,9 +160,8 @@ impl Run<'_> {
             Done::Unread { path, problem } => self.note_unread(path, problem),
             Done::Special { file, kind } => {
                 self.counts.special += 1;
-                if kind == "symbolic link" {
-                    let problem = "it is a symbolic link, and what it points to is not backed up; use a bind mount, or include its target by --external";
-                    self.note_unread(file.to_string(), problem.to_owned());
+                if kind == SYMBOLIC_LINK {
+                    self.note_unread(file.to_string(), LINK_IS_NOT_FOLLOWED.to_owned());
                 } else {
                     self.monitor.emit(Event::SpecialSkipped { path: file, kind });
                 }

@@ -1,9 +1,11 @@
 //! What a run would do. Nothing is read but names and times, nothing is written but a scratch file.
 
 use super::scan::{Scan, scan};
+use super::checkpoint::LINK_IS_NOT_FOLLOWED;
 use super::{BackupError, Counts, Done, Ending, OpenSource, Plan, Report};
 use crate::budget::{NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Monitor, Phase};
+use crate::library::walk::SYMBOLIC_LINK;
 use crate::model::RunId;
 use crate::repository::Session;
 use crate::repository::log::Unread;
@@ -49,7 +51,14 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
                         unread.push(Unread { path, problem });
                     }
                 }
-                Done::Special { .. } => counts.special += 1,
+                Done::Special { file, kind } => {
+                    counts.special += 1;
+                    if kind == SYMBOLIC_LINK {
+                        counts.unread += 1;
+                        unread.push(Unread { path: file.to_string(), problem: LINK_IS_NOT_FOLLOWED.to_owned() });
+                        unread.truncate(NAMED_MAX);
+                    }
+                }
                 Done::Fatal(error) => return Err(error),
                 Done::Same { .. } | Done::Left | Done::Stored(_) | Done::BitRot(_) => {}
             }

@@ -188,6 +188,11 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
             return Ok(done(item, &material, stored, Stored::Touched));
         }
     }
+    if item.class() == Class::Marker {
+        // A few bytes, and several alike: each at its own place, a plain copy of the repository has them all, as Immich demands.
+        let (stored, how) = place(shared, item, &material, monitor).await?;
+        return Ok(done(item, &material, stored, how));
+    }
     let mine = match shared.contents.claim(sha256).await {
         Claim::Stored(stored) => return Ok(done(item, &material, stored, Stored::Known)),
         Claim::Mine(mine) => mine,

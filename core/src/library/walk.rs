@@ -207,9 +207,12 @@ fn canonical(raw: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// What [`Visitor::special`] is told of a symbolic link.
+pub const SYMBOLIC_LINK: &str = "symbolic link";
+
 fn describe(kind: FileType) -> &'static str {
     match kind {
-        FileType::Symlink => "symbolic link",
+        FileType::Symlink => SYMBOLIC_LINK,
         FileType::Socket => "socket",
         FileType::Fifo => "pipe",
         FileType::BlockDevice | FileType::CharacterDevice => "device",

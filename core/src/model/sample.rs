@@ -3,13 +3,13 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// How much to look at: `200` (about so many), `5%`, or `1/7`.
+/// How much to look at: `200` (at least so many), `5%`, or `1/7`.
 ///
 /// A sample is always one part of several of the same size, and successive samples take successive parts: seven runs of `1/7`
 /// have looked at everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sample {
-    /// About this many.
+    /// At least this many, and less than twice as many.
     Count(u64),
     /// One of this many parts.
     OneOf(u64),
@@ -44,10 +44,15 @@ impl Sample {
     #[must_use]
     pub fn parts(self, total: u64) -> u64 {
         match self {
-            Self::Count(count) => total.div_ceil(count.max(1)).max(1),
+            Self::Count(count) => power_of_two_within(total / count.max(1)),
             Self::OneOf(of) => of.max(1),
         }
     }
+}
+
+/// The largest power of two that is not above `number`; 1 for 0. The number of parts stays the same until the whole has doubled.
+fn power_of_two_within(number: u64) -> u64 {
+    1 << number.max(1).ilog2()
 }
 
 /// A text that is no sample.
@@ -107,7 +112,7 @@ mod tests {
                 assert_eq!((0..of).filter(|part| Part { of, part: *part }.has(&name)).count(), 1);
             }
         }
-        assert_eq!(Sample::Count(200).parts(1_000), 5);
+        assert_eq!([1_000, 1_599, 1_600, 399].map(|total| Sample::Count(200).parts(total)), [4, 4, 8, 1]);
         assert_eq!(Sample::Count(200).parts(0), 1);
     }
 }

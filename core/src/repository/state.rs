@@ -39,8 +39,9 @@ pub struct StateFolder {
     path: PathBuf,
 }
 
-/// The file that says which repository was at `url`.
-fn place_of(base: &Path, url: &str) -> PathBuf {
+/// The file below `base` that says which repository was at `url`.
+#[must_use]
+pub fn place_of(base: &Path, url: &str) -> PathBuf {
     let name = Sha256::of(url.as_bytes()).to_string();
     base.join("places").join(name.get(..16).unwrap_or(&name))
 }

@@ -22,10 +22,17 @@ impl FromStr for Selector {
         if text == "latest" {
             return Ok(Self::Latest);
         }
-        let day =
-            || text.parse::<jiff::civil::DateTime>().ok().and_then(|time| time.to_zoned(jiff::tz::TimeZone::system()).ok()).map(|zoned| zoned.timestamp());
-        Ok(text.parse().ok().or_else(day).map_or_else(|| Self::Id(text.to_ascii_lowercase()), Self::At))
+        // An id may look like a day without hyphens; a day with them is no id.
+        let time = if text.contains('-') { local_time(text) } else { None };
+        Ok(text.parse().ok().or(time).map_or_else(|| Self::Id(text.to_ascii_lowercase()), Self::At))
     }
+}
+
+/// A time of this machine's zone; a day means its end.
+fn local_time(text: &str) -> Option<Timestamp> {
+    let day = text.parse::<jiff::civil::Date>().ok().filter(|_| !text.contains(':'));
+    let time = day.map(|day| day.at(23, 59, 59, 999_999_999)).or_else(|| text.parse().ok())?;
+    Some(time.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
 }
 
 /// No snapshot fits.
