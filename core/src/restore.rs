@@ -129,7 +129,7 @@ impl RestoreError {
                 Some("make room and run the same command again: what is right already is skipped".to_owned())
             }
             Self::Target { .. } => Some("check that it is mounted, and that this user may write there".to_owned()),
-            Self::Differs { .. } => Some("nothing was changed; restore to an empty folder, or say --overwrite to replace them".to_owned()),
+            Self::Differs { .. } => Some("nothing was changed; restore to an empty folder, or say --overwrite to replace them (a folder in the place of a file, or a link that leads outside, has to go by hand)".to_owned()),
             Self::NoRoom { .. } => Some("nothing was changed; make room, or take another target".to_owned()),
             Self::NothingMatches => Some("`immich-backup ls` shows what the snapshot holds; `*` stops at `/`, `**` does not".to_owned()),
         }

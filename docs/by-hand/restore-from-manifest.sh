@@ -12,7 +12,7 @@ zstd --quiet --decompress "${copies[-1]}" -o "$work/manifest.db"
 
 # Keys and paths hold no tab and no newline: control characters are percent-encoded.
 sqlite3 -readonly -separator $'\t' "$work/manifest.db" "
-  SELECT object_key, file_path, mtime_ns, checksum
+  SELECT object_key, file_path, mtime_ns, mode, checksum
     FROM versions JOIN (SELECT max(sequence) AS last FROM snapshots)
    WHERE since <= last AND (until IS NULL OR until > last)" >"$work/files"
 
@@ -22,15 +22,19 @@ from urllib.parse import unquote_to_bytes
 
 repository, target, files = (os.fsencode(argument) for argument in sys.argv[1:])
 for line in open(files, encoding="utf-8", newline="\n"):
-    key, path, mtime_ns, checksum = line.rstrip("\n").split("\t")
+    key, path, mtime_ns, mode, checksum = line.rstrip("\n").split("\t")
     # A path keeps its bytes but for a few, which are written as %XX. Keys stand as they are.
     path = unquote_to_bytes(path)
     assert not any(part in (b"", b".", b"..") for part in path.split(b"/")), path
     source, copy = os.path.join(repository, os.fsencode(key)), os.path.join(target, path)
     os.makedirs(os.path.dirname(copy), exist_ok=True)
     shutil.copyfile(source, copy)
+    digest = hashlib.sha256()
     with open(copy, "rb") as file:
-        assert hashlib.file_digest(file, "sha256").hexdigest() == checksum, path
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    assert digest.hexdigest() == checksum, path
+    os.chmod(copy, int(mode))
     os.utime(copy, ns=(int(mtime_ns), int(mtime_ns)))
 PYTHON
 echo "restored $(wc -l <"$work/files") files"

@@ -1,7 +1,7 @@
 //! What a run would do. Nothing is read but names and times, nothing is written but a scratch file.
 
-use super::scan::{Scan, scan};
 use super::checkpoint::LINK_IS_NOT_FOLLOWED;
+use super::scan::{Scan, scan};
 use super::{BackupError, Counts, Done, Ending, OpenSource, Plan, Report};
 use crate::budget::{NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Monitor, Phase};

@@ -84,7 +84,7 @@ CREATE TABLE manifest_copy(
 CREATE VIEW versions AS
   SELECT CASE f.external WHEN '' THEN '' ELSE 'external/' || f.external || '/' END
            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name AS file_path,
-         lower(hex(v.sha256)) AS checksum, lower(hex(v.sha1)) AS sha1, v.size, v.mtime_ns,
+         lower(hex(v.sha256)) AS checksum, lower(hex(v.sha1)) AS sha1, v.size, v.mtime_ns, v.mode,
          coalesce(v.key, CASE f.external WHEN '' THEN 'library/' ELSE 'external/' || f.external || '/' END
            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name) AS object_key,
          v.since, v.until, v.damaged IS NOT NULL AS damaged
