@@ -106,7 +106,9 @@ pub fn run(matches: &ArgMatches) -> Exit {
 }
 
 fn run_command(name: &str, app: &App) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(threads()).build().context("cannot start threads")?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().worker_threads(threads()).max_blocking_threads(blocking_threads(app));
+    let runtime = builder.build().context("cannot start threads")?;
     let outcome = runtime.block_on(async {
         listen_for_signals(app)?;
         commands::run(name, app).await
@@ -118,6 +120,12 @@ fn run_command(name: &str, app: &App) -> anyhow::Result<Outcome> {
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(2, 8)
+}
+
+/// A worker needs two at most (one reads a large file, one writes it), and the log some more. Without a bound a busy machine gets hundreds, and
+/// each of them keeps memory.
+fn blocking_threads(app: &App) -> usize {
+    app.workers().map_or(4, NonZeroUsize::get) * 2 + 16
 }
 
 /// The first signal asks the command to end well; the second ends the program at once.

@@ -8,12 +8,12 @@ mod exit;
 mod screen;
 mod settings;
 
-use mimalloc::MiMalloc;
 use std::process::ExitCode;
+use tikv_jemallocator::Jemalloc;
 
-/// Gives the memory of files that were sent back at once. glibc's keeps it in each thread's arena: 64 workers came to more than the budget.
+/// glibc's allocator keeps what large files needed in an arena of each thread, and comes to more than the budget with many workers.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     app::run(&cli::command().get_matches()).into()

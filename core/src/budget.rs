@@ -18,6 +18,12 @@ pub const CHUNKS_QUEUED_MAX: usize = 2;
 /// What one streamed file takes out of [`TRANSFER_BYTES_MAX`]: the queued pieces, one being read, one being written.
 pub const STREAM_BYTES: usize = CHUNK_BYTES * (CHUNKS_QUEUED_MAX + 2);
 
+/// Restored files that wait for one barrier before they get their names; each holds its folder open.
+pub const WRITTEN_FILES_MAX: usize = 256;
+
+/// Bytes of restored files that wait for one barrier: what a kill costs at most.
+pub const WRITTEN_BYTES_MAX: u64 = 512 << 20;
+
 /// Paths that wait for each worker.
 pub const QUEUE_PATHS_PER_WORKER: usize = 10;
 

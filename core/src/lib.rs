@@ -8,6 +8,7 @@
 
 pub mod backup;
 pub mod budget;
+mod durable;
 pub mod event;
 pub mod library;
 pub mod model;

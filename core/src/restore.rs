@@ -2,7 +2,7 @@
 
 mod target;
 
-use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX, WRITTEN_BYTES_MAX, WRITTEN_FILES_MAX};
 use crate::event::{Event, Monitor, Phase};
 use crate::library::{layout, scope::Patterns};
 use crate::model::{ExternalName, FilePath, Hasher, Root};
@@ -18,7 +18,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use target::{Found, Target};
+use target::{Found, NewFile, Target};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -286,6 +286,24 @@ impl Prepared {
         Ok(())
     }
 
+    /// One barrier, then the names: no file is under its name before its bytes are on disk.
+    async fn publish(&self, written: &mut Written, report: &mut Report, monitor: &dyn Monitor) -> Result<(), RestoreError> {
+        let Written { files, .. } = std::mem::take(written);
+        if files.is_empty() {
+            return Ok(());
+        }
+        let (targets, overwrite) = (Arc::clone(&self.targets), self.plan.overwrite);
+        let published = blocking(move || {
+            targets.sync()?;
+            Ok::<_, RestoreError>(files.into_iter().map(|(row, file)| (row, file.publish(overwrite).map_err(Failure::Target))).collect::<Vec<_>>())
+        })
+        .await?;
+        for (row, published) in published {
+            report.note(row, published, monitor)?;
+        }
+        Ok(())
+    }
+
     /// Does it.
     ///
     /// # Errors
@@ -300,19 +318,24 @@ impl Prepared {
             store: Arc::clone(&session.repository.store),
             lookup: Mutex::new(Lookup::open(session.manifest.path())?),
             targets: Arc::clone(&self.targets),
-            overwrite: self.plan.overwrite,
             monitor: Arc::clone(monitor),
         });
         let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
         let feeder = feed_rows(session.manifest.path().to_owned(), self.plan.snapshot.sequence, self.plan.paths.clone(), sender);
         let mut writing = JoinSet::new();
+        let mut written = Written::default();
         let mut more = true;
         while more || !writing.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(written) = writing.join_next() => {
-                    let (row, written): (FileRow, _) = joined(written);
-                    report.note(row, written, monitor.as_ref())?;
+                Some(ended) = writing.join_next() => {
+                    match joined(ended) {
+                        (row, Ok(file)) => written.add(row, file),
+                        (row, Err(failure)) => report.note(row, Err(failure), monitor.as_ref())?,
+                    }
+                    if written.is_due() {
+                        self.publish(&mut written, &mut report, monitor.as_ref()).await?;
+                    }
                 }
                 next = rows.recv(), if more && writing.len() < workers => {
                     let Some((index, row)) = next else {
@@ -334,6 +357,7 @@ impl Prepared {
         }
         // Dropped futures leave no file behind that has its final name.
         writing.shutdown().await;
+        self.publish(&mut written, &mut report, monitor.as_ref()).await?;
         drop(rows);
         thread_joined(feeder.join())?;
         report.interrupted = stop.is_cancelled();
@@ -343,6 +367,24 @@ impl Prepared {
         self.targets.sync()?;
         monitor.emit(Event::PhaseFinished { phase: Phase::Write });
         Ok(report)
+    }
+}
+
+/// Files that are written and wait for a barrier before they get their names.
+#[derive(Default)]
+struct Written {
+    files: Vec<(FileRow, NewFile)>,
+    bytes: u64,
+}
+
+impl Written {
+    fn add(&mut self, row: FileRow, file: NewFile) {
+        self.bytes = self.bytes.saturating_add(row.size_bytes);
+        self.files.push((row, file));
+    }
+
+    fn is_due(&self) -> bool {
+        self.files.len() >= WRITTEN_FILES_MAX || self.bytes >= WRITTEN_BYTES_MAX
     }
 }
 
@@ -388,13 +430,12 @@ struct Writer {
     store: Arc<dyn Store>,
     lookup: Mutex<Lookup>,
     targets: Arc<Targets>,
-    overwrite: bool,
     monitor: Arc<dyn Monitor>,
 }
 
 impl Writer {
     /// Writes one file from its object, or from another one with the same content.
-    async fn write(self: &Arc<Self>, row: &FileRow) -> Result<(), Failure> {
+    async fn write(self: &Arc<Self>, row: &FileRow) -> Result<NewFile, Failure> {
         let mut first = None;
         if !row.damaged {
             match self.write_from(row, &row.key).await {
@@ -404,14 +445,16 @@ impl Writer {
         }
         let others = self.lookup.lock().unwrap_or_else(PoisonError::into_inner).objects_with(&row.digests.sha256);
         for other in others.unwrap_or_default() {
-            if other.key != row.key && self.write_from(row, &other.key).await.is_ok() {
-                return Ok(());
+            if other.key != row.key
+                && let Ok(file) = self.write_from(row, &other.key).await
+            {
+                return Ok(file);
             }
         }
         Err(first.unwrap_or_else(|| Failure::Damaged(format!("its object `{}` is known to be damaged, and no other holds its content", row.key))))
     }
 
-    async fn write_from(&self, row: &FileRow, key: &str) -> Result<(), Failure> {
+    async fn write_from(&self, row: &FileRow, key: &str) -> Result<NewFile, Failure> {
         let Some(target) = self.targets.of(&row.file.root) else { return Err(Failure::Target(io::ErrorKind::NotFound.into())) };
         let key = Key::parse(key).map_err(|error| Failure::Damaged(error.to_string()))?;
         let mut pieces = match self.store.get(&key, None).await {
@@ -434,10 +477,10 @@ impl Writer {
         if content.size_bytes != row.size_bytes || content.digests != row.digests {
             return Err(Failure::Damaged(format!("its object `{key}` has other bytes than were stored")));
         }
-        let (row, overwrite) = (row.clone(), self.overwrite);
-        blocking(move || file.finish(&row, overwrite)).await.map_err(Failure::Target)?;
+        let row = row.clone();
+        let file = blocking(move || file.complete(&row).map(|()| file)).await.map_err(Failure::Target)?;
         self.monitor.emit(Event::BytesSent { bytes: content.size_bytes });
-        Ok(())
+        Ok(file)
     }
 }
 

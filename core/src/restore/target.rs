@@ -1,5 +1,6 @@
 //! The folder that is restored to. Everything is opened below its handle: no link and no `..` leads outside.
 
+use crate::durable::syncfs_is_enough;
 use crate::library::read::LiveFile;
 use crate::model::{RootPath, Sha256};
 use crate::repository::manifest::FileRow;
@@ -19,6 +20,8 @@ use std::time::SystemTime;
 pub(super) struct Target {
     path: PathBuf,
     folder: OnceLock<Dir>,
+    /// Whether one barrier serves many files.
+    barrier: OnceLock<bool>,
 }
 
 /// What is at the place of a file.
@@ -46,7 +49,7 @@ impl Target {
 
     /// The folder at `path`, not touched yet.
     pub(super) fn later(path: PathBuf) -> Self {
-        Self { path, folder: OnceLock::new() }
+        Self { path, folder: OnceLock::new(), barrier: OnceLock::new() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -126,7 +129,11 @@ impl Target {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&parent, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(NewFile { file: File::from(file), parent, temporary: Some(temporary), name })
+        let flush = match self.barrier.get() {
+            Some(barrier) => !barrier,
+            None => !*self.barrier.get_or_init(|| syncfs_is_enough(&parent).unwrap_or(false)),
+        };
+        Ok(NewFile { file: Some(File::from(file)), parent, temporary: Some(temporary), name, flush })
     }
 
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
@@ -155,7 +162,7 @@ impl Target {
         Ok(made)
     }
 
-    /// Returns once all names survive a loss of power.
+    /// Returns once all bytes and names survive a loss of power, where the file system has a barrier to trust.
     pub(super) fn sync(&self) -> io::Result<()> {
         match self.folder.get() {
             // The handle may be one that only names the folder (O_PATH), which cannot be flushed.
@@ -177,24 +184,31 @@ fn set_times_and_mode(file: &File, row: &FileRow) -> io::Result<()> {
     Ok(())
 }
 
-/// A file under its temporary name; gone when dropped unfinished.
+/// A file under its temporary name; gone when dropped without being published.
 #[derive(Debug)]
 pub(super) struct NewFile {
-    file: File,
+    file: Option<File>,
     parent: OwnedFd,
     temporary: Option<PathBuf>,
     name: PathBuf,
+    /// There is no barrier to trust: it is flushed by itself.
+    flush: bool,
 }
 
 impl NewFile {
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
     }
 
-    /// Gives the file its time, permissions and name, after its bytes are on disk.
-    pub(super) fn finish(mut self, row: &FileRow, overwrite: bool) -> io::Result<()> {
-        set_times_and_mode(&self.file, row)?;
-        self.file.sync_all()?;
+    /// Ends writing: sets time and permissions, and flushes it where no barrier will.
+    pub(super) fn complete(&mut self, row: &FileRow) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        set_times_and_mode(&file, row)?;
+        if self.flush { file.sync_all() } else { Ok(()) }
+    }
+
+    /// Gives the file its name. Its bytes have to be on disk by now.
+    pub(super) fn publish(mut self, overwrite: bool) -> io::Result<()> {
         let Some(temporary) = self.temporary.clone() else { return Ok(()) };
         if overwrite {
             rustix::fs::renameat(&self.parent, &temporary, &self.parent, &self.name)?;

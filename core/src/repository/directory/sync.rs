@@ -1,5 +1,6 @@
 //! One barrier for many files: `syncfs` where it can be trusted, else each file and its folder.
 
+use crate::durable::syncfs_is_enough;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -13,12 +14,6 @@ pub(super) struct Barrier(Mutex<Vec<PathBuf>>);
 /// Threads that flush single files at once, where `syncfs` does not serve.
 const FLUSHERS: usize = 8;
 
-/// File systems whose `syncfs` writes everything and waits for the device (magic numbers: linux/magic.h, ZFS: 0x2fc12fc1, bcachefs: 0xca451a4e).
-const TRUSTED: [u64; 9] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x2FC1_2FC1, 0xCA45_1A4E, 0x0102_1994, 0x4D44, 0x2011_BAB0];
-
-/// Since Linux 5.8 `syncfs` says when writing back failed.
-const SYNCFS_REPORTS_SINCE: (u32, u32) = (5, 8);
-
 impl Barrier {
     pub(super) fn add(&self, file: PathBuf) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
@@ -30,19 +25,11 @@ impl Barrier {
             return Ok(());
         }
         let folder = File::open(root)?;
-        let file_system = rustix::fs::fstatfs(&folder)?;
-        if TRUSTED.iter().any(|magic| u64::try_from(file_system.f_type) == Ok(*magic)) && kernel_is_at_least(SYNCFS_REPORTS_SINCE) {
+        if syncfs_is_enough(&folder)? {
             return Ok(rustix::fs::syncfs(&folder)?);
         }
         flush_each(&files, root)
     }
-}
-
-fn kernel_is_at_least(wanted: (u32, u32)) -> bool {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
 }
 
 fn flush_each(files: &[PathBuf], root: &Path) -> io::Result<()> {
