@@ -135,10 +135,9 @@ fn the_manifest_answers_with_sqlite3_what_people_ask() {
     // One row a path, however many versions it had.
     assert_eq!(world.ask("SELECT count(*), count(DISTINCT file_path) FROM files"), "29|29");
     assert_eq!(world.ask("SELECT checksum, size, archived FROM files WHERE file_path = 'library/a/one.jpg'"), format!("{}|8|0", sha256(b"the same")));
-    assert_eq!(
-        world.ask("SELECT group_concat(file_path, ' ') FROM files WHERE NOT archived GROUP BY checksum HAVING count(*) > 1"),
-        "library/a/one.jpg library/b/two.jpg"
-    );
+    // In whatever order the folders were met.
+    let twins = "SELECT file_path FROM files WHERE NOT archived AND checksum IN (SELECT checksum FROM files WHERE NOT archived GROUP BY 1 HAVING count(*) > 1) ORDER BY 1";
+    assert_eq!(world.ask(twins), "library/a/one.jpg\nlibrary/b/two.jpg");
     let since = format!("(SELECT sequence FROM snapshots WHERE id = '{first}')");
     assert_eq!(world.ask(&format!("SELECT DISTINCT file_path FROM versions WHERE since > {since} ORDER BY 1")), "library/new.jpg\nupload/u1/01/00001.jpg");
     assert_eq!(world.ask(&format!("SELECT count(*) FROM versions WHERE since <= {since} AND (until IS NULL OR until > {since})")), "28");
