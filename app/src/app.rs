@@ -99,7 +99,7 @@ pub fn run(matches: &ArgMatches) -> Exit {
         }
         Err(error) => {
             let failure = Failure::from(error);
-            show_failure(name, json_asked || environment("IMMICH_BACKUP_JSON").is_some_and(|on| on == "true" || on == "1"), &failure);
+            show_failure(name, json_asked || environment("IMMICH_BACKUP_JSON").is_some_and(|on| ["true", "1", "yes", "on"].contains(&on.to_ascii_lowercase().as_str())), &failure);
             failure.exit
         }
     }
@@ -269,8 +269,10 @@ impl App {
             Ok(session) => return Ok(Reading { session, _temporary: None }),
             Err(error) => error,
         };
-        let OpenError::State(unusable) = &error else { return Err(error.into()) };
-        let message = format!("{unusable}; a temporary one is used, which takes longer");
+        if !matches!(error, OpenError::State(_) | OpenError::Stale) {
+            return Err(error.into());
+        }
+        let message = format!("{error}; a temporary state folder is used, which takes longer");
         self.monitor.emit(Event::Warned { message });
         let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
         let state = StateFolder::open(temporary.path(), repository.id).map_err(OpenError::from)?;

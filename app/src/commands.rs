@@ -15,7 +15,9 @@ use crate::exit::Exit;
 use crate::settings::{COMMANDS, EVERYWHERE};
 use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{ExternalName, InvalidPath};
+use immich_backup_core::repository::without_secrets;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Runs the command `name`.
@@ -43,7 +45,7 @@ pub fn show_config(command: &str, settings: &Settings) -> Outcome {
     let mut values = Vec::new();
     for name in names.iter().chain(EVERYWHERE).filter(|name| **name != "show-config") {
         let (value, origin) =
-            settings.found(name).map_or_else(|| ("-".to_owned(), "not set".to_owned()), |found| (found.values.join(", "), found.origin.to_string()));
+            settings.found(name).map_or_else(|| ("-".to_owned(), "not set".to_owned()), |found| (found.values.iter().map(|value| without_secrets(value)).collect::<Vec<_>>().join(", "), found.origin.to_string()));
         lines.push(format!("{name:<24} {value:<40} {origin}"));
         values.push(json!({ "name": name, "value": value, "origin": origin }));
     }
@@ -57,7 +59,12 @@ fn externals(app: &App) -> Result<Vec<(ExternalName, PathBuf)>, UsageError> {
         let name = name.parse().map_err(|error: InvalidPath| UsageError(error.to_string()))?;
         Ok((name, PathBuf::from(path)))
     };
-    app.settings.texts("external").iter().map(parse).collect()
+    let externals: Vec<(ExternalName, PathBuf)> = app.settings.texts("external").iter().map(parse).collect::<Result<_, _>>()?;
+    let names: BTreeSet<_> = externals.iter().map(|(name, _)| name).collect();
+    if names.len() < externals.len() {
+        return Err(UsageError("--external names one library twice; each needs a name of its own".to_owned()));
+    }
+    Ok(externals)
 }
 
 fn patterns(texts: &[String]) -> Result<Patterns, UsageError> {

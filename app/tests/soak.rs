@@ -3,6 +3,16 @@
 //! Slow: `scripts/test --slow` runs them, and docs/reliability.md keeps their figures. `IMMICH_BACKUP_SOAK_DIR` names the folder to work in
 //! (else the one for temporary files), `IMMICH_BACKUP_SOAK_FILES` and `IMMICH_BACKUP_SOAK_GIB` make them smaller or larger.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a test may"
+)]
+
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};

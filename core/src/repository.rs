@@ -8,4 +8,4 @@ mod open;
 pub mod state;
 pub mod store;
 
-pub use open::{InitError, OpenError, Repository, Session, init, open_store};
+pub use open::{InitError, OpenError, Repository, Session, init, open_store, without_links, without_secrets};

@@ -13,9 +13,10 @@ use crate::repository::store::{Store, StoreError};
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
 use futures_util::TryStreamExt as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use target::{Found, NewFile, Target};
@@ -108,6 +109,28 @@ pub enum RestoreError {
         /// What it takes.
         needed_bytes: u64,
     },
+    /// The media location has a folder where an external library would go.
+    #[error("the media location has a folder `external/{name}` of its own, and the external library `{name}` would go there too")]
+    SamePlace {
+        /// The external library.
+        name: ExternalName,
+    },
+    /// The target overlaps with the repository or the state folder.
+    #[error("{what} `{}` and the target `{}` lie within one another", .inner.display(), .path.display())]
+    Nested {
+        /// Repository or state folder.
+        what: &'static str,
+        /// Where it is.
+        inner: PathBuf,
+        /// The target.
+        path: PathBuf,
+    },
+    /// Another restore writes to the same folder.
+    #[error("another restore writes to `{}`", .path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Nothing matches `--path`.
     #[error("no file of the snapshot matches")]
     NothingMatches,
@@ -131,6 +154,9 @@ impl RestoreError {
             Self::Target { .. } => Some("check that it is mounted, and that this user may write there".to_owned()),
             Self::Differs { .. } => Some("nothing was changed; restore to an empty folder, or say --overwrite to replace them (a folder in the place of a file, or a link that leads outside, has to go by hand)".to_owned()),
             Self::NoRoom { .. } => Some("nothing was changed; make room, or take another target".to_owned()),
+            Self::SamePlace { name } => Some(format!("nothing was changed; say --external {name}=PATH to put it elsewhere")),
+            Self::Nested { .. } => Some("nothing was changed; take another target".to_owned()),
+            Self::Busy { .. } => Some("wait until it has ended, or end it; nothing was changed by this one".to_owned()),
             Self::NothingMatches => Some("`immich-backup ls` shows what the snapshot holds; `*` stops at `/`, `**` does not".to_owned()),
         }
     }
@@ -145,6 +171,8 @@ pub struct Prepared {
     right: Vec<u64>,
     /// Likewise: of those that are there, the ones whose time or permissions differ.
     touch: Vec<u64>,
+    /// What is to be written below the media location; external libraries may go to another disk.
+    library_bytes: u64,
     /// What it will do.
     pub preview: Preview,
 }
@@ -212,7 +240,7 @@ fn thread_joined<T>(result: std::thread::Result<T>) -> T {
 /// The target cannot be used, has no room, or holds files that differ and may not be replaced.
 pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Prepared, RestoreError> {
     let targets = Arc::new(Targets::open(session, &plan)?);
-    let mut prepared = Prepared { targets: Arc::clone(&targets), right: Vec::new(), touch: Vec::new(), preview: Preview::default(), plan };
+    let mut prepared = Prepared { targets: Arc::clone(&targets), right: Vec::new(), touch: Vec::new(), library_bytes: 0, preview: Preview::default(), plan };
     let total = prepared.plan.snapshot.fact.totals.all();
     monitor.emit(Event::PhaseStarted { phase: Phase::Compare, total_files: Some(total.files), total_bytes: None });
     let workers = prepared.plan.workers.get();
@@ -248,6 +276,10 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
 
 impl Prepared {
     fn note(&mut self, (index, row): Row, found: io::Result<Found>) -> Result<(), RestoreError> {
+        let elsewhere = matches!(&row.file.root, Root::External(name) if self.plan.externals.contains_key(name));
+        if !elsewhere && matches!(found, Ok(Found::Nothing | Found::Different)) {
+            self.library_bytes = self.library_bytes.saturating_add(row.size_bytes);
+        }
         let preview = &mut self.preview;
         match found {
             Ok(same @ (Found::Same | Found::SameBytes)) => {
@@ -280,8 +312,8 @@ impl Prepared {
         if preview.write.files + preview.right.files == 0 && !self.plan.paths.is_empty() {
             return Err(RestoreError::NothingMatches);
         }
-        if preview.write.bytes > preview.free_bytes {
-            return Err(RestoreError::NoRoom { free_bytes: preview.free_bytes, needed_bytes: preview.write.bytes });
+        if self.library_bytes > preview.free_bytes {
+            return Err(RestoreError::NoRoom { free_bytes: preview.free_bytes, needed_bytes: self.library_bytes });
         }
         Ok(())
     }
@@ -311,6 +343,7 @@ impl Prepared {
     pub async fn run(self, session: &Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, RestoreError> {
         let mut report = Report { preview: self.preview.clone(), ..Report::default() };
         self.targets.make_library()?;
+        let _locks = self.targets.lock()?;
         let Tally { files, bytes } = self.preview.write;
         monitor.emit(Event::PhaseStarted { phase: Phase::Write, total_files: Some(files), total_bytes: Some(bytes) });
         let workers = self.plan.workers.get().min(TRANSFER_BYTES_MAX / STREAM_BYTES);
@@ -491,27 +524,59 @@ impl Targets {
         let open = |path: &Path| Target::open(path).map_err(|source| RestoreError::Target { action: "open", path: path.to_owned(), source });
         // A dry run makes no folder.
         targets.insert(Root::Library, if plan.to.exists() { open(&plan.to)? } else { Target::later(plan.to.clone()) });
+        let mut own_external = BTreeSet::new();
         let mut folders = session.manifest.folders();
         loop {
             let page = folders.next_page()?;
             if page.is_empty() {
-                return Ok(Self(targets));
+                break;
             }
-            for (_, root, _) in page {
+            for (_, root, path) in page {
                 if let Root::External(name) = &root
                     && !targets.contains_key(&root)
                 {
-                    let path = plan.externals.get(name).cloned().unwrap_or_else(|| plan.to.join("external").join(name.as_str()));
-                    targets.insert(root, Target::later(path));
+                    let target = match plan.externals.get(name) {
+                        Some(path) => Target::later(path.clone()),
+                        None => Target::within(&plan.to, &Path::new("external").join(name.as_str())),
+                    };
+                    targets.insert(root, target);
+                } else if root == Root::Library
+                    && let Some(inside) = path.strip_prefix("external/")
+                {
+                    own_external.insert(inside.split('/').next().unwrap_or(inside).to_owned());
                 }
             }
         }
+        for root in targets.keys() {
+            if let Root::External(name) = root
+                && own_external.contains(name.as_str())
+                && !plan.externals.contains_key(name)
+            {
+                return Err(RestoreError::SamePlace { name: name.clone() });
+            }
+        }
+        for target in targets.values() {
+            if let Some((what, inner)) = session.overlapping(target.path()) {
+                return Err(RestoreError::Nested { what, inner, path: target.path().to_owned() });
+            }
+        }
+        Ok(Self(targets))
     }
 
     /// Makes the folder of the media location, so that a target that cannot be used stops the restore before any file.
     fn make_library(&self) -> Result<(), RestoreError> {
         let Some(library) = self.of(&Root::Library) else { return Ok(()) };
         library.make().map_err(|source| RestoreError::Target { action: "open", path: library.path().to_owned(), source })
+    }
+
+    /// Locks the media location's folder, and those of external libraries that lie elsewhere and are there.
+    fn lock(&self) -> Result<Vec<OwnedFd>, RestoreError> {
+        let mut locks = Vec::new();
+        for target in self.0.values().filter(|target| target.path().exists()) {
+            let failed = |source| RestoreError::Target { action: "lock", path: target.path().to_owned(), source };
+            locks.push(target.lock().map_err(failed)?.ok_or_else(|| RestoreError::Busy { path: target.path().to_owned() })?);
+        }
+        Ok(locks)
     }
 
     fn free_bytes(&self) -> Result<u64, RestoreError> {

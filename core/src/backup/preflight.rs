@@ -4,7 +4,7 @@ use super::{BackupError, OpenSource, Plan};
 use crate::event::{Event, Monitor};
 use crate::library::{layout, walk};
 use crate::model::{FilePath, Root, RootPath};
-use crate::repository::Session;
+use crate::repository::{Session, without_links};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,7 +139,7 @@ pub fn refuse_overlap(plan: &Plan, repository: &Path, state: &Path) -> Result<()
     for source in &plan.sources {
         let Ok(outer) = source.path.canonicalize() else { continue };
         for (what, inner) in [("the repository", repository), ("the state folder", state)] {
-            if let Some(inner) = where_it_will_be(inner).filter(|inner| inner.starts_with(&outer)) {
+            if let Some(inner) = without_links(inner).filter(|inner| inner.starts_with(&outer)) {
                 return Err(PreflightError::Nested { what, inner, root: source.root.clone(), path: outer }.into());
             }
         }
@@ -147,25 +147,11 @@ pub fn refuse_overlap(plan: &Plan, repository: &Path, state: &Path) -> Result<()
     Ok(())
 }
 
-/// The path without links, also where its end does not exist yet.
-fn where_it_will_be(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    let there = path.ancestors().find(|above| above.exists())?;
-    Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?))
-}
-
 fn refuse_nested(session: &Session, root: &Root, path: &Path) -> Result<(), PreflightError> {
-    let Ok(outer) = path.canonicalize() else { return Ok(()) };
-    let repository = Some(PathBuf::from(session.store().url())).filter(|url| url.is_dir());
-    let state = session.state.manifest().parent().map(Path::to_owned);
-    for (what, inner) in [("the repository", repository), ("the state folder", state)] {
-        if let Some(inner) = inner.and_then(|inner| inner.canonicalize().ok())
-            && (inner.starts_with(&outer) || outer.starts_with(&inner))
-        {
-            return Err(PreflightError::Nested { what, inner, root: root.clone(), path: outer });
-        }
+    match session.overlapping(path) {
+        Some((what, inner)) => Err(PreflightError::Nested { what, inner, root: root.clone(), path: path.to_owned() }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Only the newest run that ended withheld can be accepted, and only until a snapshot came after it.

@@ -14,8 +14,17 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The path without links and `..`, also where its end does not exist yet.
+#[must_use]
+pub fn without_links(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let there = path.ancestors().find(|above| above.exists())?;
+    Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?))
+}
 
 /// The store that a URL names.
 ///
@@ -23,14 +32,16 @@ use std::sync::Arc;
 /// A kind of store that this version does not have.
 pub fn open_store(url: &str) -> Result<Arc<dyn Store>, OpenError> {
     match url.split_once("://") {
-        None if !url.is_empty() => Ok(Arc::new(DirectoryStore::new(Path::new(url)))),
-        Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(DirectoryStore::new(Path::new(path)))),
+        // One spelling for one place, whatever slashes it is written with.
+        None if !url.is_empty() => Ok(Arc::new(DirectoryStore::new(&Path::new(url).components().collect::<PathBuf>()))),
+        Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(DirectoryStore::new(&Path::new(path).components().collect::<PathBuf>()))),
         _ => Err(OpenError::UnknownStore { url: without_secrets(url) }),
     }
 }
 
-/// A URL may carry credentials before an `@` or after a `?`.
-fn without_secrets(url: &str) -> String {
+/// The URL as it may be shown: it may carry credentials before an `@` or after a `?`.
+#[must_use]
+pub fn without_secrets(url: &str) -> String {
     let url = url.split('?').next().unwrap_or_default();
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
@@ -69,6 +80,9 @@ pub enum OpenError {
         /// Why.
         source: serde_json::Error,
     },
+    /// Another process has the state folder, and its manifest is behind the log.
+    #[error("the local manifest is being brought up to date by another process")]
+    Stale,
     /// The store failed.
     #[error("cannot reach the repository at `{url}`")]
     Store {
@@ -108,7 +122,7 @@ impl OpenError {
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
             Self::Manifest(error) => error.hint().map(str::to_owned),
-            Self::UnknownStore { .. } => None,
+            Self::UnknownStore { .. } | Self::Stale => None,
         }
     }
 }
@@ -212,6 +226,10 @@ impl Repository {
     }
 }
 
+/// How often, and after which wait, a reader looks whether the one who has the state folder has brought the manifest up to date.
+const READER_TRIES_MAX: u32 = 20;
+const READER_WAIT: Duration = Duration::from_millis(250);
+
 /// A repository with its manifest.
 #[derive(Debug)]
 pub struct Session {
@@ -244,14 +262,23 @@ impl Session {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open_for_reading(repository: Repository, state: StateFolder, monitor: &dyn Monitor) -> Result<Self, OpenError> {
-        if let Some(lock) = state.try_lock()? {
-            let mut session = Self::open(repository, state, lock, monitor).await?;
-            session.lock = None;
-            return Ok(session);
+        for _ in 0..READER_TRIES_MAX {
+            if let Some(lock) = state.try_lock()? {
+                let mut session = Self::open(repository, state, lock, monitor).await?;
+                session.lock = None;
+                return Ok(session);
+            }
+            // Whoever has the lock may be making the manifest right now: it is used only if it ends where the log does.
+            if let Ok(manifest) = Manifest::open_for_reading(&state.manifest()) {
+                let entries = log::listed_entries(repository.store.as_ref(), manifest.head().sequence).await?;
+                if entries.keys().next_back().is_none_or(|last| *last <= manifest.head().sequence) {
+                    let writer = state.writer()?;
+                    return Ok(Self { repository, state, manifest, writer, lock: None });
+                }
+            }
+            tokio::time::sleep(READER_WAIT).await;
         }
-        let manifest = Manifest::open_for_reading(&state.manifest())?;
-        let writer = state.writer()?;
-        Ok(Self { repository, state, manifest, writer, lock: None })
+        Err(OpenError::Stale)
     }
 
     /// Opens the repository as it stood at log entry `until`, reading nothing after it; `state` is thrown away afterwards.
@@ -278,6 +305,17 @@ impl Session {
             // Where it cannot be removed, the next error says the same.
             drop(std::fs::remove_file(self.state.manifest()));
         }
+    }
+
+    /// The repository or the state folder, if one of them and `path` lie within one another.
+    #[must_use]
+    pub fn overlapping(&self, path: &Path) -> Option<(&'static str, PathBuf)> {
+        let path = without_links(path)?;
+        let repository = Some(PathBuf::from(self.store().url())).filter(|url| url.is_dir());
+        let state = self.state.manifest().parent().map(Path::to_owned);
+        let places = [("the repository", repository), ("the state folder", state)];
+        let found = places.into_iter().filter_map(|(what, inner)| Some((what, without_links(&inner?)?)));
+        found.into_iter().find(|(_, inner)| inner.starts_with(&path) || path.starts_with(inner))
     }
 
     /// Where the objects are.

@@ -6,7 +6,7 @@ use crate::model::{RootPath, Sha256};
 use crate::repository::manifest::FileRow;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -22,6 +22,8 @@ pub(super) struct Target {
     folder: OnceLock<Dir>,
     /// Whether one barrier serves many files.
     barrier: OnceLock<bool>,
+    /// The folder above, where this one lies below another target: it is made and opened below that one's handle.
+    below: Option<PathBuf>,
 }
 
 /// What is at the place of a file.
@@ -49,7 +51,12 @@ impl Target {
 
     /// The folder at `path`, not touched yet.
     pub(super) fn later(path: PathBuf) -> Self {
-        Self { path, folder: OnceLock::new(), barrier: OnceLock::new() }
+        Self { path, folder: OnceLock::new(), barrier: OnceLock::new(), below: None }
+    }
+
+    /// The folder `inner` of the target at `outer`, not touched yet; never outside of that.
+    pub(super) fn within(outer: &Path, inner: &Path) -> Self {
+        Self { below: Some(outer.to_owned()), ..Self::later(outer.join(inner)) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -60,8 +67,13 @@ impl Target {
         if let Some(folder) = self.folder.get() {
             return Ok(folder);
         }
-        std::fs::create_dir_all(&self.path)?;
-        let folder = Dir::open_ambient_dir(&self.path, ambient_authority())?;
+        let outer = self.below.as_ref().unwrap_or(&self.path);
+        std::fs::create_dir_all(outer)?;
+        let mut folder = Dir::open_ambient_dir(outer, ambient_authority())?;
+        if let Some(inner) = self.below.as_ref().and_then(|outer| self.path.strip_prefix(outer).ok()) {
+            folder.create_dir_all(inner)?;
+            folder = folder.open_dir(inner)?;
+        }
         Ok(self.folder.get_or_init(|| folder))
     }
 
@@ -133,7 +145,8 @@ impl Target {
             Some(barrier) => !barrier,
             None => !*self.barrier.get_or_init(|| syncfs_is_enough(&parent).unwrap_or(false)),
         };
-        Ok(NewFile { file: Some(File::from(file)), parent, temporary: Some(temporary), name, flush })
+        let stat = rustix::fs::fstat(&file)?;
+        Ok(NewFile { file: Some(File::from(file)), parent, temporary: Some(temporary), name, flush, identity: (stat.st_dev, stat.st_ino) })
     }
 
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
@@ -160,6 +173,16 @@ impl Target {
             }
         }
         Ok(made)
+    }
+
+    /// Locks the folder for this restore; `None` where another one has it. Held until what is returned is dropped.
+    pub(super) fn lock(&self) -> io::Result<Option<OwnedFd>> {
+        let folder = rustix::fs::openat(self.folder()?, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(Some(folder)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Returns once all bytes and names survive a loss of power, where the file system has a barrier to trust.
@@ -193,6 +216,8 @@ pub(super) struct NewFile {
     name: PathBuf,
     /// There is no barrier to trust: it is flushed by itself.
     flush: bool,
+    /// Device and inode: what bears the temporary name has to be this file still.
+    identity: (u64, u64),
 }
 
 impl NewFile {
@@ -210,6 +235,10 @@ impl NewFile {
     /// Gives the file its name. Its bytes have to be on disk by now.
     pub(super) fn publish(mut self, overwrite: bool) -> io::Result<()> {
         let Some(temporary) = self.temporary.clone() else { return Ok(()) };
+        let stat = rustix::fs::statat(&self.parent, &temporary, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (stat.st_dev, stat.st_ino) != self.identity {
+            return Err(io::Error::other("another restore writes to the same place"));
+        }
         if overwrite {
             rustix::fs::renameat(&self.parent, &temporary, &self.parent, &self.name)?;
         } else {
