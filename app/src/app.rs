@@ -99,7 +99,11 @@ pub fn run(matches: &ArgMatches) -> Exit {
         }
         Err(error) => {
             let failure = Failure::from(error);
-            show_failure(name, json_asked || environment("IMMICH_BACKUP_JSON").is_some_and(|on| ["true", "1", "yes", "on"].contains(&on.to_ascii_lowercase().as_str())), &failure);
+            show_failure(
+                name,
+                json_asked || environment("IMMICH_BACKUP_JSON").is_some_and(|on| ["true", "1", "yes", "on"].contains(&on.to_ascii_lowercase().as_str())),
+                &failure,
+            );
             failure.exit
         }
     }

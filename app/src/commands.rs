@@ -44,8 +44,10 @@ pub fn show_config(command: &str, settings: &Settings) -> Outcome {
     let mut lines = Vec::new();
     let mut values = Vec::new();
     for name in names.iter().chain(EVERYWHERE).filter(|name| **name != "show-config") {
-        let (value, origin) =
-            settings.found(name).map_or_else(|| ("-".to_owned(), "not set".to_owned()), |found| (found.values.iter().map(|value| without_secrets(value)).collect::<Vec<_>>().join(", "), found.origin.to_string()));
+        let (value, origin) = settings.found(name).map_or_else(
+            || ("-".to_owned(), "not set".to_owned()),
+            |found| (found.values.iter().map(|value| without_secrets(value)).collect::<Vec<_>>().join(", "), found.origin.to_string()),
+        );
         lines.push(format!("{name:<24} {value:<40} {origin}"));
         values.push(json!({ "name": name, "value": value, "origin": origin }));
     }

@@ -209,6 +209,10 @@ struct Run<'a> {
     counts: Counts,
     unread: Vec<Unread>,
     bit_rot: Vec<FilePath>,
+    /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
+    slipped: u64,
+    /// Which unchanged files are read again.
+    rehashed: Option<crate::model::Part>,
 }
 
 /// Backs up.
@@ -224,16 +228,19 @@ pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
 }
 
 async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
-    let sources = preflight::check(session, plan, monitor.as_ref())?;
+    preflight::check(session, plan, monitor.as_ref())?;
     turn::wait_for_others(session, plan, monitor.as_ref(), stop).await?;
+    // Waiting may have taken a while, and the other run may have changed what is known.
+    let sources = preflight::check(session, plan, monitor.as_ref())?;
     let id = RunId::random();
-    let mut run = Run { session, plan, sources, monitor, stop, id, counts: Counts::default(), unread: Vec::new(), bit_rot: Vec::new() };
+    let mut run =
+        Run { session, plan, sources, monitor, stop, id, counts: Counts::default(), unread: Vec::new(), bit_rot: Vec::new(), slipped: 0, rehashed: None };
     run.start().await?;
     let ending = match run.work().await {
         Ok(ending) => ending,
         Err(error) => {
             // Said so that nobody waits for this run; where even that fails, its silence says it.
-            let ended = Ended { outcome: Outcome::Failed, reason: Some(describe(&error)) };
+            let ended = Ended { outcome: Outcome::Failed, reason: Some(describe(&error)), gone: None, changed: None };
             drop(run.session.commit(Some(id), &[Fact::RunEnded(ended)], monitor.as_ref()).await);
             return Err(error);
         }
@@ -286,23 +293,29 @@ impl Run<'_> {
         let started_at = Timestamp::now();
         let mut unseen = self.store_all(self.plan.rehash).await?;
         if self.stop.is_cancelled() {
-            return self.end(Outcome::Interrupted, None, Ending::Interrupted).await;
+            return self.interrupted().await;
         }
         self.refuse_empty()?;
         unseen = self.look_again(unseen).await?;
-        if !self.stop.is_cancelled() && self.lost_originals(&unseen)? > 0 {
+        if !self.stop.is_cancelled() && (self.slipped > 0 || !self.lost_originals(&unseen)?.is_empty()) {
             // Moved behind the walk's back, perhaps: Immich's storage template moves files at any time. What has not changed is not read again.
             drop(unseen);
             unseen = self.store_all(None).await?;
             unseen = self.look_again(unseen).await?;
+            if self.slipped > 0 {
+                let message =
+                    format!("{} new files or folders went away twice while they were looked at; the next run finds what is left of them", self.slipped);
+                self.monitor.emit(Event::Warned { message });
+            }
         }
         if self.stop.is_cancelled() {
-            return self.end(Outcome::Interrupted, None, Ending::Interrupted).await;
+            return self.interrupted().await;
         }
-        if let Some(reason) = self.tripwire(&unseen)?
-            && self.plan.accept.is_none()
-        {
-            return self.end(Outcome::Withheld, Some(reason.clone()), Ending::Withheld { reason }).await;
+        if let Some(tripped) = self.tripwire(&unseen)? {
+            let reason = tripped.reason.clone();
+            let ended = Ended { outcome: Outcome::Withheld, reason: Some(tripped.reason), gone: Some(tripped.gone), changed: Some(tripped.changed) };
+            self.commit(&[Fact::RunEnded(ended)]).await?;
+            return Ok(Ending::Withheld { reason });
         }
         self.archive(&unseen).await?;
         drop(unseen);
@@ -311,9 +324,9 @@ impl Run<'_> {
         Ok(Ending::Snapshot)
     }
 
-    async fn end(&mut self, outcome: Outcome, reason: Option<String>, ending: Ending) -> Result<Ending, BackupError> {
-        self.commit(&[Fact::RunEnded(Ended { outcome, reason })]).await?;
-        Ok(ending)
+    async fn interrupted(&mut self) -> Result<Ending, BackupError> {
+        self.commit(&[Fact::RunEnded(Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None })]).await?;
+        Ok(Ending::Interrupted)
     }
 
     /// A first run that finds nothing was given the wrong folder, or one that is not mounted.
@@ -336,6 +349,9 @@ impl Run<'_> {
             archived: self.counts.archived.files,
             unread_count: self.counts.unread,
             unread: self.unread.clone(),
+            bit_rot_count: self.counts.bit_rot,
+            bit_rot: self.bit_rot.iter().map(ToString::to_string).collect(),
+            rehashed: self.rehashed,
             originals_only: self.plan.scope.originals_only,
             exclude: self.plan.scope.exclude.texts().to_vec(),
         };
@@ -357,8 +373,12 @@ impl Run<'_> {
         }
         self.monitor.emit(Event::PhaseStarted { phase: Phase::CopyManifest, total_files: None, total_bytes: None });
         match self.store_copy(sequence).await {
-            Ok(Some(fact)) => self.commit(&[Fact::Manifest(fact)]).await?,
             Ok(None) => {}
+            Ok(Some(fact)) => {
+                if let Err(error) = self.commit(&[Fact::Manifest(fact)]).await {
+                    self.monitor.emit(Event::Warned { message: format!("the copy of the manifest could not be announced: {}", describe(&error)) });
+                }
+            }
             Err(error) => self.monitor.emit(Event::Warned { message: format!("no copy of the manifest was stored: {}", describe(&error)) }),
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::CopyManifest });
@@ -408,6 +428,8 @@ enum Done {
     Stored(Box<send::StoredFile>),
     /// It is not there any more.
     Vanished(FilePath),
+    /// A folder was there when its parent was read, and not when it was to be read itself.
+    Slipped,
     /// It, or a folder, could not be read.
     Unread { path: String, problem: String },
     /// A link, socket, pipe or device.

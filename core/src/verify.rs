@@ -7,7 +7,7 @@ use crate::repository::key::{self, Key};
 use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound, Tally};
 use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
 use crate::repository::store::{ObjectInfo, Store, StoreError};
-use crate::repository::{OpenError, Session};
+use crate::repository::{OpenError, Repository, Session};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -64,6 +64,8 @@ pub struct Report {
     pub damaged: u64,
     /// How many of these hold content that is stored nowhere else.
     pub lost: u64,
+    /// How many of these nobody knew of before.
+    pub new: u64,
     /// The first of them.
     pub findings: Vec<Finding>,
     /// Asked to stop before the end: nothing was written down.
@@ -74,7 +76,7 @@ impl Report {
     /// Whether everything that any snapshot needs is there and whole, as far as was looked.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.lost == 0
+        self.lost == 0 && self.new == 0
     }
 }
 
@@ -260,10 +262,12 @@ impl Verifier<'_> {
             Ok(_) => self.damaged(key, "its bytes have another SHA-256", content).await,
             Err(StoreError::NotFound { .. }) => self.damaged(key, "it is missing", content).await,
             // The disk under a directory answers with an error where it cannot read: that is damage of this object alone.
-            Err(error) => {
+            Err(error) if is_medium_error(&error) => {
                 let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
                 self.damaged(key, &format!("{error}{cause}"), content).await
             }
+            // Anything else says nothing of the object: too many open files, no rights, a mount that went away.
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -294,6 +298,9 @@ impl Verifier<'_> {
         if !replaced {
             self.report.lost += 1;
         }
+        if !self.known.contains(key) {
+            self.report.new += 1;
+        }
         if self.report.findings.len() < NAMED_MAX {
             self.report.findings.push(Finding { key: key.to_owned(), problem: problem.to_owned(), replaced });
         }
@@ -312,6 +319,13 @@ impl Verifier<'_> {
         if !self.plan.record {
             return Ok(());
         }
+        if facts.iter().any(|fact| matches!(fact, Fact::Damaged(_))) {
+            // A repository that went away has lost nothing.
+            let again = Repository::open(Arc::clone(&self.session.repository.store)).await?;
+            if again.start != self.session.repository.start {
+                return Err(LogError::Rewritten { sequence: 0 }.into());
+            }
+        }
         match self.session.note(&facts, self.monitor).await {
             Err(OpenError::Log(LogError::Store(error))) => {
                 self.monitor.emit(Event::Warned { message: format!("what was found could not be written to the log: {error}") });
@@ -320,6 +334,12 @@ impl Verifier<'_> {
             other => other,
         }
     }
+}
+
+/// Whether the medium itself could not give the bytes (Linux: EIO, EUCLEAN, EBADMSG).
+fn is_medium_error(error: &StoreError) -> bool {
+    let StoreError::Io { source, .. } = error else { return false };
+    matches!(source.raw_os_error(), Some(5 | 117 | 74))
 }
 
 async fn hash_object(store: &dyn Store, key: &str) -> Result<(Sha256, u64), StoreError> {

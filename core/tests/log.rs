@@ -381,7 +381,7 @@ async fn a_run_that_ends_while_it_is_waited_for_lets_the_next_begin() {
     let waiting = world.back_up_with(world.directory(), "state", &monitor, |plan| plan.wait = Duration::from_secs(30));
     let ending = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let ended = log::Ended { outcome: Outcome::Interrupted, reason: None };
+        let ended = log::Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None };
         other.commit(Some(run), &[Fact::RunEnded(ended)], &Silent).await.unwrap();
     };
     let (report, ()) = tokio::join!(waiting, ending);

@@ -118,7 +118,9 @@ fn text(report: &Report, elapsed: Duration) -> String {
     if *bit_rot > 0 {
         lines.push(format!("  {:<10} {} files differ from what was stored, though size and times are the same:", "DAMAGED?", screen::count(*bit_rot)));
         lines.extend(named(report.bit_rot.iter().map(ToString::to_string)));
-        lines.push("             the stored version stays; bring it back with: immich-backup restore --path FILE --overwrite".to_owned());
+        lines.push(
+            "             the stored version stays, and `restore --path FILE --to DIR` brings it back; if the change was meant, `touch` the file".to_owned(),
+        );
     }
     if report.ending == Ending::Snapshot {
         lines.push("  the database is not part of this version's backups: keep Immich's own dumps (the folder backups/) elsewhere".to_owned());

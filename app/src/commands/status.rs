@@ -20,7 +20,16 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let archived = manifest.archived()?;
 
     let ended = last_run.as_ref().and_then(|run| run.outcome.as_deref());
+    // A run writes at least every minute: one that is silent for longer than three has died.
+    let silent = last_run.as_ref().is_some_and(|run| run.outcome.is_none() && is_older(run.last_entry_at, Duration::from_secs(180)));
+    let rotten = latest.as_ref().map_or(0, |snapshot| snapshot.fact.bit_rot_count);
     let mut problems = Vec::new();
+    if silent {
+        problems.push("the last run died before its end; the next one goes on from there".to_owned());
+    }
+    if rotten > 0 {
+        problems.push(format!("{rotten} files of the library differ from what was stored, though size and times are the same: probably damaged there"));
+    }
     match (&latest, max_age) {
         (None, _) => problems.push("there is no snapshot yet".to_owned()),
         (Some(snapshot), Some(max_age)) if is_older(snapshot.fact.taken_at, max_age) => {
@@ -72,7 +81,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         () if too_old => Exit::Failed,
         () if damaged > 0 => Exit::Damaged,
         () if ended == Some("withheld") => Exit::Withheld,
-        () if matches!(ended, Some("failed" | "interrupted")) => Exit::Failed,
+        () if matches!(ended, Some("failed" | "interrupted")) || silent => Exit::Failed,
+        () if rotten > 0 => Exit::Incomplete,
         () if missing > 0 => Exit::Incomplete,
         () => Exit::Done,
     };

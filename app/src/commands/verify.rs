@@ -25,7 +25,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
 
 fn outcome(report: &Report) -> Outcome {
     let exit = match report {
-        Report { lost: 1.., .. } => Exit::Damaged,
+        Report { lost: 1.., .. } | Report { new: 1.., .. } => Exit::Damaged,
         Report { interrupted: true, .. } => Exit::Interrupted,
         _ => Exit::Done,
     };

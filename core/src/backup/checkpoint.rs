@@ -2,11 +2,11 @@
 
 use super::scan::{Scan, Seen, scan};
 use super::send::{Shared, StoredFile, store_one};
-use super::{BackupError, Done, Item, Run, scan::rehash_part};
+use super::{BackupError, Done, Item, Run};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Phase, Stored};
 use crate::library::walk::SYMBOLIC_LINK;
-use crate::model::{FilePath, Sample};
+use crate::model::{FilePath, Part, Sample};
 use crate::repository::log::{Fact, Tally};
 use crate::repository::manifest::Unseen;
 use crate::task::joined;
@@ -29,13 +29,15 @@ pub(super) type Feed<T> = Box<dyn FnOnce(mpsc::Sender<Item>, mpsc::Sender<Done>)
 impl Run<'_> {
     /// Walks everything and stores what is new. Returns the paths that were not seen.
     pub(super) async fn store_all(&mut self, rehash: Option<Sample>) -> Result<Unseen, BackupError> {
-        let snapshots = self.session.manifest.snapshots()?.len() as u64;
+        let part = rehash.map(|sample| self.next_part(sample)).transpose()?;
+        self.rehashed = self.rehashed.or(part);
+        self.slipped = 0;
         let halt = self.stop.child_token();
         let plan = Scan {
             sources: self.sources.clone(),
             scope: Arc::new(self.plan.scope.clone()),
             walkers: self.plan.walkers,
-            rehash: rehash_part(rehash, self.session.manifest.totals().all().files, snapshots),
+            rehash: part,
             manifest: self.session.manifest.path().to_owned(),
             halt: halt.clone(),
         };
@@ -58,6 +60,13 @@ impl Run<'_> {
             self.add_unvisited(&seen, last_folder, &unseen)?;
         }
         Ok(unseen)
+    }
+
+    /// The part of a sample that comes after the one that was read last.
+    fn next_part(&self, sample: Sample) -> Result<Part, BackupError> {
+        let of = sample.parts(self.session.manifest.totals().all().files);
+        let part = self.session.manifest.last_rehashed_of(of)?.map_or(0, |last| (last + 1) % of);
+        Ok(Part { of, part })
     }
 
     /// Files of folders that the walk did not come to: they were removed, or are not wanted any more. Folders with numbers after `last_folder`
@@ -92,11 +101,11 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn add_unseen(&self, unseen: &Unseen, file: &FilePath) -> Result<(), BackupError> {
-        if let Some(standing) = self.session.manifest.standing(file)? {
-            unseen.add(file, standing.size_bytes, &standing.digests.sha256)?;
-        }
-        Ok(())
+    /// Notes that a file was not seen; `false` where nothing was ever stored of it.
+    pub(super) fn add_unseen(&self, unseen: &Unseen, file: &FilePath) -> Result<bool, BackupError> {
+        let Some(standing) = self.session.manifest.standing(file)? else { return Ok(false) };
+        unseen.add(file, standing.size_bytes, &standing.digests.sha256)?;
+        Ok(true)
     }
 
     /// Stores what `feed` puts into the queue, and writes checkpoints. Cancelling `halt` ends it soon, with a last checkpoint.
@@ -124,7 +133,9 @@ impl Run<'_> {
                 Ok(Some(outcome)) => self.take(outcome, &mut checkpoint, unseen)?,
                 Err(_) => {}
             }
-            if fatal.is_none() && (checkpoint.stored.len() >= CHECKPOINT_FILES_MAX || Instant::now() >= checkpoint.due) {
+            if fatal.is_some() {
+                checkpoint.due = Instant::now() + CHECKPOINT_INTERVAL;
+            } else if checkpoint.stored.len() >= CHECKPOINT_FILES_MAX || Instant::now() >= checkpoint.due {
                 let written = self.write(&mut checkpoint, &shared).await;
                 if let Err(error) = written {
                     halt.cancel();
@@ -156,7 +167,12 @@ impl Run<'_> {
                 self.counts.unchanged.add(size_bytes);
             }
             Done::Left => {}
-            Done::Vanished(file) => self.add_unseen(unseen, &file)?,
+            Done::Vanished(file) => {
+                if !self.add_unseen(unseen, &file)? {
+                    self.slipped += 1;
+                }
+            }
+            Done::Slipped => self.slipped += 1,
             Done::Unread { path, problem } => self.note_unread(path, problem),
             Done::Special { file, kind } => {
                 self.counts.special += 1;

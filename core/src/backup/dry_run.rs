@@ -37,6 +37,7 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
             }
             (new, changed)
         });
+        let mut fatal = None;
         while let Some(outcome) = outcomes.blocking_recv() {
             match outcome {
                 Done::Vanished(file) => {
@@ -59,14 +60,16 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
                         unread.truncate(NAMED_MAX);
                     }
                 }
-                Done::Fatal(error) => return Err(error),
-                Done::Same { .. } | Done::Left | Done::Stored(_) | Done::BitRot(_) => {}
+                // The walk must be able to end: what it says is heard to the last.
+                Done::Fatal(error) => fatal = Some(error),
+                Done::Same { .. } | Done::Left | Done::Slipped | Done::Stored(_) | Done::BitRot(_) => {}
             }
         }
         if let Ok((new, changed)) = counting.join() {
             (counts.new, counts.changed) = (new, changed);
         }
-        walking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let seen = walking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        fatal.map_or(seen, Err)
     })?;
     counts.seen = seen.files;
     counts.unchanged = seen.unchanged;

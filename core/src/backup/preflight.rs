@@ -169,4 +169,4 @@ fn check_accept(session: &Session, plan: &Plan) -> Result<(), BackupError> {
 }
 
 /// Runs that died or were interrupted may lie between the withheld one and now.
-const RUNS_LOOKED_AT: u32 = 1_000;
+pub(super) const RUNS_LOOKED_AT: u32 = 1_000;

@@ -6,9 +6,10 @@ use crate::budget::CHECKPOINT_FILES_MAX;
 use crate::event::{Event, Phase};
 use crate::library::layout::{class_of, is_checksummed_original};
 use crate::library::read::look;
-use crate::model::{Class, Root};
+use crate::model::{Class, Root, Sha256};
 use crate::repository::log::{Archived, Fact};
 use crate::repository::manifest::Unseen;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -16,6 +17,17 @@ use std::sync::Arc;
 const GONE_PERCENT_MAX: u64 = 10;
 /// More than this share of the checksummed originals changed withholds the snapshot: Immich never changes one.
 const CHANGED_PERCENT_MAX: u64 = 5;
+
+/// Why a snapshot is withheld.
+#[derive(Debug)]
+pub(super) struct Tripped {
+    /// In words.
+    pub(super) reason: String,
+    /// Originals gone.
+    pub(super) gone: u64,
+    /// Checksummed originals changed.
+    pub(super) changed: u64,
+}
 
 impl Run<'_> {
     /// Looks up each unseen path once more. What is there after all is stored; what cannot be looked at stays as it was.
@@ -73,49 +85,94 @@ impl Run<'_> {
         self.store(feed, self.stop.child_token(), unseen).await
     }
 
-    /// How many originals are gone, and their content stands nowhere else: not moved, but lost to the library.
-    pub(super) fn lost_originals(&self, unseen: &Unseen) -> Result<u64, BackupError> {
-        let manifest = &self.session.manifest;
-        let mut gone = 0_u64;
+    /// How many originals of each root are gone, and their content stands nowhere else: not moved, but lost to the library.
+    pub(super) fn lost_originals(&self, unseen: &Unseen) -> Result<BTreeMap<Root, u64>, BackupError> {
+        let mut lost = BTreeMap::new();
         let mut after = None;
         loop {
-            let page = unseen.page(after.as_ref())?;
-            let Some((end, ..)) = page.last() else { break };
-            after = Some(end.clone());
-            for (file, _, content) in page {
-                let dropped = matches!(&file.root, Root::External(name) if self.plan.drop_externals.contains(name));
-                // A moved file is not gone: its content stands elsewhere.
-                if class_of(&file) == Class::Original && !dropped && !manifest.stands_elsewhere(&content, |other| unseen.has(other).unwrap_or(false))? {
-                    gone += 1;
+            let page = unseen.contents(after.as_ref())?;
+            let Some(last) = page.last() else { return Ok(lost) };
+            after = Some(*last);
+            for content in page {
+                if self.stands_elsewhere(&content, unseen)? {
+                    continue;
+                }
+                for file in unseen.with_content(&content)? {
+                    let dropped = matches!(&file.root, Root::External(name) if self.plan.drop_externals.contains(name));
+                    if class_of(&file) == Class::Original && !dropped {
+                        *lost.entry(file.root).or_default() += 1;
+                    }
                 }
             }
         }
-        Ok(gone)
     }
 
-    /// What withholds the snapshot, in words.
-    pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<String>, BackupError> {
-        let manifest = &self.session.manifest;
-        let Some(last) = manifest.latest_snapshot()? else { return Ok(None) };
-        let originals = last.fact.totals.of(Class::Original).files;
-        let gone = self.lost_originals(unseen)?;
-        if gone * 100 > originals * GONE_PERCENT_MAX {
-            return Ok(Some(format!("{gone} of {originals} originals of the last snapshot are gone, more than {GONE_PERCENT_MAX} %")));
-        }
-        let mut lost = 0_u64;
-        manifest.each_changed_since::<BackupError>(last.sequence, |file, before| {
-            // Two files that changed names have not changed.
-            if is_checksummed_original(&file) && !manifest.stands_elsewhere(&before, |other| unseen.has(other).unwrap_or(false))? {
-                lost += 1;
+    /// Whether the content stands at a path that was seen: a moved file is not gone.
+    fn stands_elsewhere(&self, content: &Sha256, unseen: &Unseen) -> Result<bool, BackupError> {
+        Ok(self.session.manifest.count_standing(content)? > unseen.count_of(content)?)
+    }
+
+    /// How many checksummed originals have other content than in the snapshot of log entry `sequence`, and theirs stands nowhere else.
+    fn changed_originals(&self, sequence: u64, unseen: &Unseen) -> Result<u64, BackupError> {
+        let mut changed = 0_u64;
+        let mut last = None;
+        self.session.manifest.each_changed_since::<BackupError>(sequence, |file, before| {
+            if is_checksummed_original(&file) {
+                // Many files of one content are asked for once.
+                let elsewhere = match last {
+                    Some((content, elsewhere)) if content == before => elsewhere,
+                    _ => self.stands_elsewhere(&before, unseen)?,
+                };
+                last = Some((before, elsewhere));
+                // Two files that changed names have not changed.
+                changed += u64::from(!elsewhere);
             }
             Ok(())
         })?;
-        if lost * 100 > originals * CHANGED_PERCENT_MAX {
-            return Ok(Some(format!(
-                "{lost} of {originals} originals have other content than in the last snapshot, more than {CHANGED_PERCENT_MAX} %; Immich never changes an original"
-            )));
+        Ok(changed)
+    }
+
+    /// What withholds the snapshot.
+    pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<Tripped>, BackupError> {
+        let Some(last) = self.session.manifest.latest_snapshot()? else { return Ok(None) };
+        let gone = self.lost_originals(unseen)?;
+        let changed = self.changed_originals(last.sequence, unseen)?;
+        if gone.is_empty() && changed == 0 {
+            return Ok(None);
         }
-        Ok(None)
+        // Each root is weighed by itself: a small one that is gone must not hide behind a large one.
+        let (mut originals, mut checksummed) = (BTreeMap::<Root, u64>::new(), 0_u64);
+        self.session.manifest.each_file::<BackupError>(last.sequence, |row| {
+            checksummed += u64::from(is_checksummed_original(&row.file));
+            if class_of(&row.file) == Class::Original {
+                *originals.entry(row.file.root).or_default() += 1;
+            }
+            Ok(())
+        })?;
+        let mut reasons = Vec::new();
+        for (root, gone) in &gone {
+            let all = originals.get(root).copied().unwrap_or(0);
+            if gone * 100 > all * GONE_PERCENT_MAX {
+                let place = if *root == Root::Library { String::new() } else { format!(" in {root}") };
+                reasons.push(format!("{gone} of {all} originals of the last snapshot{place} are gone, more than {GONE_PERCENT_MAX} %"));
+            }
+        }
+        if changed * 100 > checksummed * CHANGED_PERCENT_MAX {
+            reasons.push(format!(
+                "{changed} of {checksummed} originals have other content than in the last snapshot, more than {CHANGED_PERCENT_MAX} %; Immich never changes an original"
+            ));
+        }
+        let tripped = Tripped { reason: reasons.join("; "), gone: gone.values().sum(), changed };
+        Ok((!reasons.is_empty() && !self.is_accepted(&tripped)?).then_some(tripped))
+    }
+
+    /// Whether a person has seen as much, or nearly, and said that it was meant.
+    fn is_accepted(&self, tripped: &Tripped) -> Result<bool, BackupError> {
+        let Some(accepted) = self.plan.accept else { return Ok(false) };
+        let runs = self.session.manifest.runs(super::preflight::RUNS_LOOKED_AT)?;
+        let Some((gone, changed)) = runs.into_iter().find(|run| run.id == accepted).map(|run| run.withheld) else { return Ok(false) };
+        let within = |now: u64, then: u64| now <= then + then / 100 + 1;
+        Ok(within(tripped.gone, gone) && within(tripped.changed, changed))
     }
 
     /// Says in the log that these paths are gone. Their objects stay.

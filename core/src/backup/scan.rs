@@ -312,6 +312,7 @@ impl Visitor for Scanner<'_> {
     fn failed(&mut self, folder: &str, name: Option<&str>, error: &io::Error) {
         // A folder that went away between being found and being read is not there: the second look decides.
         if name.is_none() && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !folder.is_empty() {
+            self.tell(Done::Slipped);
             return;
         }
         let path = match name {
@@ -342,10 +343,4 @@ impl Visitor for Scanner<'_> {
         self.check(left);
         self.report();
     }
-}
-
-/// The number of parts, and which one, of a sample of `total` files.
-pub(super) fn rehash_part(sample: Option<crate::model::Sample>, total: u64, snapshots: u64) -> Option<Part> {
-    let of = sample?.parts(total);
-    Some(Part { of, part: snapshots % of })
 }

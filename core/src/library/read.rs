@@ -1,10 +1,10 @@
 //! Reading a live file once, and knowing whether it held still meanwhile.
 
-use super::walk::file_times;
+use super::walk::{file_times, open_below};
 use crate::budget::CHUNK_BYTES;
 use crate::model::{Content, FileTimes, Hasher};
 use bytes::Bytes;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -46,14 +46,13 @@ pub struct LiveFile {
 }
 
 impl LiveFile {
-    /// Opens `path` below `root` without following a link in its last segment.
+    /// Opens `path` below `root` without following any link.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub fn open(root: &OwnedFd, path: &Path) -> Result<Self, ReadError> {
         // NONBLOCK: a pipe that took the file's place must not hang the run.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(root, path, flags, Mode::empty()).map_err(io::Error::from)?;
+        let fd = open_below(root, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         let stat = rustix::fs::fstat(&fd).map_err(io::Error::from)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(ReadError::NotRegular);
@@ -143,7 +142,21 @@ fn read_some(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 /// # Errors
 /// The file system refused to say.
 pub fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<FileTimes>> {
-    match rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let opened = parent.map(|parent| open_below(root, parent, OFlags::PATH | OFlags::DIRECTORY)).transpose();
+    let folder = match opened {
+        Ok(folder) => folder,
+        // Gone, or a link or a file stands where a folder was: nothing of the library is there.
+        Err(error) => {
+            return match ReadError::from(error) {
+                ReadError::Vanished | ReadError::NotRegular => Ok(None),
+                ReadError::Io(error) => Err(error),
+                ReadError::Changed | ReadError::Stopped => Ok(None),
+            };
+        }
+    };
+    let Some(name) = path.file_name() else { return Ok(None) };
+    match rustix::fs::statat(folder.as_ref().unwrap_or(root), name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(Some(file_times(&stat))),
         Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error.into()),

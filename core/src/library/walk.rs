@@ -2,12 +2,14 @@
 
 use crate::budget::WALK_FOLDERS_QUEUED_MAX;
 use crate::model::{FileTimes, encode_segment};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::io::Errno;
 use std::borrow::Cow;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -32,6 +34,31 @@ pub trait Visitor: Send {
 /// It is not there, no folder, or not readable.
 pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens `path` below `root`; no link on the way is followed, not even in the middle.
+///
+/// # Errors
+/// `ELOOP` where a link is on the way, else the file system's.
+pub fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+        // Kernels before 5.6, and sandboxes that do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => step_below(root, path, flags),
+        other => Ok(other?),
+    }
+}
+
+/// The same, a segment at a time.
+fn step_below(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let mut folder = None;
+    for segment in path.parent().into_iter().flat_map(Path::components) {
+        let above = folder.as_ref().unwrap_or(root);
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        folder = Some(rustix::fs::openat(above, segment.as_os_str(), step, Mode::empty())?);
+    }
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    Ok(rustix::fs::openat(folder.as_ref().unwrap_or(root), name, flags, Mode::empty())?)
 }
 
 /// What `stat` says of a regular file, in our units.
@@ -130,7 +157,7 @@ impl Shared<'_> {
 
     fn read_entries<V: Visitor>(&self, raw: &[u8], text: &str, visitor: &mut V) -> io::Result<bool> {
         let below: &[u8] = if raw.is_empty() { b"." } else { raw };
-        let fd = rustix::fs::openat(self.root, below, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = open_below(self.root, Path::new(OsStr::from_bytes(below)), OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut whole = true;
         let mut buffer = [const { MaybeUninit::uninit() }; 32 << 10];
         let mut entries = RawDir::new(&fd, &mut buffer);

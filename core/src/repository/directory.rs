@@ -129,6 +129,7 @@ impl Inner {
         }
         let parent = self.root.join(TEMPORARY);
         create_folders(&parent, &self.root)?;
+        self.barrier.open(&self.root)?;
         remove_dead(&parent);
         let temporary = Arc::new(Temporary::make(&parent)?);
         *held = Some(Arc::clone(&temporary));

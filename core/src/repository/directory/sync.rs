@@ -5,28 +5,55 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What has been created since the last barrier.
 #[derive(Debug, Default)]
-pub(super) struct Barrier(Mutex<Vec<PathBuf>>);
+pub(super) struct Barrier {
+    files: Mutex<Vec<PathBuf>>,
+    /// Opened before the first write: Linux reports an error of writing back once to each descriptor that was open by then.
+    folder: OnceLock<File>,
+    /// A barrier failed: what was written may be lost, and no later one can say otherwise.
+    failed: AtomicBool,
+}
 
 /// Threads that flush single files at once, where `syncfs` does not serve.
 const FLUSHERS: usize = 8;
 
 impl Barrier {
+    /// Makes ready, before anything is written below `root`.
+    pub(super) fn open(&self, root: &Path) -> io::Result<()> {
+        let folder = File::open(root)?;
+        self.folder.get_or_init(|| folder);
+        Ok(())
+    }
+
     pub(super) fn add(&self, file: PathBuf) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
     pub(super) fn wait(&self, root: &Path) -> io::Result<()> {
-        let files = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("an earlier flush failed; what was written since the last checkpoint is not relied on"));
+        }
+        let flushed = self.flush(root);
+        if flushed.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        flushed
+    }
+
+    fn flush(&self, root: &Path) -> io::Result<()> {
+        let files = std::mem::take(&mut *self.files.lock().unwrap_or_else(PoisonError::into_inner));
         if files.is_empty() {
             return Ok(());
         }
-        let folder = File::open(root)?;
-        if syncfs_is_enough(&folder)? {
-            return Ok(rustix::fs::syncfs(&folder)?);
+        self.open(root)?;
+        if let Some(folder) = self.folder.get()
+            && syncfs_is_enough(folder)?
+        {
+            return Ok(rustix::fs::syncfs(folder)?);
         }
         flush_each(&files, root)
     }

@@ -79,13 +79,19 @@ const COMPRESSION_LEVEL: i32 = 6;
 /// Only if memory runs out while compressing.
 pub fn encode(header: &Header, facts: &[Fact]) -> io::Result<Vec<u8>> {
     let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
+    let mut plain = 1_024_u64;
     serde_json::to_writer(&mut encoder, header)?;
     encoder.write_all(b"\n")?;
     for fact in facts {
-        serde_json::to_writer(&mut encoder, fact)?;
+        let line = serde_json::to_vec(fact)?;
+        plain = plain.saturating_add(line.len() as u64 + 1);
+        encoder.write_all(&line)?;
         encoder.write_all(b"\n")?;
     }
     let mut bytes = encoder.finish()?;
+    if plain > LOG_ENTRY_BYTES_MAX || bytes.len() as u64 > LOG_ENTRY_BYTES_MAX / 2 {
+        return Err(io::Error::other("a log entry of that size could not be read again; is a label or a pattern enormous?"));
+    }
     let checksum = Sha256::of(&bytes);
     bytes.extend_from_slice(&TRAILER_START);
     bytes.extend_from_slice(&checksum.0);

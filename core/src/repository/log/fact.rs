@@ -243,6 +243,15 @@ pub struct SnapshotFact {
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<Unread>,
+    /// How many files had other content though size and times were the same: damaged at the source, probably. The good version stands.
+    #[serde(default)]
+    pub bit_rot_count: u64,
+    /// The first of them, as people see them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bit_rot: Vec<String>,
+    /// Which unchanged files were read again to find that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehashed: Option<Part>,
     /// Whether derived files were left out.
     #[serde(default)]
     pub originals_only: bool,
@@ -259,6 +268,12 @@ pub struct Ended {
     /// Why, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Where a tripwire withheld the snapshot: how many originals were gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<u64>,
+    /// And how many had other content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<u64>,
 }
 
 /// How a run without a snapshot ended.

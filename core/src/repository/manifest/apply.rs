@@ -126,7 +126,10 @@ impl Manifest {
                     Outcome::Withheld => "withheld",
                     Outcome::Failed => "failed",
                 };
-                self.connection.execute("UPDATE run SET outcome = ?2, reason = ?3 WHERE id = ?1", params![run.to_string(), outcome, ended.reason])?;
+                self.connection.execute(
+                    "UPDATE run SET outcome = ?2, reason = ?3, gone = ?4, changed = ?5 WHERE id = ?1 AND outcome IS NOT 'snapshot'",
+                    params![run.to_string(), outcome, ended.reason, ended.gone.map(signed), ended.changed.map(signed)],
+                )?;
                 Ok(())
             }
             Fact::Manifest(copy) => {

@@ -91,6 +91,8 @@ pub struct RunRow {
     pub outcome: Option<String>,
     /// What stopped it.
     pub reason: Option<String>,
+    /// Where a tripwire withheld its snapshot: how many originals were gone, and how many changed.
+    pub withheld: (u64, u64),
     /// How it began.
     pub started: RunStarted,
 }
@@ -318,7 +320,7 @@ impl Manifest {
     /// SQLite's.
     pub fn runs(&self, limit: u32) -> Result<Vec<RunRow>, ManifestError> {
         let failed = self.failed("read");
-        let sql = "SELECT id, writer, last_entry_at, last_entry, outcome, reason, fact FROM run ORDER BY first_entry DESC LIMIT ?1";
+        let sql = "SELECT id, writer, last_entry_at, last_entry, outcome, reason, fact, coalesce(gone, 0), coalesce(changed, 0) FROM run ORDER BY first_entry DESC LIMIT ?1";
         let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
         let rows = query.query_map([limit], |row| {
             Ok(RunRow {
@@ -328,6 +330,7 @@ impl Manifest {
                 last_entry: unsigned(row.get(3)?),
                 outcome: row.get(4)?,
                 reason: row.get(5)?,
+                withheld: (unsigned(row.get(7)?), unsigned(row.get(8)?)),
                 started: converted(6, serde_json::from_str(&row.get::<_, String>(6)?))?,
             })
         });
@@ -396,24 +399,32 @@ impl Manifest {
         known_content(&self.connection, content).map_err(self.failed("read"))
     }
 
-    /// Whether a file other than those in `gone` stands with the content of the file that stands at `file`.
+    /// How many files stand with this content.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn stands_elsewhere(&self, content: &Sha256, mut is_gone: impl FnMut(&FilePath) -> bool) -> Result<bool, ManifestError> {
-        let failed = self.failed("read");
-        let sql = "SELECT f.external, f.path, v.name FROM version v JOIN folder f ON f.id = v.folder
-                    WHERE substr(v.sha256, 1, 8) = substr(?1, 1, 8) AND v.sha256 = ?1 AND v.until IS NULL";
-        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let mut rows = query.query([content.0]).map_err(&failed)?;
-        while let Some(row) = rows.next().map_err(&failed)? {
-            let (external, folder, name): (String, String, String) = (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?, row.get(2).map_err(&failed)?);
-            let root = converted(0, Root::from_external_or_empty(&external)).map_err(&failed)?;
-            if !is_gone(&FilePath { root, path: RootPath::in_folder(&folder, &name) }) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    pub fn count_standing(&self, content: &Sha256) -> Result<u64, ManifestError> {
+        self.connection
+            .prepare_cached("SELECT count(*) FROM version WHERE substr(sha256, 1, 8) = substr(?1, 1, 8) AND sha256 = ?1 AND until IS NULL")
+            .and_then(|mut query| query.query_row([content.0], |row| row.get(0)))
+            .map(unsigned)
+            .map_err(self.failed("read"))
+    }
+
+    /// The part that was read again by the last run that read one of so many.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_rehashed_of(&self, parts: u64) -> Result<Option<u64>, ManifestError> {
+        self.connection
+            .query_row(
+                "SELECT json_extract(fact, '$.rehashed.part') FROM snapshot WHERE json_extract(fact, '$.rehashed.of') = ?1 ORDER BY sequence DESC LIMIT 1",
+                [signed(parts)],
+                |row| row.get(0),
+            )
+            .optional()
+            .map(|part| part.map(unsigned))
+            .map_err(self.failed("read"))
     }
 
     /// What the log said of the manifest's copy `key`.

@@ -53,6 +53,8 @@ CREATE TABLE run(
   last_entry_at TEXT NOT NULL,       -- the heartbeat
   outcome       TEXT,                -- snapshot, interrupted, withheld, failed, died; NULL: it may be running
   reason        TEXT,
+  gone          INTEGER,             -- originals gone, where that withheld the snapshot
+  changed       INTEGER,             -- originals changed, likewise
   fact          TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -121,7 +121,9 @@ impl Unseen {
     /// # Errors
     /// SQLite's.
     pub fn new(path: &Path) -> Result<Self, ManifestError> {
-        let tables = "CREATE TABLE unseen(external TEXT, path TEXT, size INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (external, path)) STRICT, WITHOUT ROWID; BEGIN;";
+        let tables =
+            "CREATE TABLE unseen(external TEXT, path TEXT, size INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (external, path)) STRICT, WITHOUT ROWID;
+             CREATE INDEX unseen_by_content ON unseen(sha256); BEGIN;";
         Scratch::make(path, tables).map(Self)
     }
 
@@ -151,17 +153,40 @@ impl Unseen {
             .map_err(self.0.failed())
     }
 
-    /// Whether it is among them.
+    /// How many have this content.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn has(&self, file: &FilePath) -> Result<bool, ManifestError> {
+    pub fn count_of(&self, content: &Sha256) -> Result<u64, ManifestError> {
         self.0
             .connection
-            .prepare_cached("SELECT 1 FROM unseen WHERE external = ?1 AND path = ?2")
-            .and_then(|mut query| query.query_row(params![file.root.external_or_empty(), file.path.as_str()], |_| Ok(())).optional())
-            .map(|found| found.is_some())
+            .prepare_cached("SELECT count(*) FROM unseen WHERE sha256 = ?1")
+            .and_then(|mut query| query.query_row([content.0], |row| row.get(0)))
+            .map(unsigned)
             .map_err(self.0.failed())
+    }
+
+    /// Each distinct content among them, a page after `after`, in order.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn contents(&self, after: Option<&Sha256>) -> Result<Vec<Sha256>, ManifestError> {
+        let failed = self.0.failed();
+        let mut query =
+            self.0.connection.prepare_cached("SELECT DISTINCT sha256 FROM unseen WHERE ?1 IS NULL OR sha256 > ?1 ORDER BY sha256 LIMIT ?2").map_err(&failed)?;
+        let rows = query.query_map(params![after.map(|content| content.0), page_rows()], |row| row.get(0).map(Sha256));
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// Those with this content.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn with_content(&self, content: &Sha256) -> Result<Vec<FilePath>, ManifestError> {
+        let failed = self.0.failed();
+        let mut query = self.0.connection.prepare_cached("SELECT external, path FROM unseen WHERE sha256 = ?1").map_err(&failed)?;
+        let rows = query.query_map([content.0], |row| parsed(&row.get::<_, String>(0)?, &row.get::<_, String>(1)?));
+        rows.and_then(Iterator::collect).map_err(&failed)
     }
 
     /// The next ones after `after`; empty at the end.
@@ -177,10 +202,14 @@ impl Unseen {
         let (external, path) = (after.map(|file| file.root.external_or_empty()), after.map(|file| file.path.as_str()));
         let rows = query.query_map(params![external, path, page_rows()], |row| {
             let (external, path): (String, String) = (row.get(0)?, row.get(1)?);
-            let parsed = Root::from_external_or_empty(&external).and_then(|root| Ok(FilePath { root, path: RootPath::parse(&path)? }));
-            let file = parsed.map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error)))?;
+            let file = parsed(&external, &path)?;
             Ok((file, unsigned(row.get(2)?), Sha256(row.get(3)?)))
         });
         rows.and_then(Iterator::collect).map_err(&failed)
     }
+}
+
+fn parsed(external: &str, path: &str) -> rusqlite::Result<FilePath> {
+    let file = Root::from_external_or_empty(external).and_then(|root| Ok(FilePath { root, path: RootPath::parse(path)? }));
+    file.map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error)))
 }
