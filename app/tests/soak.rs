@@ -12,14 +12,6 @@
     clippy::cast_precision_loss,
     reason = "a test may"
 )]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "a test may, and prints its figures"
-)]
 
 use serde_json::Value;
 use std::fs::{self, File};

@@ -4,7 +4,6 @@ use super::contents::{Claim, Contents};
 use super::{BackupError, Done, Item};
 use crate::budget::{CHUNK_BYTES, CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::event::{Event, Monitor, Stored};
-use crate::library::layout::is_checksummed_original;
 use crate::library::read::{LiveFile, ReadError};
 use crate::model::{Class, Content, FileTimes, Hasher};
 use crate::repository::key::{self, Key};
@@ -174,9 +173,7 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
     let sha256 = material.content.digests.sha256;
     if let Some(current) = &item.current {
         let same = current.digests.sha256 == sha256;
-        // Immich never changes an original in place; a change of content that leaves size and modification time as they were is no edit.
-        let looks_same = current.size_bytes == material.times.size_bytes && current.mtime_ns == material.times.mtime_ns && !current.damaged;
-        if !same && looks_same && (item.rehash || is_checksummed_original(&item.file)) {
+        if item.rehash && !same && current.is_unchanged(&material.times) {
             return Ok(Done::BitRot(item.file.clone()));
         }
         if same && !current.damaged {
