@@ -76,6 +76,13 @@ pub enum Event {
         /// Size of those.
         unchanged_bytes: u64,
     },
+    /// What there is was counted, ahead of the walk that stores it: so much is to come.
+    Counted {
+        /// Files.
+        files: u64,
+        /// Their size.
+        bytes: u64,
+    },
     /// The walk has seen everything: the totals of [`Phase::Store`] are known now.
     WalkFinished {
         /// Files seen.

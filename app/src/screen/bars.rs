@@ -26,6 +26,16 @@ struct Current {
     seen_bytes: u64,
 }
 
+impl Current {
+    /// Only now is it known how much there is: percent and time left mean something.
+    fn know_bytes(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_style(style(BYTES));
+            bar.set_length(bytes);
+        }
+    }
+}
+
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants; a wrong one shows as the plain default.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -85,15 +95,18 @@ impl Monitor for Bars {
                     bar.inc(unchanged_bytes);
                 }
             }
+            Event::Counted { files, bytes } => {
+                if let Some(walk) = &current.walk {
+                    walk.set_style(style(FILES));
+                    walk.set_length(files);
+                }
+                current.know_bytes(bytes);
+            }
             Event::WalkFinished { bytes, .. } => {
                 if let Some(walk) = current.walk.take() {
                     walk.finish_and_clear();
                 }
-                // Only now is it known how much there is: percent and time left mean something.
-                if let Some(bar) = &current.bar {
-                    bar.set_style(style(BYTES));
-                    bar.set_length(bytes);
-                }
+                current.know_bytes(bytes);
             }
             Event::BytesSent { bytes } if current.by_bytes => drop(current.bar.as_ref().map(|bar| bar.inc(bytes))),
             Event::ObjectChecked { size_bytes } => drop(current.bar.as_ref().map(|bar| bar.inc(if current.by_bytes { size_bytes } else { 1 }))),

@@ -51,7 +51,7 @@ impl Progress {
                 self.files += files;
                 self.bytes += unchanged_bytes;
             }
-            Event::WalkFinished { bytes, .. } => self.bytes_total = Some(*bytes),
+            Event::Counted { bytes, .. } | Event::WalkFinished { bytes, .. } => self.bytes_total = Some(*bytes),
             Event::BytesSent { bytes } => {
                 self.bytes += bytes;
                 self.bytes_moved += bytes;

@@ -38,6 +38,7 @@ impl Run<'_> {
             scope: Arc::new(self.plan.scope.clone()),
             walkers: self.plan.walkers,
             rehash: part,
+            count: self.session.manifest.latest_snapshot()?.is_none(),
             manifest: self.session.manifest.path().to_owned(),
             halt: halt.clone(),
         };

@@ -19,6 +19,7 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         scope: Arc::new(plan.scope.clone()),
         walkers: plan.walkers,
         rehash: None,
+        count: false,
         manifest: session.manifest.path().to_owned(),
         halt: stop.child_token(),
     };

@@ -13,6 +13,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,8 @@ pub(super) struct Scan {
     pub(super) rehash: Option<Part>,
     pub(super) manifest: PathBuf,
     pub(super) halt: CancellationToken,
+    /// Count everything beside the walk: the queue holds the walk back, and nobody would know how much is to come.
+    pub(super) count: bool,
 }
 
 /// What a walk has seen.
@@ -138,6 +142,17 @@ impl Failed {
 
 /// Walks all sources. What differs goes to `items`, what cannot be read or is not seen any more to `done`.
 pub(super) fn scan(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<Done>, monitor: &Arc<dyn Monitor>) -> Result<Seen, BackupError> {
+    let finished = AtomicBool::new(!scan.count);
+    std::thread::scope(|scope| {
+        let (finished, monitor) = (&finished, monitor);
+        scope.spawn(move || count(scan, finished, monitor.as_ref()));
+        let seen = scan_sources(scan, items, done, monitor);
+        finished.store(true, Ordering::Relaxed);
+        seen
+    })
+}
+
+fn scan_sources(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<Done>, monitor: &Arc<dyn Monitor>) -> Result<Seen, BackupError> {
     let mut seen = Seen::default();
     for open in &scan.sources {
         let mut visitors = (0..scan.walkers.get())
@@ -164,6 +179,56 @@ pub(super) fn scan(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<
     }
     monitor.emit(Event::WalkFinished { files: seen.files.files, bytes: seen.files.bytes });
     Ok(seen)
+}
+
+/// A walk that ends this soon needs no counting.
+const COUNT_AFTER: Duration = Duration::from_secs(2);
+
+/// Counts what belongs to the backup, unless the walk has finished first.
+fn count(scan: &Scan, finished: &AtomicBool, monitor: &dyn Monitor) {
+    let began = Instant::now();
+    while began.elapsed() < COUNT_AFTER && !finished.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut files = Tally::default();
+    for open in &scan.sources {
+        let mut counter = [Counter { root: &open.source.root, scan, finished, files: Tally::default() }];
+        walk::walk(&open.folder, &mut counter);
+        let [counter] = counter;
+        files.files += counter.files.files;
+        files.bytes += counter.files.bytes;
+    }
+    if !finished.load(Ordering::Relaxed) {
+        monitor.emit(Event::Counted { files: files.files, bytes: files.bytes });
+    }
+}
+
+struct Counter<'a> {
+    root: &'a Root,
+    scan: &'a Scan,
+    finished: &'a AtomicBool,
+    files: Tally,
+}
+
+impl Visitor for Counter<'_> {
+    fn enter(&mut self, folder: &str) -> bool {
+        let skipped = RootPath::parse(folder).is_ok_and(|path| self.scan.scope.skips_folder(&FilePath { root: self.root.clone(), path }));
+        !skipped && !self.finished.load(Ordering::Relaxed) && !self.scan.halt.is_cancelled()
+    }
+
+    fn file(&mut self, folder: &str, name: &str, times: FileTimes) -> bool {
+        if self.scan.scope.takes(&FilePath { root: self.root.clone(), path: RootPath::in_folder(folder, name) }) {
+            self.files.add(times.size_bytes);
+        }
+        !self.finished.load(Ordering::Relaxed) && !self.scan.halt.is_cancelled()
+    }
+
+    // What is wrong is said by the walk itself.
+    fn special(&mut self, _: &str, _: &str, _: &'static str) {}
+
+    fn failed(&mut self, _: &str, _: Option<&str>, _: &io::Error) {}
+
+    fn leave(&mut self, _: &str, _: bool) {}
 }
 
 /// A folder being read: what the manifest has of it, and how many of its files there were met.
