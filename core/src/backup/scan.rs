@@ -375,8 +375,8 @@ impl Visitor for Scanner<'_> {
     }
 
     fn failed(&mut self, folder: &str, name: Option<&str>, error: &io::Error) {
-        // A folder that went away between being found and being read is not there: the second look decides.
-        if name.is_none() && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !folder.is_empty() {
+        // What went away between being found and being looked at may have moved to where the walk has been: one more walk tells.
+        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !(folder.is_empty() && name.is_none()) {
             self.tell(Done::Slipped);
             return;
         }

@@ -191,8 +191,11 @@ impl Shared<'_> {
                         return true;
                     }
                 }
-                // Gone between reading the folder and looking: the second look decides.
-                Err(rustix::io::Errno::NOENT) => return true,
+                // Gone between reading the folder and looking: what that means is the visitor's to say.
+                Err(error @ Errno::NOENT) => {
+                    visitor.failed(text, Some(&shown), &error.into());
+                    return true;
+                }
                 Err(error) => {
                     visitor.failed(text, Some(&shown), &error.into());
                     return false;
