@@ -11,7 +11,7 @@ const EXIT_CODES: &str = "Exit codes:
   3    done, but something is missing from it (it says what)
   4    a tripwire withheld the snapshot
   10   there is no repository
-  11   the log is damaged, or went back in time
+  11   the log is damaged, went back in time, or is of an unknown format
   12   damage was found
   130  interrupted";
 

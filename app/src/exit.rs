@@ -82,7 +82,8 @@ fn of_open(error: &OpenError) -> (Exit, Option<String>) {
         OpenError::NoRepository { .. } => Exit::NoRepository,
         OpenError::UnknownStore { .. } => Exit::Usage,
         OpenError::Log(LogError::Store(_)) => Exit::Failed,
-        OpenError::Log(_) | OpenError::DamagedIdentity { .. } => Exit::LogDamaged,
+        // A flipped digit of the version looks like a format of the future; log entries of another format end alike.
+        OpenError::Log(_) | OpenError::DamagedIdentity { .. } | OpenError::UnknownFormat { .. } => Exit::LogDamaged,
         _ => Exit::Failed,
     };
     (exit, error.hint())

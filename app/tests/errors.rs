@@ -441,7 +441,7 @@ fn a_repository_of_an_unknown_format_is_named_and_left_alone() {
     fs::remove_file(&identity).unwrap();
     fs::write(&identity, text.replace("\"format\":1", "\"format\":7")).unwrap();
     for ran in [world.backup(&[]), world.run(&["ls", "--json"]), world.run(&["verify", "--json"])] {
-        let ran = ran.ended(1).says("format 7").says("format 1");
+        let ran = ran.ended(11).says("format 7").says("format 1");
         assert!(ran.summary()["errors"][0]["hint"].is_string());
     }
     fs::write(&identity, "no JSON").unwrap();
