@@ -116,7 +116,10 @@ impl OpenError {
             Self::NoRepository { .. } => {
                 Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`".to_owned())
             }
-            Self::UnknownFormat { .. } => Some("use the version of immich-backup that wrote it, or a newer one; if none did, `format.json` is damaged: bring it back from a second copy".to_owned()),
+            Self::UnknownFormat { .. } => Some(
+                "use the version of immich-backup that wrote it, or a newer one; if none did, `format.json` is damaged: bring it back from a second copy"
+                    .to_owned(),
+            ),
             Self::DamagedIdentity { .. } => Some("bring `format.json` back from the store's versions or a second copy; nothing else is lost".to_owned()),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Log(error) => error.hint(),
