@@ -1,5 +1,6 @@
 //! From arguments to a command, and from its result to the screen.
 
+use crate::access;
 use crate::commands;
 use crate::config::{Settings, UsageError};
 use crate::exit::{Exit, Failure};
@@ -8,7 +9,9 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use immich_backup_core::event::{Event, Monitor};
 use immich_backup_core::model::RepositoryId;
+use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::state::{StateFolder, place_of};
+use immich_backup_core::repository::store::Store;
 use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
@@ -183,26 +186,68 @@ fn summary(name: &str, exit: Exit, fields: Map<String, Value>) -> Value {
     Value::Object(object)
 }
 
+/// A name of the environment that has a value.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 impl App {
-    /// The URL of the repository.
+    /// Where the repository is.
     ///
     /// # Errors
-    /// None is given, or one of a kind that this version does not have.
-    pub fn repository_url(&self) -> Result<String, UsageError> {
-        if self.settings.text("repository").is_none() {
-            for name in ["S3_BUCKET", "GCS_BUCKET"] {
-                if std::env::var(name).is_ok_and(|bucket| !bucket.is_empty()) {
-                    return Err(UsageError(format!("{name} names a bucket, and this version keeps repositories in directories only; say --repository DIR")));
+    /// It is not said, or cannot be understood.
+    pub fn place(&self) -> Result<Place, UsageError> {
+        let url = match self.settings.text("repository") {
+            Some(url) if !url.is_empty() => url.to_owned(),
+            _ => match self.bucket_of_environment() {
+                Some(url) => url,
+                None => self.settings.required("repository")?.to_owned(),
+            },
+        };
+        let mut place = Place::parse(&url).map_err(|error| UsageError(error.to_string()))?;
+        match &mut place {
+            Place::Directory(path) => {
+                // The same place has the same name, from wherever the program is started.
+                *path = std::path::absolute(&*path).map_err(|error| UsageError(format!("--repository `{url}`: {error}")))?;
+                if path.to_str().is_none() {
+                    return Err(UsageError("--repository takes a path in UTF-8".to_owned()));
                 }
             }
+            Place::S3(place) if place.endpoint.is_none() => {
+                // As Amazon's own programs have it.
+                let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(set);
+                place.endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned());
+            }
+            _ => {}
         }
-        let url = self.settings.required("repository")?;
-        if url.contains("://") {
-            return Ok(url.to_owned());
+        Ok(place)
+    }
+
+    /// What people who copied their library to a bucket before have set already.
+    fn bucket_of_environment(&self) -> Option<String> {
+        if let Some(bucket) = set("S3_BUCKET") {
+            let mut prefix = set("S3_PREFIX").unwrap_or_default().trim_matches('/').to_owned();
+            if let Some(date) = set("BACKUP_DATE")
+                && let last = prefix.rsplit('/').next().unwrap_or_default().to_owned()
+                && last.contains(&date)
+            {
+                let message = format!("`{last}` of S3_PREFIX has BACKUP_DATE in it and is left out: it would make a new repository each time");
+                self.monitor.emit(Event::Warned { message });
+                prefix.truncate(prefix.len() - last.len());
+            }
+            return Some(format!("s3://{}/{prefix}", bucket.trim_start_matches("s3://").trim_end_matches('/')));
         }
-        // The same place has the same name, from wherever the program is started.
-        let path = std::path::absolute(url).map_err(|error| UsageError(format!("--repository `{url}`: {error}")))?;
-        path.into_os_string().into_string().map_err(|_| UsageError("--repository takes a path in UTF-8".to_owned()))
+        set("GCS_BUCKET").map(|bucket| format!("gs://{}", bucket.trim_start_matches("gs://")))
+    }
+
+    /// The store that the repository is in.
+    ///
+    /// # Errors
+    /// It is not said which, or something to reach it is missing.
+    pub async fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let place = self.place()?;
+        let options = access::options(&self.settings, &place, &self.monitor).await?;
+        Ok(open_store(&place, options)?)
     }
 
     /// Opens the repository.
@@ -210,7 +255,7 @@ impl App {
     /// # Errors
     /// See [`OpenError`].
     pub async fn repository(&self) -> anyhow::Result<Repository> {
-        Ok(Repository::open(open_store(&self.repository_url()?)?).await?)
+        Ok(Repository::open(self.store().await?).await?)
     }
 
     /// The folder that holds a state folder for each repository.
@@ -242,7 +287,7 @@ impl App {
     /// # Errors
     /// There is or was one, or the place cannot be used.
     pub async fn make_repository(&self) -> anyhow::Result<Repository> {
-        let store = open_store(&self.repository_url()?)?;
+        let store = self.store().await?;
         let base = self.state_base();
         if let Some(before) = StateFolder::remembered(&base, store.url()) {
             return match Repository::open(Arc::clone(&store)).await {

@@ -3,6 +3,7 @@
 use crate::app::GoneAway;
 use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
+use immich_backup_core::repository::cloud::OpenStoreError;
 use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::manifest::SelectError;
 use immich_backup_core::repository::{InitError, OpenError};
@@ -80,7 +81,6 @@ pub struct Failure {
 fn of_open(error: &OpenError) -> (Exit, Option<String>) {
     let exit = match error {
         OpenError::NoRepository { .. } => Exit::NoRepository,
-        OpenError::UnknownStore { .. } => Exit::Usage,
         OpenError::Log(LogError::Store(_)) => Exit::Failed,
         // A flipped digit of the version looks like a format of the future; log entries of another format end alike.
         OpenError::Log(_) | OpenError::DamagedIdentity { .. } | OpenError::UnknownFormat { .. } => Exit::LogDamaged,
@@ -110,6 +110,8 @@ impl From<anyhow::Error> for Failure {
             (Exit::Failed, source.hint().map(str::to_owned))
         } else if let Some(error) = error.downcast_ref::<GoneAway>() {
             (Exit::NoRepository, Some(error.hint()))
+        } else if let Some(error) = error.downcast_ref::<OpenStoreError>() {
+            (Exit::Failed, error.hint().map(str::to_owned))
         } else if error.downcast_ref::<UsageError>().is_some() {
             (Exit::Usage, None)
         } else {

@@ -1,10 +1,12 @@
 //! The program: arguments, configuration, terminal, JSON lines, exit codes. What it does is decided in the core.
 
+mod access;
 mod app;
 mod cli;
 mod commands;
 mod config;
 mod exit;
+mod privileges;
 mod screen;
 mod settings;
 

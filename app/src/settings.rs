@@ -36,7 +36,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("URL"),
         environment: &["IMMICH_BACKUP_REPOSITORY"],
         default: None,
-        help: "Where the backup is kept: a directory (a path, or file:///path)",
+        help: "Where the backup is kept: a directory (a path, or file:///path), s3://bucket/prefix, gs://bucket/prefix or az://container/prefix; docs/stores.md has the options behind a `?`",
     },
     Setting {
         name: "library",
@@ -117,6 +117,46 @@ pub const SETTINGS: &[Setting] = &[
         environment: &["IMMICH_BACKUP_INCLUDE"],
         default: None,
         help: "But take what this matches, though it is left out otherwise",
+    },
+    Setting {
+        name: "storage-class",
+        short: None,
+        takes: Takes::Value("CLASS"),
+        environment: &["IMMICH_BACKUP_STORAGE_CLASS"],
+        default: None,
+        help: "Storage class for originals, one that can be read at once (`GLACIER_IR`, `ARCHIVE`, `Cold`, …); all else stays in the store's standard class",
+    },
+    Setting {
+        name: "estimate",
+        short: None,
+        takes: Takes::Switch,
+        environment: &[],
+        default: None,
+        help: "Make nothing; measure the library and show what the first year may cost",
+    },
+    Setting {
+        name: "retries",
+        short: None,
+        takes: Takes::Value("N"),
+        environment: &["IMMICH_BACKUP_RETRIES"],
+        default: Some("5"),
+        help: "How often a request to an object store is tried again",
+    },
+    Setting {
+        name: "retry-wait",
+        short: None,
+        takes: Takes::Value("TIME"),
+        environment: &["IMMICH_BACKUP_RETRY_WAIT"],
+        default: Some("2s"),
+        help: "The wait before the first retry; it doubles each time, a quarter more or less by chance",
+    },
+    Setting {
+        name: "idle-timeout",
+        short: None,
+        takes: Takes::Value("TIME"),
+        environment: &["IMMICH_BACKUP_IDLE_TIMEOUT"],
+        default: Some("60s"),
+        help: "Give a request to an object store up when nothing has moved for so long",
     },
     Setting {
         name: "rehash",
@@ -277,7 +317,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Settings that every command takes.
-pub const EVERYWHERE: &[&str] = &["repository", "state-dir", "config", "json", "quiet", "verbose", "show-config"];
+pub const EVERYWHERE: &[&str] = &["repository", "state-dir", "config", "retries", "retry-wait", "idle-timeout", "json", "quiet", "verbose", "show-config"];
 
 /// One command.
 #[derive(Debug)]
@@ -299,8 +339,8 @@ pub const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: "init",
         about: "Make a repository in an empty place",
-        more: "Prints what the program needs to be allowed to do there.",
-        settings: &[],
+        more: "Prints what the program needs to be allowed to do there. With --dry-run or --estimate it makes nothing, asks nobody and needs no credentials.",
+        settings: &["dry-run", "estimate", "library", "external", "originals-only", "exclude", "include", "storage-class"],
         argument: None,
     },
     CommandSpec {
@@ -316,6 +356,7 @@ pub const COMMANDS: &[CommandSpec] = &[
             "originals-only",
             "exclude",
             "include",
+            "storage-class",
             "rehash",
             "dry-run",
             "accept",

@@ -391,7 +391,7 @@ impl Run<'_> {
         drop(std::fs::remove_file(&plain));
         let copy = copy?;
         let key = Key::manifest(sequence);
-        let attributes = Attributes { kind: Kind::Manifest, sha256: Some(copy.sha256), mtime_ns: None };
+        let attributes = Attributes::of(Kind::Manifest, copy.sha256);
         let mut upload = self.session.store().create_streamed(&key, &attributes).await?;
         let sent = send::stream_file(&packed, upload.as_mut()).await;
         drop(std::fs::remove_file(&packed));

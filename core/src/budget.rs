@@ -7,7 +7,28 @@
 pub const TRANSFER_BYTES_MAX: usize = 96 << 20;
 
 /// A file up to this size is read whole and stored by one request; a larger one is streamed.
-pub const ONE_SHOT_BYTES_MAX: u64 = 8 << 20;
+pub const ONE_SHOT_BYTES_MAX: u64 = 16 << 20;
+
+/// Parts of larger objects in S3 and Azure; larger where 10,000 of these do not suffice.
+pub const PART_BYTES_MIN: usize = 16 << 20;
+
+/// Parts of one object that are on their way at once.
+pub const PARTS_IN_FLIGHT_MAX: usize = 2;
+
+/// What is sent at a time of a larger object to Google: a multiple of 256 KiB, as it demands.
+pub const SESSION_PIECE_BYTES: usize = 16 << 20;
+
+/// What is asked for at a time when parts of one object are read at once, and how many.
+pub const RANGE_BYTES: u64 = 8 << 20;
+
+/// Ranges of one object that are read at once.
+pub const RANGES_IN_FLIGHT_MAX: usize = 3;
+
+/// Listings that run at once, each over a part of the names, and pages of 1,000 names that each may be ahead.
+pub const LISTINGS_IN_FLIGHT_MAX: usize = 8;
+
+/// See [`LISTINGS_IN_FLIGHT_MAX`].
+pub const LISTED_PAGES_AHEAD_MAX: usize = 2;
 
 /// The piece in which larger files are read, hashed and handed to the store.
 pub const CHUNK_BYTES: usize = 1 << 20;

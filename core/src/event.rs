@@ -194,6 +194,21 @@ pub enum Event {
         /// Its size before compression.
         size_bytes: u64,
     },
+    /// A request to the store failed and is tried again after a wait.
+    Retrying {
+        /// What is being done.
+        action: &'static str,
+        /// To which object.
+        key: String,
+        /// Which retry this will be, from 1.
+        retry: u32,
+        /// How many there are at most.
+        of: u32,
+        /// The wait before it, in ms.
+        wait_ms: u64,
+        /// What was wrong.
+        problem: String,
+    },
     /// Something worth knowing that stops nothing.
     Warned {
         /// What.

@@ -3,12 +3,13 @@
 //! This crate decides everything and shows nothing: it never prints, never reads the environment and never ends
 //! the process. What happened goes out as [`event::Event`]s through one [`event::Monitor`].
 //!
-//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`]) → [`library`], [`repository`] →
+//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`estimate`]) → [`library`], [`repository`] →
 //! [`model`], [`event`]. See `ARCHITECTURE.md`.
 
 pub mod backup;
 pub mod budget;
 mod durable;
+pub mod estimate;
 pub mod event;
 pub mod library;
 pub mod model;

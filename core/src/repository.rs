@@ -1,11 +1,16 @@
 //! What we keep: objects in a store, the log that says what they are, and the manifest made from it.
 
+pub mod checksum;
+pub mod cloud;
 pub mod directory;
 pub mod key;
 pub mod log;
 pub mod manifest;
 mod open;
+pub mod place;
 pub mod state;
+pub mod storage_class;
 pub mod store;
+pub mod vendor;
 
-pub use open::{InitError, OpenError, Repository, Session, init, open_store, without_links, without_secrets};
+pub use open::{InitError, OpenError, Repository, Session, init, open_store, without_links};

@@ -84,7 +84,7 @@ fn uses_none_of(name: &str, others: &[&str], exceptions: &[(&str, &str)]) {
     }
 }
 
-const OPERATIONS: [&str; 3] = ["backup", "verify", "restore"];
+const OPERATIONS: [&str; 4] = ["backup", "verify", "restore", "estimate"];
 
 #[test]
 fn this_test_sees_every_way_to_name_a_module() {
@@ -138,13 +138,13 @@ fn the_model_uses_nothing_of_the_crate() {
 
 #[test]
 fn the_library_knows_nothing_of_a_repository_or_an_operation() {
-    uses_none_of("library", &["repository", "backup", "verify", "restore"], &[]);
+    uses_none_of("library", &["repository", "backup", "verify", "restore", "estimate"], &[]);
 }
 
 #[test]
 fn the_repository_knows_nothing_of_an_operation_and_of_the_library_only_what_a_path_means() {
     // The manifest keeps totals by class, and what class a path has is known to the layout alone.
-    uses_none_of("repository", &["backup", "verify", "restore", "library"], &[("repository/manifest/apply.rs", "library")]);
+    uses_none_of("repository", &["backup", "verify", "restore", "estimate", "library"], &[("repository/manifest/apply.rs", "library")]);
     let apply = &sources("src")["repository/manifest/apply.rs"];
     assert_eq!(apply.matches("crate::library").count(), apply.matches("crate::library::layout::class_of").count());
 }
@@ -160,11 +160,11 @@ fn no_operation_uses_another() {
 #[test]
 fn every_module_has_its_place() {
     // A new one at the top has to be given its rules here.
-    let known = ["backup", "budget", "durable", "event", "library", "model", "repository", "restore", "task", "verify"];
+    let known = ["backup", "budget", "durable", "estimate", "event", "library", "model", "repository", "restore", "task", "verify"];
     let code = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let modules: Vec<_> = code.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')).collect();
     assert_eq!(modules, known);
-    uses_none_of("event", &["library", "repository", "backup", "verify", "restore"], &[]);
+    uses_none_of("event", &["library", "repository", "backup", "verify", "restore", "estimate"], &[]);
 }
 
 #[test]

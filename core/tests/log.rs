@@ -332,7 +332,7 @@ async fn foreign_run(world: &World, ago: SignedDuration) -> RunId {
     let header = Header { format: log::FORMAT, sequence: last + 1, previous_sha256: read.sha256, run: Some(run), written_at: at, writer: WriterId::random() };
     let fact = Fact::RunStarted(RunStarted { at, host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None });
     let bytes = Bytes::from(log::encode(&header, &[fact]).unwrap());
-    let attributes = Attributes { kind: Kind::Log, sha256: Some(Sha256::of(&bytes)), mtime_ns: None };
+    let attributes = Attributes::of(Kind::Log, Sha256::of(&bytes));
     assert_eq!(repository.store.create(&Key::log_entry(last + 1), bytes, &attributes).await.unwrap(), Created::New);
     run
 }

@@ -6,10 +6,11 @@ use immich_backup_core::backup::{self, Counts, Ending, Plan, Report, Source};
 use immich_backup_core::library::scope::Scope;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::repository::log::Tally;
-use immich_backup_core::repository::{OpenError, Repository, open_store};
+use immich_backup_core::repository::place::Place;
+use immich_backup_core::repository::{OpenError, Repository};
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Walking is bound by the disk's latency, not by cores.
@@ -19,7 +20,9 @@ const WALKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let plan = plan(app)?;
-    backup::refuse_overlap(&plan, Path::new(open_store(&app.repository_url()?)?.url()), &app.state_base())?;
+    let place = app.place()?;
+    let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
+    backup::refuse_overlap(&plan, repository, &app.state_base())?;
     let repository = open_or_init(app).await?;
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;

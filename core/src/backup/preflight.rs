@@ -131,14 +131,15 @@ fn check_markers(session: &Session, plan: &Plan, library: &Path, monitor: &dyn M
     Ok(())
 }
 
-/// Refuses a repository or a state folder within what is backed up, before either is made: the library is never written to.
+/// Refuses a repository (where it is a directory) or a state folder within what is backed up, before either is made: the library is never written to.
 ///
 /// # Errors
 /// [`PreflightError::Nested`].
-pub fn refuse_overlap(plan: &Plan, repository: &Path, state: &Path) -> Result<(), BackupError> {
+pub fn refuse_overlap(plan: &Plan, repository: Option<&Path>, state: &Path) -> Result<(), BackupError> {
     for source in &plan.sources {
         let Ok(outer) = source.path.canonicalize() else { continue };
-        for (what, inner) in [("the repository", repository), ("the state folder", state)] {
+        let places = repository.map(|path| ("the repository", path)).into_iter().chain([("the state folder", state)]);
+        for (what, inner) in places {
             if let Some(inner) = without_links(inner).filter(|inner| inner.starts_with(&outer)) {
                 return Err(PreflightError::Nested { what, inner, root: source.root.clone(), path: outer }.into());
             }

@@ -6,6 +6,7 @@ use crate::budget::{CHUNK_BYTES, CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_
 use crate::event::{Event, Monitor, Stored};
 use crate::library::read::{LiveFile, ReadError};
 use crate::model::{Class, Content, FileTimes, Hasher};
+use crate::repository::checksum::{Checksum, Comparison};
 use crate::repository::key::{self, Key};
 use crate::repository::log::StoredFact;
 use crate::repository::manifest::{Lookup, ManifestError, StoredContent};
@@ -94,7 +95,7 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
     let mut size_bytes = item.size_bytes;
     for attempt in 1.. {
         let small = size_bytes <= ONE_SHOT_BYTES_MAX;
-        let bytes = if small { usize::try_from(size_bytes).unwrap_or(STREAM_BYTES) } else { STREAM_BYTES };
+        let bytes = if small { usize::try_from(size_bytes).unwrap_or(STREAM_BYTES) } else { STREAM_BYTES + shared.store.stream_bytes(size_bytes) };
         let permits = u32::try_from((bytes / 1_024 + 1).min(TRANSFER_BYTES_MAX / 1_024)).unwrap_or(u32::MAX);
         // One permit for the whole of a file, never a second: nothing can wait for itself.
         let Ok(_memory) = shared.memory.acquire_many(permits).await else { return Done::Left };
@@ -251,40 +252,79 @@ async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, moni
 }
 
 async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material: &Material) -> Result<Option<Stored>, Failure> {
-    let attributes = Attributes { kind: Kind::File(item.class()), sha256: Some(material.content.digests.sha256), mtime_ns: Some(material.times.mtime_ns) };
+    let attributes = Attributes {
+        kind: Kind::File(item.class()),
+        sha256: Some(material.content.digests.sha256),
+        mtime_ns: Some(material.times.mtime_ns),
+        size_bytes: Some(material.content.size_bytes),
+    };
     Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Some(Stored::Sent),
         Ok(Created::Unnameable) => None,
-        Ok(Created::Exists) => holds(shared, key, &material.content).await?.then_some(Stored::Adopted),
+        Ok(Created::Exists) => holds(shared, key, &material.content, Again::Bytes(bytes)).await?.then_some(Stored::Adopted),
         // It may have happened: what is there decides.
-        Err(StoreError::Unanswered { .. }) if holds(shared, key, &material.content).await? => Some(Stored::Sent),
+        Err(StoreError::Unanswered { .. }) if holds(shared, key, &material.content, Again::Bytes(bytes)).await? => Some(Stored::Sent),
         Err(error) => return Err(error.into()),
     })
 }
 
 async fn create_large(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<Option<Stored>, Failure> {
     if shared.store.head(key).await?.is_some() {
-        return Ok(holds(shared, key, &material.content).await?.then_some(Stored::Adopted));
+        return Ok(holds(shared, key, &material.content, Again::File(item)).await?.then_some(Stored::Adopted));
     }
     let sent = stream(shared, item, key, Some(&material.content), monitor).await?;
     Ok(sent.map(|_| Stored::Sent))
 }
 
-/// Whether the object `key` holds this content, by what the store computed, or else by reading it.
-async fn holds(shared: &Shared, key: &Key, content: &Content) -> Result<bool, Failure> {
+/// Where a file's bytes are to be had once more.
+enum Again<'a> {
+    Bytes(&'a Bytes),
+    File(&'a Arc<Item>),
+}
+
+/// Whether the object `key` holds this content: by what the store computed over it, or else by reading it back. What cannot be read (it lies in an
+/// archive) does not: the content is stored elsewhere.
+async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) -> Result<bool, Failure> {
     let Some(found) = shared.store.head(key).await? else { return Ok(false) };
     if found.size_bytes != content.size_bytes {
         return Ok(false);
     }
-    if let Some(sha256) = found.sha256 {
-        return Ok(sha256 == content.digests.sha256);
+    let compared = match (found.checksum, again) {
+        (Some(Checksum::Sha256(sha256)), _) => return Ok(sha256 == content.digests.sha256),
+        (Some(checksum), Again::Bytes(bytes)) => checksum.compare(bytes),
+        (Some(checksum), Again::File(item)) => compare_file(shared, item, content, checksum).await?,
+        (None, _) => Comparison::Unknown,
+    };
+    match compared {
+        Comparison::Same => return Ok(true),
+        Comparison::Different => return Ok(false),
+        Comparison::Unknown => {}
     }
-    let mut pieces = shared.store.get(key, None).await?;
+    let mut pieces = match shared.store.get(key, None).await {
+        Err(StoreError::Denied { .. } | StoreError::Io { .. }) => return Ok(false),
+        other => other?,
+    };
     let mut hasher = Hasher::default();
     while let Some(piece) = pieces.try_next().await? {
         hasher.update(&piece);
     }
     Ok(hasher.finish() == *content)
+}
+
+/// Reads the file once more, for a kind of checksum that was not computed the first time.
+async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
+    let (reading, halt, content) = (Arc::clone(item), shared.halt.clone(), *content);
+    blocking(move || {
+        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let mut counter = checksum.counter();
+        let read = live.read_pieces(|piece| {
+            counter.update(&piece);
+            !halt.is_cancelled()
+        })?;
+        // Another content than a moment ago: from the start.
+        if read == content { Ok(counter.finish()) } else { Err(ReadError::Changed.into()) }
+    })
+    .await
 }
 
 /// Sends the file piece by piece as it is read, if it is what was `expected`. `None` where the name was taken or not possible.
@@ -308,7 +348,12 @@ async fn stream(
         live.read_pieces(|piece| !halt.is_cancelled() && pieces.blocking_send(piece).is_ok())
     });
     let Ok((times, trusted)) = times.await else { return Ok(joined(reader.await).map(|_| None)?) };
-    let attributes = Attributes { kind: Kind::File(item.class()), sha256: None, mtime_ns: Some(times.mtime_ns) };
+    let attributes = Attributes {
+        kind: Kind::File(item.class()),
+        sha256: expected.map(|expected| expected.digests.sha256),
+        mtime_ns: Some(times.mtime_ns),
+        size_bytes: Some(times.size_bytes),
+    };
     let mut upload = shared.store.create_streamed(key, &attributes).await?;
     while let Some(piece) = queue.recv().await {
         let bytes = piece.len() as u64;
@@ -324,7 +369,7 @@ async fn stream(
         Ok(Created::New) => Ok(Some((content, times, trusted))),
         Ok(Created::Exists | Created::Unnameable) => Ok(None),
         // It may have happened: what is there decides.
-        Err(StoreError::Unanswered { .. }) if holds(shared, key, &content).await? => Ok(Some((content, times, trusted))),
+        Err(StoreError::Unanswered { .. }) if holds(shared, key, &content, Again::File(item)).await? => Ok(Some((content, times, trusted))),
         Err(error) => Err(error.into()),
     }
 }

@@ -324,7 +324,19 @@ impl Store for DirectoryStore {
     }
 
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { conditional_create: true, reports_sha256: false }
+        StoreCapabilities { conditional_create: true, parallel_ranges: false }
+    }
+
+    async fn begin(&self, identity: &Bytes, _leftovers: Option<&Path>) -> Result<Created, StoreError> {
+        // A directory refuses what exists, whatever lies below: there is nothing to find out.
+        if self.head(&Key::identity()).await?.is_some() {
+            return Ok(Created::Exists);
+        }
+        self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await
+    }
+
+    fn stream_bytes(&self, _size_bytes: u64) -> usize {
+        0
     }
 
     async fn create(&self, key: &Key, content: Bytes, attributes: &Attributes) -> Result<Created, StoreError> {
@@ -365,7 +377,7 @@ impl Store for DirectoryStore {
         blocking(move || match std::fs::symlink_metadata(&path) {
             Ok(found) if found.is_file() => {
                 inner.note_found(&path);
-                Ok(Some(ObjectInfo { key, size_bytes: found.len(), sha256: None, etag: None }))
+                Ok(Some(ObjectInfo { key, size_bytes: found.len(), checksum: None }))
             }
             Ok(_) => Ok(None),
             Err(source) if source.kind() == io::ErrorKind::NotFound || is_unnameable(&source) => Ok(None),

@@ -49,6 +49,12 @@ impl Key {
         Self(format!("{LOG}{sequence:010}.ndjson.zst"))
     }
 
+    /// The key of log entry `sequence` in a store that cannot refuse what exists: two writers' entries do not meet there.
+    #[must_use]
+    pub fn log_entry_of(sequence: u64, writer: &dyn fmt::Display) -> Self {
+        Self(format!("{LOG}{sequence:010}-{writer}.ndjson.zst"))
+    }
+
     /// The key of the manifest's copy as of log entry `sequence`.
     #[must_use]
     pub fn manifest(sequence: u64) -> Self {

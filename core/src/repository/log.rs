@@ -10,7 +10,7 @@ pub use entry::{DamagedEntry, Entry, Header, encode};
 pub use fact::{
     Archived, Damaged, Ended, Fact, Listed, ManifestCopy, Outcome, Read, RunStarted, SnapshotFact, Sound, SourceRoot, StoredFact, Tally, Totals, Unread,
 };
-pub use read::{Head, Heads, LogError, entry_after, listed_entries, read_entry};
+pub use read::{Head, Heads, LogError, entry_after, listed_entries, listed_until, read_entry};
 
 /// The format of repository that this program writes and reads.
 pub const FORMAT: u32 = 1;

@@ -1,11 +1,13 @@
 //! Opening a repository: its identity, and a manifest that is up to date with its log.
 
+use super::cloud::{self, CloudStore, OpenStoreError};
 use super::directory::DirectoryStore;
 use super::key::{self, Key};
 use super::log::{self, Author, Entry, Fact, Head, Heads, LogError};
 use super::manifest::{Manifest, ManifestError, unpack};
+use super::place::Place;
 use super::state::{StateError, StateFolder, StateLock};
-use super::store::{Attributes, Created, Kind, Store, StoreError, read_all};
+use super::store::{Created, Store, StoreError, read_all};
 use crate::budget::IDENTITY_BYTES_MAX;
 use crate::event::{Event, Monitor, Phase};
 use crate::model::{Hasher, RepositoryId, RunId, Sha256, WriterId};
@@ -26,38 +28,20 @@ pub fn without_links(path: &Path) -> Option<PathBuf> {
     Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?))
 }
 
-/// The store that a URL names.
+/// The store at `place`; `options` are for object stores.
 ///
 /// # Errors
-/// A kind of store that this version does not have.
-pub fn open_store(url: &str) -> Result<Arc<dyn Store>, OpenError> {
-    match url.split_once("://") {
-        // One spelling for one place, whatever slashes it is written with.
-        None if !url.is_empty() => Ok(Arc::new(DirectoryStore::new(&Path::new(url).components().collect::<PathBuf>()))),
-        Some(("file", path)) if path.starts_with('/') => Ok(Arc::new(DirectoryStore::new(&Path::new(path).components().collect::<PathBuf>()))),
-        _ => Err(OpenError::UnknownStore { url: without_secrets(url) }),
-    }
-}
-
-/// The URL as it may be shown: it may carry credentials before an `@` or after a `?`.
-#[must_use]
-pub fn without_secrets(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
-        _ => url.to_owned(),
+/// Credentials or a part of the address are missing.
+pub fn open_store(place: &Place, options: cloud::Options) -> Result<Arc<dyn Store>, OpenStoreError> {
+    match place {
+        Place::Directory(path) => Ok(Arc::new(DirectoryStore::new(path))),
+        _ => Ok(Arc::new(CloudStore::open(place, options)?)),
     }
 }
 
 /// Why a repository could not be opened, or its log not be continued.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// No such kind of store.
-    #[error("cannot use `{url}` as repository: this version keeps repositories in directories (a path, or file:///path)")]
-    UnknownStore {
-        /// The URL, without secrets.
-        url: String,
-    },
     /// Nothing there.
     #[error("there is no repository at `{url}`")]
     NoRepository {
@@ -125,7 +109,7 @@ impl OpenError {
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
             Self::Manifest(error) => error.hint().map(str::to_owned),
-            Self::UnknownStore { .. } | Self::Stale => None,
+            Self::Stale => None,
         }
     }
 }
@@ -185,9 +169,8 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
     text.push('\n');
     let bytes = Bytes::from(text);
     let sha256 = Sha256::of(&bytes);
-    let attributes = Attributes { kind: Kind::Identity, sha256: Some(sha256), mtime_ns: None };
-    match store.create(&Key::identity(), bytes, &attributes).await.map_err(failed)? {
-        Created::New => Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 } }),
+    match store.begin(&bytes, None).await.map_err(failed)? {
+        Created::New => Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 }, identity: bytes }),
         Created::Exists | Created::Unnameable => Err(InitError::Exists { url }),
     }
 }
@@ -201,6 +184,8 @@ pub struct Repository {
     pub id: RepositoryId,
     /// The head of an empty log: what entry 1 names as the one before.
     pub start: Head,
+    /// The bytes of `format.json`.
+    pub identity: Bytes,
 }
 
 impl Repository {
@@ -225,7 +210,7 @@ impl Repository {
             return Err(OpenError::UnknownFormat { url, found: format.format });
         }
         let identity: Identity = serde_json::from_slice(&bytes).map_err(damaged)?;
-        Ok(Self { store, id: identity.repository, start: Head { sequence: 0, sha256: Sha256::of(&bytes) } })
+        Ok(Self { store, id: identity.repository, start: Head { sequence: 0, sha256: Sha256::of(&bytes) }, identity: bytes })
     }
 }
 
@@ -245,6 +230,8 @@ pub struct Session {
     /// Who writes.
     pub writer: WriterId,
     lock: Option<StateLock>,
+    /// Whether the store has been told that writing begins.
+    begun: bool,
 }
 
 impl Session {
@@ -255,7 +242,7 @@ impl Session {
     pub async fn open(repository: Repository, state: StateFolder, lock: StateLock, monitor: &dyn Monitor) -> Result<Self, OpenError> {
         let writer = state.writer()?;
         let manifest = local_manifest(&repository, &state, monitor).await?;
-        let mut session = Self { repository, state, manifest, writer, lock: Some(lock) };
+        let mut session = Self { repository, state, manifest, writer, lock: Some(lock), begun: false };
         session.refresh(monitor).await.inspect_err(|error| session.discard_if_damaged(error))?;
         Ok(session)
     }
@@ -276,7 +263,7 @@ impl Session {
                 let entries = log::listed_entries(repository.store.as_ref(), manifest.head().sequence).await?;
                 if entries.keys().next_back().is_none_or(|last| *last <= manifest.head().sequence) {
                     let writer = state.writer()?;
-                    return Ok(Self { repository, state, manifest, writer, lock: None });
+                    return Ok(Self { repository, state, manifest, writer, lock: None, begun: false });
                 }
             }
             tokio::time::sleep(READER_WAIT).await;
@@ -291,11 +278,14 @@ impl Session {
     pub async fn open_until(repository: Repository, state: StateFolder, until: u64, monitor: &dyn Monitor) -> Result<Self, OpenError> {
         let writer = state.writer()?;
         let manifest = Manifest::create(&state.manifest(), repository.id, &repository.start)?;
-        let mut session = Self { repository, state, manifest, writer, lock: None };
+        let mut session = Self { repository, state, manifest, writer, lock: None, begun: false };
         let last = until;
         monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(last), total_bytes: None });
+        let entries = log::listed_until(session.store(), last).await?;
         for sequence in 1..=last {
-            let entry = log::entry_after(session.store(), &session.manifest.head(), &Key::log_entry(sequence)).await?;
+            // One that is not listed is said to be missing by its usual name.
+            let key = entries.get(&sequence).cloned().unwrap_or_else(|| Key::log_entry(sequence));
+            let entry = log::entry_after(session.store(), &session.manifest.head(), &key).await?;
             session.apply(&entry, monitor)?;
         }
         monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
@@ -377,7 +367,9 @@ impl Session {
             && !seen_passed
         {
             // It lies in what a copy of the manifest stood for.
-            let entry = log::read_entry(self.store(), seen.sequence, &Key::log_entry(seen.sequence)).await?;
+            let listed = log::listed_entries(self.store(), seen.sequence.saturating_sub(1)).await?;
+            let key = listed.get(&seen.sequence).cloned().unwrap_or_else(|| Key::log_entry(seen.sequence));
+            let entry = log::read_entry(self.store(), seen.sequence, &key).await?;
             if entry.sha256 != seen.sha256 {
                 return Err(LogError::Rewritten { sequence: seen.sequence }.into());
             }
@@ -412,11 +404,23 @@ impl Session {
         if entry.sha256 == head.sha256 { Ok(()) } else { Err(LogError::Rewritten { sequence: head.sequence }.into()) }
     }
 
+    /// Before the first write: finds out what the store can do, and ends what a dead run of this state folder began.
+    async fn begin(&mut self) -> Result<(), OpenError> {
+        if !self.begun {
+            // Whoever holds the lock is the only one who has uploads under way from here.
+            let leftovers = self.lock.is_some().then(|| self.state.uploads());
+            self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await?;
+            self.begun = true;
+        }
+        Ok(())
+    }
+
     /// Adds an entry to the log, and applies it.
     ///
     /// # Errors
     /// See [`OpenError`]; nothing is applied that is not in the log.
     pub async fn commit(&mut self, run: Option<RunId>, facts: &[Fact], monitor: &dyn Monitor) -> Result<Head, OpenError> {
+        self.begin().await?;
         let author = Author { run, writer: self.writer };
         let appended = log::append(self.store(), &self.manifest.head(), author, facts).await?;
         for entry in &appended.taken {

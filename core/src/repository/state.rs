@@ -87,6 +87,12 @@ impl StateFolder {
         std::fs::read_to_string(place_of(base, url)).ok()?.parse().ok()
     }
 
+    /// The file that lists the uploads to an object store which were begun from here and not ended.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.path.join("uploads.ndjson")
+    }
+
     /// Takes the lock, if nobody holds it.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What a store has to do for us, and what it promises.
 
+use super::checksum::Checksum;
 use super::key::{InvalidKey, Key};
 use crate::model::{Class, Sha256};
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use futures_util::stream::BoxStream;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 /// What an object is: decides its storage class, and how soon it has to be durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,16 @@ pub struct Attributes {
     pub sha256: Option<Sha256>,
     /// The file's mtime in ns since 1970, kept so that a plain copy of the repository brings it back.
     pub mtime_ns: Option<i64>,
+    /// How large it will be, where that is known: what is streamed is cut accordingly.
+    pub size_bytes: Option<u64>,
+}
+
+impl Attributes {
+    /// Those of an object of ours that is no file.
+    #[must_use]
+    pub fn of(kind: Kind, sha256: Sha256) -> Self {
+        Self { kind, sha256: Some(sha256), mtime_ns: None, size_bytes: None }
+    }
 }
 
 /// What a store can do; found out, not configured.
@@ -39,8 +51,8 @@ pub struct Attributes {
 pub struct StoreCapabilities {
     /// A create is refused where the key exists. Without it, one writer at a time and a look before each write.
     pub conditional_create: bool,
-    /// [`ObjectInfo::sha256`] is computed by the store itself, so that a look need not read the bytes.
-    pub reports_sha256: bool,
+    /// Several parts of one object are read faster at once than one after the other.
+    pub parallel_ranges: bool,
 }
 
 /// What a store says of an object. All of it computed by the store, none of it claimed by a writer.
@@ -50,10 +62,8 @@ pub struct ObjectInfo {
     pub key: Key,
     /// Its size.
     pub size_bytes: u64,
-    /// SHA-256 of all its bytes, where the store computes one.
-    pub sha256: Option<Sha256>,
-    /// The store's tag for exactly these bytes, where it has one.
-    pub etag: Option<String>,
+    /// What the store computed over its bytes, where it says so without reading them; a listing does not.
+    pub checksum: Option<Checksum>,
 }
 
 /// How a create ended.
@@ -104,6 +114,26 @@ pub enum StoreError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// No such bucket or container.
+    #[error("there is no such bucket or container (to {action} `{key}`)")]
+    NoBucket {
+        /// What was being done.
+        action: &'static str,
+        /// To which key.
+        key: String,
+        /// What the store says.
+        source: io::Error,
+    },
+    /// Tried often enough, and it did not happen.
+    #[error("could not {action} `{key}`")]
+    Unreachable {
+        /// What was being done.
+        action: &'static str,
+        /// To which key.
+        key: String,
+        /// Why the last attempt failed.
+        source: io::Error,
+    },
     /// It may or may not have happened: look before trying again.
     #[error("no answer to {action} `{key}`")]
     Unanswered {
@@ -134,9 +164,12 @@ impl StoreError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Denied { .. } => Some("check who owns the repository and as whom this program runs"),
+            Self::Denied { source, .. } if source.raw_os_error().is_some() => Some("check who owns the repository and as whom this program runs"),
+            Self::Denied { .. } => Some("`immich-backup doctor` shows which credentials are used; `init` and docs/stores.md show what they have to allow"),
             Self::Full { .. } => Some("make room at the repository and run again: nothing is lost, what was stored is taken up"),
             Self::Unanswered { .. } => Some("run again: what did arrive is found and taken up"),
+            Self::NoBucket { .. } => Some("make the bucket or container first, or mend its name in the URL; `immich-backup init` prints what it should allow"),
+            Self::Unreachable { .. } => Some("check the network and the store, and run again: nothing is lost, what was stored is taken up"),
             Self::NotFound { .. } | Self::TooLarge { .. } | Self::Io { .. } | Self::Key(_) => None,
         }
     }
@@ -157,8 +190,19 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The repository's URL as people know it, without secrets.
     fn url(&self) -> &str;
 
-    /// What this store can do.
+    /// What this store can do, as far as it is known: all of it after [`Self::begin`].
     fn capabilities(&self) -> StoreCapabilities;
+
+    /// Called before the first write. Creates `format.json`, again where it is there: the same bytes, so that nothing is harmed where a store
+    /// takes them, and what the store answers tells what it can do. `leftovers` is a file of the caller's own that lists the uploads it has
+    /// begun and not ended; those of a dead run are ended now.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError>;
+
+    /// Bytes of memory that an object takes while it is streamed, besides the pieces in the caller's hands.
+    fn stream_bytes(&self, size_bytes: u64) -> usize;
 
     /// Creates an object from bytes in memory. Of several creates of one key at most one gets [`Created::New`]. Durable at once for
     /// identity, log and manifest; for files after the next [`Self::sync`].
@@ -185,8 +229,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The store could not say.
     async fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError>;
 
-    /// All objects whose keys start with `prefix` (empty, or ending in `/`) and come after `after`, in the order of their keys' bytes. Sees at
-    /// least what was there when it was called and is there still.
+    /// All objects whose keys start with `prefix` (empty, or ending in `/`) and come after `after`, each once, in the order of their keys' bytes,
+    /// as far as the store itself keeps that order: some list folder by folder, where `b/x` comes before `b-`. `after` lies directly in
+    /// `prefix`. Sees at least what was there when it was called and is there still.
     fn list(&self, prefix: &str, after: Option<&Key>) -> ObjectStream;
 
     /// Removes an object. Only pruning and tests do. Done is done: removing what is not there is no error.

@@ -78,7 +78,7 @@ impl Listing {
                 && let Ok(parsed) = Key::parse(&key)
             {
                 match std::fs::symlink_metadata(self.root.join(&key)) {
-                    Ok(found) => batch.push(ObjectInfo { key: parsed, size_bytes: found.len(), sha256: None, etag: None }),
+                    Ok(found) => batch.push(ObjectInfo { key: parsed, size_bytes: found.len(), checksum: None }),
                     Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => return Err((key, source)),
                 }

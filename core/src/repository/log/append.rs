@@ -5,7 +5,7 @@ use super::super::store::{Attributes, Created, Kind, Store, StoreError, read_all
 use super::FORMAT;
 use super::entry::{Entry, Header, encode};
 use super::fact::Fact;
-use super::read::{Head, LogError, entry_after};
+use super::read::{Head, LogError, entry_after, listed_entries};
 use crate::budget::LOG_ENTRY_BYTES_MAX;
 use crate::model::{RunId, Sha256, WriterId};
 use bytes::Bytes;
@@ -44,14 +44,32 @@ pub struct Appended {
 pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fact]) -> Result<Appended, LogError> {
     let mut head = *head;
     let mut taken = Vec::new();
+    let conditional = store.capabilities().conditional_create;
     loop {
         let sequence = head.sequence + 1;
-        let key = Key::log_entry(sequence);
+        let key = if conditional {
+            Key::log_entry(sequence)
+        } else {
+            // Nobody is refused here: who is there is seen before, and who came at the same time after.
+            if let Some(key) = listed_entries(store, head.sequence).await?.remove(&sequence) {
+                let other = entry_after(store, &head, &key).await?;
+                head = Head { sequence, sha256: other.sha256 };
+                taken.push(other);
+                continue;
+            }
+            match author.run {
+                Some(run) => Key::log_entry_of(sequence, &run),
+                None => Key::log_entry_of(sequence, &author.writer),
+            }
+        };
         let header = Header { format: FORMAT, sequence, previous_sha256: head.sha256, run: author.run, written_at: Timestamp::now(), writer: author.writer };
         let encoded = encode(&header, facts).map_err(|source| StoreError::Io { action: "compress", key: key.to_string(), source })?;
         let bytes = Bytes::from(encoded);
         let sha256 = Sha256::of(&bytes);
         if create(store, &key, &bytes, sha256).await? {
+            if !conditional {
+                listed_entries(store, head.sequence).await?;
+            }
             return Ok(Appended { header, head: Head { sequence, sha256 }, taken });
         }
         let other = entry_after(store, &head, &key).await?;
@@ -62,7 +80,7 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
 
 /// Whether the entry is there and ours; `false` where another one has its number.
 async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
-    let attributes = Attributes { kind: Kind::Log, sha256: Some(sha256), mtime_ns: None };
+    let attributes = Attributes::of(Kind::Log, sha256);
     let mut wait = FIRST_WAIT;
     for attempt in 1.. {
         match store.create(key, bytes.clone(), &attributes).await {

@@ -86,7 +86,13 @@ impl LogError {
         let good = match self {
             Self::Store(error) => return error.hint().map(str::to_owned),
             Self::Gap { missing, .. } => missing.saturating_sub(1),
-            Self::Fork { sequence, .. } | Self::Damaged { sequence, .. } | Self::Rewritten { sequence } => sequence.saturating_sub(1),
+            Self::Fork { sequence, .. } => {
+                return Some(format!(
+                    "two runs wrote at once, to a store that cannot keep them apart; see that only one ever does, then remove the entry of the one that is to yield (what it stored is taken up by the next backup); until then `restore`, `ls` and `verify` work on the part before with `--until {}`",
+                    sequence.saturating_sub(1)
+                ));
+            }
+            Self::Damaged { sequence, .. } | Self::Rewritten { sequence } => sequence.saturating_sub(1),
             Self::Chain { sequence, .. } => sequence.saturating_sub(2),
             Self::WentBack { seen, .. } => {
                 return Some(format!(
@@ -110,15 +116,37 @@ pub async fn listed_entries(store: &dyn Store, after: u64) -> Result<Heads, LogE
     let mut entries = Heads::new();
     while let Some(found) = listing.try_next().await? {
         let Some(sequence) = key::log_sequence(&found.key) else { continue };
-        if let Some(first) = entries.insert(sequence, found.key.clone()) {
-            return Err(LogError::Fork { sequence, first: first.to_string(), second: found.key.to_string() });
-        }
+        note(&mut entries, sequence, found.key)?;
     }
     let first = entries.keys().next().copied().filter(|_| after > 0).unwrap_or(1);
     if let Some((missing, next)) = (first..).zip(entries.keys()).find(|(expected, sequence)| expected != *sequence) {
         return Err(LogError::Gap { missing, next: *next });
     }
     Ok(entries)
+}
+
+/// The entries up to number `last` that the store lists, whatever comes after them. What is missing among them is not looked at here.
+///
+/// # Errors
+/// A fork, or the store.
+pub async fn listed_until(store: &dyn Store, last: u64) -> Result<Heads, LogError> {
+    let mut listing = store.list(key::LOG, None);
+    let mut entries = Heads::new();
+    while let Some(found) = listing.try_next().await? {
+        let Some(sequence) = key::log_sequence(&found.key).filter(|sequence| *sequence <= last) else { continue };
+        note(&mut entries, sequence, found.key)?;
+    }
+    Ok(entries)
+}
+
+fn note(entries: &mut Heads, sequence: u64, key: Key) -> Result<(), LogError> {
+    match entries.get(&sequence) {
+        Some(first) => Err(LogError::Fork { sequence, first: first.to_string(), second: key.to_string() }),
+        None => {
+            entries.insert(sequence, key);
+            Ok(())
+        }
+    }
 }
 
 /// Reads the entry `key`, numbered `sequence`.
