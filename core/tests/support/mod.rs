@@ -1,6 +1,9 @@
 //! What the tests of the core share: small libraries, runs on them, and a store that fails on purpose.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod cloud;
+pub mod promises;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use immich_backup_core::backup::{self, BackupError, Plan, Source};
@@ -385,6 +388,14 @@ impl Store for FaultyStore {
 
     fn capabilities(&self) -> StoreCapabilities {
         self.0.inner.capabilities()
+    }
+
+    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
+        self.0.inner.begin(identity, leftovers).await
+    }
+
+    fn stream_bytes(&self, size_bytes: u64) -> usize {
+        self.0.inner.stream_bytes(size_bytes)
     }
 
     async fn create(&self, key: &Key, content: Bytes, attributes: &Attributes) -> Result<Created, StoreError> {

@@ -73,6 +73,14 @@ impl Answer {
         text(&self.headers, name)
     }
 
+    /// The size of the object of which this answer has a part.
+    pub(super) fn object_bytes(&self) -> Option<u64> {
+        match self.header("content-range") {
+            Some(range) => range.rsplit_once('/')?.1.parse().ok(),
+            None => self.header("content-length")?.parse().ok(),
+        }
+    }
+
     pub(super) fn has_code(&self, codes: &[&str]) -> bool {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }

@@ -1,0 +1,8 @@
+//! Stand-ins for servers that the tests of immich-backup talk to.
+
+pub mod gcs;
+pub mod proxy;
+pub mod servers;
+
+mod sign;
+mod wire;
