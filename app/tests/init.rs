@@ -59,14 +59,14 @@ fn making_a_repository_shows_the_rights_too() {
 #[test]
 fn an_estimate_has_the_first_year_in_each_class_and_one_restore() {
     let world = World::new();
-    // 100 GB of which no byte is on the disk: 5,961 parts of 16 MiB.
+    // 100 GB of which no byte is on the disk: 5,961 parts of 16 MiB. Beside it five markers; the sixth is in backups/, which is left out.
     let video = world.library.join("upload/u0/video.mov");
     fs::create_dir_all(video.parent().unwrap()).unwrap();
     fs::File::create(&video).unwrap().set_len(100_000_000_000).unwrap();
     let arguments = ["--estimate", "--storage-class", "GLACIER_IR"];
     let summary = init(&world, AMAZON, &[&arguments[..], &["--json"]].concat()).ended(0).summary();
     assert_eq!((&summary["originals"]["files"], &summary["originals"]["bytes"]), (&1.into(), &100_000_000_000_u64.into()));
-    assert_eq!((&summary["originals"]["write_requests"], &summary["others"]["files"]), (&5_963.into(), &6.into()));
+    assert_eq!((&summary["originals"]["write_requests"], &summary["others"]["files"]), (&5_963.into(), &5.into()));
     let classes = summary["estimate"]["classes"].as_array().unwrap();
     let names: Vec<_> = classes.iter().map(|class| class["class"].as_str().unwrap()).collect();
     assert_eq!(names, ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "GLACIER_IR"]);

@@ -257,7 +257,7 @@ async fn insert_media(shared: &Shared, call: &mut Call, caller: &Caller) -> Resu
 
 /// Metadata and content as two parts of one body.
 ///
-/// <https://cloud.google.com/storage/docs/uploading-objects#uploading-an-object> ("multipart upload")
+/// <https://cloud.google.com/storage/docs/uploading-objects> (the JSON API's "multipart upload")
 async fn insert_multipart(shared: &Shared, call: &mut Call, caller: &Caller) -> Result<Response, Refusal> {
     let malformed = || Refusal::bad_request("MalformedRequest", "Malformed multipart body.");
     let boundary = call.header(CONTENT_TYPE.as_str()).filter(|kind| kind.starts_with("multipart/related")).and_then(|kind| {

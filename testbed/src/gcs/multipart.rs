@@ -16,7 +16,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// <https://cloud.google.com/storage/quotas#requests>
+/// <https://cloud.google.com/storage/quotas>
 const PARTS_MAX: u32 = 10_000;
 
 /// The least a part may hold, unless it is the last.

@@ -114,7 +114,7 @@ impl Said {
 /// Answers a request to a session's address.
 pub(super) async fn session(shared: &Shared, call: &mut Call, id: &str) -> Response {
     let Some(session) = shared.sessions().get(id).map(Arc::clone) else {
-        // https://cloud.google.com/storage/docs/performing-resumable-uploads#handling_errors: begin anew.
+        // https://cloud.google.com/storage/docs/resumable-uploads#session-uris: begin anew.
         return Refusal::no_such_upload().into_json();
     };
     if call.method == Method::DELETE {

@@ -49,7 +49,7 @@ impl Default for Description {
 }
 
 impl Description {
-    /// Takes over what a JSON resource and the XML API's headers have in common.
+    /// Whether class and metadata are possible.
     pub(super) fn check(self) -> Result<Self, Refusal> {
         if !STORAGE_CLASSES.contains(&self.storage_class.as_str()) {
             let message = format!("The storage class you specified is not valid: {}", self.storage_class);
@@ -178,7 +178,7 @@ impl Store {
     /// Whether `caller` may write `key` now. Rights are looked at first: one that may not overwrite learns that, and not whether its
     /// condition held.
     ///
-    /// <https://cloud.google.com/storage/docs/access-control/iam-json#object_methods>: inserting takes `storage.objects.create`, and
+    /// <https://cloud.google.com/storage/docs/access-control/iam-json>: inserting takes `storage.objects.create`, and
     /// `storage.objects.delete` where an object of that name exists.
     pub(super) fn may_write(&self, key: &str, caller: &Caller, conditions: &Conditions) -> Result<(), Refusal> {
         if !caller.permissions.create {
@@ -219,9 +219,8 @@ impl Store {
         self.objects.get(key).map(|object| (object.info.clone(), Arc::clone(&object.content)))
     }
 
-    /// Returns an object to whoever may read it. A name without object is only told to those who could find out by listing.
-    ///
-    /// <https://cloud.google.com/storage/docs/troubleshooting#access-permission>
+    /// Returns an object to whoever may read it. That a name has no object is only told to those who could find out by listing: the
+    /// reference leaves it open, the service is known to answer 403.
     pub(super) fn read(&self, bucket: &str, key: &str, generation: Option<u64>, caller: &Caller) -> Result<(ObjectInfo, Arc<Content>), Refusal> {
         if !caller.permissions.get {
             return Err(Refusal::forbidden(&caller.email, "objects.get"));
