@@ -22,7 +22,7 @@ pub const SESSION_PIECE_BYTES: usize = 16 << 20;
 pub const RANGE_BYTES: u64 = 8 << 20;
 
 /// Ranges of one object that are read at once.
-pub const RANGES_IN_FLIGHT_MAX: usize = 3;
+pub const RANGES_IN_FLIGHT_MAX: u32 = 3;
 
 /// Listings that run at once, each over a part of the names, and pages of 1,000 names that each may be ahead.
 pub const LISTINGS_IN_FLIGHT_MAX: usize = 8;

@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod cloud;
 pub mod directory;
+pub mod fetch;
 pub mod key;
 pub mod log;
 pub mod manifest;

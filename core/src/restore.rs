@@ -9,7 +9,8 @@ use crate::model::{ExternalName, FilePath, Hasher, Root};
 use crate::repository::key::Key;
 use crate::repository::log::{Tally, Unread};
 use crate::repository::manifest::{FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
-use crate::repository::store::{Store, StoreError};
+use crate::repository::fetch::Fetcher;
+use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
 use futures_util::TryStreamExt as _;
@@ -348,7 +349,7 @@ impl Prepared {
         monitor.emit(Event::PhaseStarted { phase: Phase::Write, total_files: Some(files), total_bytes: Some(bytes) });
         let workers = self.plan.workers.get().min(TRANSFER_BYTES_MAX / STREAM_BYTES);
         let writer = Arc::new(Writer {
-            store: Arc::clone(&session.repository.store),
+            fetcher: Fetcher::new(Arc::clone(&session.repository.store)),
             lookup: Mutex::new(Lookup::open(session.manifest.path())?),
             targets: Arc::clone(&self.targets),
             monitor: Arc::clone(monitor),
@@ -460,7 +461,7 @@ impl Report {
 }
 
 struct Writer {
-    store: Arc<dyn Store>,
+    fetcher: Fetcher,
     lookup: Mutex<Lookup>,
     targets: Arc<Targets>,
     monitor: Arc<dyn Monitor>,
@@ -490,7 +491,7 @@ impl Writer {
     async fn write_from(&self, row: &FileRow, key: &str) -> Result<NewFile, Failure> {
         let Some(target) = self.targets.of(&row.file.root) else { return Err(Failure::Target(io::ErrorKind::NotFound.into())) };
         let key = Key::parse(key).map_err(|error| Failure::Damaged(error.to_string()))?;
-        let mut pieces = match self.store.get(&key, None).await {
+        let mut pieces = match self.fetcher.fetch(&key, row.size_bytes).await {
             Ok(pieces) => pieces,
             Err(StoreError::NotFound { .. }) => return Err(Failure::Damaged(format!("its object `{key}` is missing"))),
             Err(error) => return Err(Failure::Store(error)),

@@ -6,7 +6,8 @@ use crate::model::{Hasher, Part, Sample, Sha256};
 use crate::repository::key::{self, Key};
 use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound, Tally};
 use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
-use crate::repository::store::{ObjectInfo, Store, StoreError};
+use crate::repository::fetch::Fetcher;
+use crate::repository::store::{ObjectInfo, StoreError};
 use crate::repository::{OpenError, Repository, Session};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -172,7 +173,9 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Walks the listing and what is expected side by side; both come in the order of keys.
+    /// Walks the listing and what is expected side by side: both come in the order of keys, mostly. A store that lists folder by folder shows some
+    /// names earlier or later; and file systems that do not tell `a` from `A` show another spelling. So what a listing lacks is noted, taken off when
+    /// it comes after all, and at last asked for by name.
     async fn list(&mut self, expected: &Expected) -> Result<(), OpenError> {
         let (objects, _) = expected.totals()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::List, total_files: Some(objects), total_bytes: None });
@@ -180,12 +183,20 @@ impl Verifier<'_> {
         let mut listing = futures_util::stream::iter(key::CONTENT).map(|prefix| store.list(prefix, None)).flatten();
         let mut pages = Pages::new(expected);
         let mut wanted = pages.next()?;
+        let mut passed: Option<Key> = None;
         while let Some(found) = listing.try_next().await? {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
+            if passed.as_ref().is_some_and(|passed| found.key < *passed) {
+                match expected.take_absent(found.key.as_str())? {
+                    Some(object) => self.compare_listed(&object, &found).await?,
+                    None => self.report.unannounced += 1,
+                }
+                continue;
+            }
             while let Some(missing) = wanted.take_if(|wanted| wanted.key.as_str() < found.key.as_str()) {
-                self.look_for(&missing).await?;
+                expected.note_absent(&missing.key)?;
                 wanted = pages.next()?;
             }
             match wanted.take_if(|wanted| wanted.key == found.key.as_str()) {
@@ -195,20 +206,42 @@ impl Verifier<'_> {
                 }
                 None => self.report.unannounced += 1,
             }
+            passed = Some(found.key);
         }
         while let Some(missing) = wanted {
-            self.look_for(&missing).await?;
+            expected.note_absent(&missing.key)?;
             wanted = pages.next()?;
         }
+        self.look_for_absent(expected).await?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::List });
         Ok(())
     }
 
-    /// A listing may show another spelling of a name (file systems that do not tell `a` from `A`): what it lacks is asked for by name.
-    async fn look_for(&mut self, object: &ExpectedObject) -> Result<(), OpenError> {
-        match self.session.store().head(&Key::parse(&object.key).map_err(StoreError::from)?).await? {
-            Some(found) => self.compare_listed(object, &found).await,
-            None => self.damaged(&object.key, "it is missing", Some(object.sha256)).await,
+    async fn look_for_absent(&mut self, expected: &Expected) -> Result<(), OpenError> {
+        let store = Arc::clone(&self.session.repository.store);
+        let mut last = String::new();
+        loop {
+            let page = expected.absent_page(&last)?;
+            let Some(end) = page.last() else { return Ok(()) };
+            last.clone_from(&end.key);
+            let mut looks = futures_util::stream::iter(page)
+                .map(|object| {
+                    let store = Arc::clone(&store);
+                    async move {
+                        let found = store.head(&Key::parse(&object.key)?).await?;
+                        Ok::<_, StoreError>((object, found))
+                    }
+                })
+                .buffered(self.plan.workers.get());
+            while let Some((object, found)) = looks.try_next().await? {
+                if self.stop.is_cancelled() {
+                    return Ok(());
+                }
+                match found {
+                    Some(found) => self.compare_listed(&object, &found).await?,
+                    None => self.damaged(&object.key, "it is missing", Some(object.sha256)).await?,
+                }
+            }
         }
     }
 
@@ -226,6 +259,7 @@ impl Verifier<'_> {
         let (objects, bytes) = expected.totals()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::ReadBack, total_files: Some(objects / part.of), total_bytes: Some(bytes / part.of) });
         let mut pages = Pages::new(expected);
+        let fetcher = Arc::new(Fetcher::new(Arc::clone(&self.session.repository.store)));
         let mut reading = JoinSet::new();
         let mut more = true;
         while more || !reading.is_empty() {
@@ -234,8 +268,8 @@ impl Verifier<'_> {
                     Some(object) if !self.stop.is_cancelled() => {
                         // What the listing found missing needs no second look.
                         if part.has(&object.key) && !self.found.contains(&object.key) {
-                            let store = Arc::clone(&self.session.repository.store);
-                            reading.spawn(async move { (hash_object(store.as_ref(), &object.key).await, object) });
+                            let fetcher = Arc::clone(&fetcher);
+                            reading.spawn(async move { (hash_object(&fetcher, &object.key, object.size_bytes).await, object) });
                         }
                     }
                     _ => more = false,
@@ -272,8 +306,10 @@ impl Verifier<'_> {
     }
 
     async fn read_copies(&mut self) -> Result<(), OpenError> {
+        let fetcher = Fetcher::new(Arc::clone(&self.session.repository.store));
         for (key, sha256, ..) in self.session.manifest.copies()? {
-            let read = hash_object(self.session.store(), &key).await;
+            // Its size is not in the log; it is read in one go.
+            let read = hash_object(&fetcher, &key, 0).await;
             self.compare_read(read, &key, sha256, None).await?;
         }
         Ok(())
@@ -342,8 +378,8 @@ fn is_medium_error(error: &StoreError) -> bool {
     matches!(source.raw_os_error(), Some(5 | 117 | 74))
 }
 
-async fn hash_object(store: &dyn Store, key: &str) -> Result<(Sha256, u64), StoreError> {
-    let mut pieces = store.get(&Key::parse(key)?, None).await?;
+async fn hash_object(fetcher: &Fetcher, key: &str, size_bytes: u64) -> Result<(Sha256, u64), StoreError> {
+    let mut pieces = fetcher.fetch(&Key::parse(key)?, size_bytes).await?;
     let mut hasher = Hasher::default();
     while let Some(piece) = pieces.try_next().await? {
         hasher.update(&piece);

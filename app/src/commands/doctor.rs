@@ -1,8 +1,10 @@
+use crate::access;
 use crate::app::{App, Outcome};
 use crate::exit::{Exit, Failure};
 use crate::screen;
 use immich_backup_core::library::{layout, walk};
-use immich_backup_core::repository::Session;
+use immich_backup_core::repository::place::Place;
+use immich_backup_core::repository::{Repository, Session};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -96,19 +98,29 @@ fn check_library(library: &Path) -> Vec<Check> {
 }
 
 async fn check_repository(app: &App) -> Vec<Check> {
-    let repository = match app.repository().await {
-        Ok(repository) => repository,
+    let mut checks = Vec::new();
+    let place = match app.place() {
+        Ok(place) => place,
         Err(error) => return vec![Check::bad("repository", error)],
     };
-    let mut checks = vec![Check::good("repository", format!("{} ({})", repository.store.url(), repository.id))];
-    let url = Path::new(repository.store.url());
-    if let Ok(stat) = rustix::fs::statvfs(url) {
-        checks.push(Check::good("room", format!("{} left at the repository", screen::bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))));
+    if !matches!(place, Place::Directory(_)) {
+        match access::describe(&place).await {
+            Ok(text) => checks.push(Check::good("credentials", text)),
+            Err(error) => checks.push(Check::bad("credentials", error)),
+        }
     }
-    checks.push(match rustix::fs::access(url, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Check::good("rights", "may write to the repository"),
-        Err(error) => Check::bad("rights", anyhow::Error::from(std::io::Error::from(error)).context(format!("may not write to `{}`", url.display()))),
-    });
+    let repository = match app.repository().await {
+        Ok(repository) => repository,
+        Err(error) => {
+            checks.push(Check::bad("repository", error));
+            return checks;
+        }
+    };
+    checks.push(Check::good("repository", format!("{} ({})", repository.store.url(), repository.id)));
+    match &place {
+        Place::Directory(path) => checks.extend(check_directory(path)),
+        _ => checks.extend(check_store(&repository).await),
+    }
     let state = match app.state(&repository) {
         Ok(state) => state,
         Err(error) => {
@@ -121,6 +133,44 @@ async fn check_repository(app: &App) -> Vec<Check> {
         Ok(session) => checks.extend(check_session(&session)),
         Err(error) => checks.push(Check::bad("log", error)),
     }
+    checks
+}
+
+fn check_directory(path: &Path) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Ok(stat) = rustix::fs::statvfs(path) {
+        checks.push(Check::good("room", format!("{} left at the repository", screen::bytes(stat.f_bavail.saturating_mul(stat.f_frsize)))));
+    }
+    checks.push(match rustix::fs::access(path, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => Check::good("rights", "may write to the repository"),
+        Err(error) => Check::bad("rights", anyhow::Error::from(std::io::Error::from(error)).context(format!("may not write to `{}`", path.display()))),
+    });
+    checks
+}
+
+/// What the credentials may do, tried on the one object that always is the same.
+async fn check_store(repository: &Repository) -> Vec<Check> {
+    let store = &repository.store;
+    let mut checks = vec![match store.begin(&repository.identity, None).await {
+        Ok(_) => Check::good("rights", "may read, and create objects"),
+        Err(error) => {
+            let hint = error.hint();
+            let error = anyhow::Error::from(error).context("may read, but not create objects");
+            Check::bad("rights", hint.map_or_else(|| anyhow::anyhow!("{error:#}"), |hint| anyhow::anyhow!("{error:#}; {hint}")))
+        }
+    }];
+    checks.push(if store.capabilities().conditional_create {
+        Check::good("create-only", "the store refuses to replace what exists")
+    } else {
+        Check::doubtful("create-only", "the store cannot keep two writers apart: let one machine write at a time (docs/stores.md)")
+    });
+    checks.push(match store.may_delete().await {
+        Some(false) => Check::good("deletion", "these credentials cannot delete"),
+        Some(true) => {
+            Check::doubtful("deletion", "these credentials may delete, and so may whoever gets hold of them; `immich-backup init --dry-run` shows what is needed")
+        }
+        None => Check::doubtful("deletion", "could not be told: see that these credentials cannot delete"),
+    });
     checks
 }
 

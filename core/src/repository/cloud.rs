@@ -548,6 +548,15 @@ impl Store for CloudStore {
         self.0.patiently("delete", &path, || self.0.provider.delete(&path)).await
     }
 
+    async fn may_delete(&self) -> Option<bool> {
+        let path = format!("{}nothing-{}", self.0.prefix, uuid::Uuid::new_v4().simple());
+        match self.0.provider.try_delete(&path).await {
+            Ok(()) | Err(Fault::Final(StoreError::NotFound { .. })) => Some(true),
+            Err(Fault::Final(StoreError::Denied { .. })) => Some(false),
+            Err(_) => None,
+        }
+    }
+
     async fn sync(&self) -> Result<(), StoreError> {
         // What a store has taken is durable.
         Ok(())

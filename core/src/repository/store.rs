@@ -240,6 +240,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The object may still be there.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
 
+    /// Whether the credentials in use may remove objects, which an attacker who has them could as well; `None` where it cannot be told. Harms nothing.
+    async fn may_delete(&self) -> Option<bool> {
+        None
+    }
+
     /// Returns once every object that this store created, or found to exist, survives a loss of power: one barrier for many.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ impl Estimated {
     }
 
     fn table(&self, estimate: &Estimate) -> Vec<String> {
-        let mut lines = vec![format!("The first year at {} ({}), in {}:", estimate.provider, estimate.region, estimate.currency), String::new()];
+        let mut lines = vec![format!("The first year at {}, at prices of {}, in {}:", estimate.provider, estimate.region, estimate.currency), String::new()];
         lines.push(format!(
             "  {:<12}  {:>10}  {:>12}  {:>11}  {:>10}  {:>11}  {:>11}",
             "originals in", "storage", "first backup", "runs+checks", "FIRST YEAR", "later years", "one restore"

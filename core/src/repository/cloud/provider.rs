@@ -120,6 +120,11 @@ pub(super) trait Provider: Send + Sync {
         }
     }
 
+    /// Asks for an object to be removed that is not there, to see whether that is permitted.
+    async fn try_delete(&self, path: &str) -> Result<(), Fault> {
+        self.delete(path).await
+    }
+
     async fn delete(&self, path: &str) -> Result<(), Fault> {
         let answer = self.send(Request::new(Method::DELETE, self.url(path)), "delete", path).await?;
         if answer.is_success() {

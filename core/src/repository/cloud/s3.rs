@@ -239,6 +239,12 @@ impl Provider for S3 {
         if answer.is_success() { Ok(()) } else { Err(answer.fault("end the upload of", path)) }
     }
 
+    /// A version that is not there leaves no mark behind in a bucket that keeps versions, as a name would.
+    async fn try_delete(&self, path: &str) -> Result<(), Fault> {
+        let answer = self.send(Request::new(Method::DELETE, format!("{}?versionId=null", self.url(path))), "delete", path).await?;
+        if answer.is_success() { Ok(()) } else { Err(answer.fault("delete", path)) }
+    }
+
     async fn begin_session(&self, path: &str, _: &About) -> Result<Result<String, Put>, Fault> {
         Err(Fault::Unknown(format!("S3 has no sessions (`{path}`)")))
     }

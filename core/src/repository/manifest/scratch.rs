@@ -59,7 +59,8 @@ impl Expected {
     /// # Errors
     /// SQLite's.
     pub fn collect(manifest: &Manifest, path: &Path) -> Result<Self, ManifestError> {
-        let scratch = Scratch::make(path, "CREATE TABLE expected(key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT, WITHOUT ROWID;")?;
+        let scratch = Scratch::make(path, "CREATE TABLE expected(key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT, WITHOUT ROWID;
+             CREATE TABLE absent(key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;")?;
         let failed = scratch.failed();
         scratch.connection.execute("ATTACH ?1 AS manifest", [manifest.path().to_string_lossy()]).map_err(&failed)?;
         // Rows come folder by folder, so keys arrive nearly sorted.
@@ -97,13 +98,49 @@ impl Expected {
         self.0.connection.query_row("SELECT sha256 FROM expected WHERE key = ?1", [key], |row| row.get(0).map(Sha256)).optional().map_err(self.0.failed())
     }
 
+    /// Notes that a listing has passed where this one should have been.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn note_absent(&self, key: &str) -> Result<(), ManifestError> {
+        let insert = self.0.connection.prepare_cached("INSERT OR IGNORE INTO absent(key) VALUES (?1)");
+        insert.and_then(|mut insert| insert.execute([key])).map(drop).map_err(self.0.failed())
+    }
+
+    /// The object `key`, if it was noted as absent: it is not any more.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn take_absent(&self, key: &str) -> Result<Option<ExpectedObject>, ManifestError> {
+        let failed = self.0.failed();
+        let taken = self.0.connection.prepare_cached("DELETE FROM absent WHERE key = ?1").and_then(|mut delete| delete.execute([key])).map_err(&failed)?;
+        if taken == 0 {
+            return Ok(None);
+        }
+        let select = "SELECT size, sha256 FROM expected WHERE key = ?1";
+        let object = |row: &rusqlite::Row<'_>| Ok(ExpectedObject { key: key.to_owned(), size_bytes: unsigned(row.get(0)?), sha256: Sha256(row.get(1)?) });
+        self.0.connection.query_row(select, [key], object).optional().map_err(failed)
+    }
+
+    /// The next ones noted as absent after `after`; empty at the end.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn absent_page(&self, after: &str) -> Result<Vec<ExpectedObject>, ManifestError> {
+        self.objects("SELECT key, size, sha256 FROM absent JOIN expected USING (key) WHERE key > ?1 ORDER BY key LIMIT ?2", after)
+    }
+
     /// The next ones after `after`, in the order of their keys' bytes; empty at the end.
     ///
     /// # Errors
     /// SQLite's.
     pub fn page(&self, after: &str) -> Result<Vec<ExpectedObject>, ManifestError> {
+        self.objects("SELECT key, size, sha256 FROM expected WHERE key > ?1 ORDER BY key LIMIT ?2", after)
+    }
+
+    fn objects(&self, query: &str, after: &str) -> Result<Vec<ExpectedObject>, ManifestError> {
         let failed = self.0.failed();
-        let mut query = self.0.connection.prepare_cached("SELECT key, size, sha256 FROM expected WHERE key > ?1 ORDER BY key LIMIT ?2").map_err(&failed)?;
+        let mut query = self.0.connection.prepare_cached(query).map_err(&failed)?;
         let rows = query.query_map(params![after, page_rows()], |row| {
             Ok(ExpectedObject { key: row.get(0)?, size_bytes: unsigned(row.get(1)?), sha256: Sha256(row.get(2)?) })
         });
