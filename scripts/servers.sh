@@ -50,6 +50,6 @@ from_npm() {
 
 from_crates() {
   local command=$1 package=$2
-  cargo install --quiet --locked --root "$tools/$command" --features binary "$package"
+  cargo install --quiet --debug --locked --root "$tools/$command" --features binary "$package"
   ln -sf "../$command/bin/$command" "$tools/bin/$command"
 }

@@ -1,6 +1,7 @@
 //! What the tests of the core share: small libraries, runs on them, and a store that fails on purpose.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod behind;
 pub mod cloud;
 pub mod promises;
 
