@@ -25,10 +25,7 @@ const FRESH: Duration = Duration::from_secs(300);
 /// # Errors
 /// A setting that cannot be understood.
 pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monitor>) -> Result<Options, UsageError> {
-    let class = match settings.text("storage-class") {
-        Some(text) => Some(StorageClass::parse(place, text).map_err(|error| UsageError(format!("{error}; {}", error.hint())))?),
-        None => None,
-    };
+    let class = storage_class(settings, place)?;
     let usual = RetryPolicy::default();
     let retry = RetryPolicy {
         retries: settings.parsed("retries")?.unwrap_or(usual.retries),
@@ -40,6 +37,15 @@ pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monit
     }
     let original_class = class.map(|class| class.as_str().to_owned());
     Ok(Options { access: access(place).await, retry, idle, original_class, monitor: Arc::clone(monitor) })
+}
+
+/// `--storage-class`, as `place` knows it.
+///
+/// # Errors
+/// The store has no such class, or none that can be read at once.
+pub fn storage_class(settings: &Settings, place: &Place) -> Result<Option<StorageClass>, UsageError> {
+    let Some(text) = settings.text("storage-class") else { return Ok(None) };
+    StorageClass::parse(place, text).map(Some).map_err(|error| UsageError(format!("{error}; {}", error.hint())))
 }
 
 async fn access(place: &Place) -> Access {

@@ -15,8 +15,7 @@ use crate::exit::Exit;
 use crate::settings::{COMMANDS, EVERYWHERE};
 use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{ExternalName, InvalidPath};
-use immich_backup_core::repository::place::{Place, without_secrets};
-use immich_backup_core::repository::storage_class::StorageClass;
+use immich_backup_core::repository::place::without_secrets;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -68,12 +67,6 @@ fn externals(app: &App) -> Result<Vec<(ExternalName, PathBuf)>, UsageError> {
         return Err(UsageError("--external names one library twice; each needs a name of its own".to_owned()));
     }
     Ok(externals)
-}
-
-/// `--storage-class`, as `place` knows it.
-fn storage_class(app: &App, place: &Place) -> Result<Option<StorageClass>, UsageError> {
-    let Some(text) = app.settings.text("storage-class") else { return Ok(None) };
-    StorageClass::parse(place, text).map(Some).map_err(|error| UsageError(format!("{error}; {}", error.hint())))
 }
 
 fn patterns(texts: &[String]) -> Result<Patterns, UsageError> {

@@ -18,25 +18,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
-use support::{Mount, Objects, Random, Running, Tree, World, may_mount, raw, set_mtime, settle, tool, write};
-
-/// Files of the library that `backup` opens, seen by strace. `None` where strace cannot be used.
-fn opened(world: &World) -> Option<(usize, support::Ran)> {
-    let trace = world.at("trace");
-    let usable = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
-    if !usable {
-        eprintln!("NOT TESTED: strace cannot be used here");
-        return None;
-    }
-    let mut command = support::clean(Command::new("strace"));
-    command.args(["-f", "-qq", "-e", "trace=open,openat,openat2,creat", "-o"]).arg(&trace);
-    let program = world.backup_command(&[]);
-    command.arg(program.get_program()).args(program.get_args());
-    let ran = Running::start(command).wait();
-    let count = fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains(".jpg") || line.contains(".immich\"")).count();
-    Some((count, ran))
-}
+use support::{Mount, Objects, Random, Running, Tree, World, change, may_mount, opened, set_mtime, settle, tool};
 
 #[test]
 fn a_second_backup_reads_and_writes_no_file_content() {
@@ -143,32 +125,6 @@ fn a_change_in_the_tick_of_the_backup_is_not_missed() {
         assert_eq!(ran.number("/files/changed"), 1, "{}", ran.told());
         ran.ended(4);
     }
-}
-
-fn change(world: &World, random: &mut Random, round: usize) {
-    let paths: Vec<Vec<u8>> = world.tree().0.keys().filter(|path| path.starts_with(b"thumbs/u")).cloned().collect();
-    for number in 0..30 {
-        let path = random.pick(&paths).clone();
-        let whole = world.library.join(raw(&path));
-        let other = world.library.join(format!("thumbs/u{}/{round}-{number}.webp", random.below(4)));
-        fs::create_dir_all(other.parent().unwrap()).unwrap();
-        let gone = !whole.exists();
-        match random.below(8) {
-            0 | 1 => drop(world.file(&format!("thumbs/u{}/new-{round}-{number}.webp", random.below(4)), random.below(5_000), random.next())),
-            _ if gone => {}
-            2 => {
-                let length = random.below(4_000);
-                write(&whole, &random.bytes(length), 1_500_000_000 + random.below(1_000_000) as i64, 1, 0o644);
-            }
-            3 => fs::remove_file(&whole).unwrap(),
-            4 => fs::rename(&whole, &other).unwrap(),
-            5 => drop(fs::copy(&whole, &other).unwrap()),
-            6 => set_mtime(&whole, 1_550_000_000 + random.below(1_000_000) as i64, 9),
-            _ => fs::set_permissions(&whole, fs::Permissions::from_mode(*random.pick(&[0o600, 0o640, 0o755]))).unwrap(),
-        }
-    }
-    // A file that comes back to what it held before: a, b, a.
-    write(&world.library.join("thumbs/u0/flip.webp"), if round.is_multiple_of(2) { b"even" } else { b"odd!" }, 1_500_000_000 + round as i64, 0, 0o644);
 }
 
 #[test]

@@ -21,29 +21,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use support::{Random, Running, Tree, World, copy, fixture, forge_entry, raw, remove, set_mtime, tool, write};
-
-/// Copies a fixture into the world's library, each file with a time of its own in the past.
-fn take_fixture(world: &World, name: &str) -> bool {
-    let Some(fixture) = fixture(name) else { return false };
-    fs::remove_dir_all(&world.library).unwrap();
-    tool("cp", &["-r".as_ref(), fixture.as_os_str(), world.library.as_os_str()]);
-    spread_times(&world.library, &mut Random::new(7));
-    true
-}
-
-fn spread_times(folder: &Path, random: &mut Random) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            spread_times(&path, random);
-        } else {
-            set_mtime(&path, 1_300_000_000 + random.below(400_000_000) as i64, random.below(1_000_000_000) as i64);
-            let mode = *random.pick(&["0644", "0600", "0664", "0755", "0444"]);
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(u32::from_str_radix(mode, 8).unwrap())).unwrap();
-        }
-    }
-}
+use support::{Random, Running, Tree, World, by_hand, copy, forge_entry, raw, remove, set_mtime, take_fixture, tool, write};
 
 fn generation_comes_back(name: &str) {
     let world = World::bare();
@@ -69,10 +47,6 @@ fn what_immich_3_1_0_wrote_comes_back_byte_for_byte() {
 #[test]
 fn what_immich_1_135_3_wrote_comes_back_byte_for_byte() {
     generation_comes_back("immich-1.135.3");
-}
-
-fn by_hand(script: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/by-hand").join(script)
 }
 
 fn by_hand_from_manifest(world: &World, tree: &Tree) {

@@ -488,7 +488,15 @@ impl Writer {
         Err(first.unwrap_or_else(|| Failure::Damaged(format!("its object `{}` is known to be damaged, and no other holds its content", row.key))))
     }
 
+    /// One bad transfer is no damage: the second reading decides.
     async fn write_from(&self, row: &FileRow, key: &str) -> Result<NewFile, Failure> {
+        match self.write_once(row, key).await {
+            Err(Failure::Damaged(_)) => self.write_once(row, key).await,
+            other => other,
+        }
+    }
+
+    async fn write_once(&self, row: &FileRow, key: &str) -> Result<NewFile, Failure> {
         let Some(target) = self.targets.of(&row.file.root) else { return Err(Failure::Target(io::ErrorKind::NotFound.into())) };
         let key = Key::parse(key).map_err(|error| Failure::Damaged(error.to_string()))?;
         let mut pieces = match self.fetcher.fetch(&key, row.size_bytes).await {

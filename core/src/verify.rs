@@ -269,7 +269,7 @@ impl Verifier<'_> {
                         // What the listing found missing needs no second look.
                         if part.has(&object.key) && !self.found.contains(&object.key) {
                             let fetcher = Arc::clone(&fetcher);
-                            reading.spawn(async move { (hash_object(&fetcher, &object.key, object.size_bytes).await, object) });
+                            reading.spawn(async move { (hash_object(&fetcher, &object.key, object.size_bytes, &object.sha256).await, object) });
                         }
                     }
                     _ => more = false,
@@ -309,7 +309,7 @@ impl Verifier<'_> {
         let fetcher = Fetcher::new(Arc::clone(&self.session.repository.store));
         for (key, sha256, ..) in self.session.manifest.copies()? {
             // Its size is not in the log; it is read in one go.
-            let read = hash_object(&fetcher, &key, 0).await;
+            let read = hash_object(&fetcher, &key, 0, &sha256).await;
             self.compare_read(read, &key, sha256, None).await?;
         }
         Ok(())
@@ -378,7 +378,13 @@ fn is_medium_error(error: &StoreError) -> bool {
     matches!(source.raw_os_error(), Some(5 | 117 | 74))
 }
 
-async fn hash_object(fetcher: &Fetcher, key: &str, size_bytes: u64) -> Result<(Sha256, u64), StoreError> {
+/// The SHA-256 and the size of an object. One bad transfer is no damage: where it is not the `right` one, a second reading decides.
+async fn hash_object(fetcher: &Fetcher, key: &str, size_bytes: u64, right: &Sha256) -> Result<(Sha256, u64), StoreError> {
+    let read = hash_once(fetcher, key, size_bytes).await?;
+    if read.0 == *right { Ok(read) } else { hash_once(fetcher, key, size_bytes).await }
+}
+
+async fn hash_once(fetcher: &Fetcher, key: &str, size_bytes: u64) -> Result<(Sha256, u64), StoreError> {
     let mut pieces = fetcher.fetch(&Key::parse(key)?, size_bytes).await?;
     let mut hasher = Hasher::default();
     while let Some(piece) = pieces.try_next().await? {

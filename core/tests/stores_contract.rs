@@ -9,7 +9,7 @@ use immich_backup_core::repository::store::Store;
 use immich_backup_testbed::gcs::{self, Double};
 use immich_backup_testbed::servers::{self, Azurite, S3sFs, SeaweedFs};
 use std::sync::Arc;
-use support::cloud::{azure_at, gcs_at, s3_at};
+use support::cloud::{access_of_environment, azure_at, gcs_at, open, s3_at};
 use support::promises;
 
 /// Runs every promise, each on a place of its own.
@@ -86,4 +86,31 @@ async fn s3s_fs_which_compares_the_signed_hash_of_each_body_keeps_the_promises_t
         a_create_that_is_given_up_leaves_all_or_nothing
         a_large_object_comes_in_parts_and_is_whole
     }
+}
+
+/// Below a place of its own in a bucket that somebody gave for tests. What is left there is theirs to remove.
+async fn a_real_bucket_keeps_all_promises(variable: &str) {
+    let Ok(url) = std::env::var(variable) else {
+        eprintln!("SKIPPED: {variable} names no bucket (a URL as of a repository; credentials from the environment)");
+        return;
+    };
+    let (base, options) = url.split_once('?').map_or((url.as_str(), String::new()), |(base, options)| (base, format!("?{options}")));
+    let run = uuid::Uuid::new_v4().simple();
+    let make = async |name: &str| open(&format!("{}/{run}/{name}{options}", base.trim_end_matches('/')), support::cloud::options(access_of_environment()));
+    keeps_all!(make);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_bucket_of_s3_keeps_all_promises_where_one_is_given() {
+    a_real_bucket_keeps_all_promises("IMMICH_BACKUP_TEST_S3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_bucket_of_google_keeps_all_promises_where_one_is_given() {
+    a_real_bucket_keeps_all_promises("IMMICH_BACKUP_TEST_GCS").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_container_of_azure_keeps_all_promises_where_one_is_given() {
+    a_real_bucket_keeps_all_promises("IMMICH_BACKUP_TEST_AZURE").await;
 }

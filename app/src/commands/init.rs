@@ -1,5 +1,6 @@
 mod estimate;
 
+use crate::access;
 use crate::app::{App, Outcome};
 use crate::exit::Exit;
 use crate::privileges::{Privileges, quoted};
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 /// Makes a repository; or shows what it would need and cost, which asks nobody and needs no credentials.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let place = app.place()?;
-    let class = super::storage_class(app, &place)?;
+    let class = access::storage_class(&app.settings, &place)?;
     let card = Card { place: &place, class: class.as_ref(), privileges: Privileges::of(&place) };
     let (only_show, with_estimate) = (app.settings.switch("dry-run")?, app.settings.switch("estimate")?);
     if !only_show && !with_estimate {

@@ -223,6 +223,8 @@ pub struct World {
     pub repository: PathBuf,
     /// Where state is kept.
     pub state: PathBuf,
+    /// What the program finds in its environment, besides nothing.
+    pub environment: Vec<(String, String)>,
 }
 
 impl World {
@@ -244,7 +246,7 @@ impl World {
     pub fn bare() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let world = Self { library: at("library"), repository: at("repository"), state: at("state"), folder };
+        let world = Self { library: at("library"), repository: at("repository"), state: at("state"), environment: Vec::new(), folder };
         fs::create_dir(&world.library).unwrap();
         world
     }
@@ -274,6 +276,7 @@ impl World {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
         command.args(arguments).arg("--repository").arg(&self.repository).arg("--state-dir").arg(&self.state);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -586,6 +589,33 @@ pub fn fixture(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// Copies a fixture into the world's library, each file with a time of its own in the past.
+pub fn take_fixture(world: &World, name: &str) -> bool {
+    let Some(fixture) = fixture(name) else { return false };
+    fs::remove_dir_all(&world.library).unwrap();
+    tool("cp", &["-r".as_ref(), fixture.as_os_str(), world.library.as_os_str()]);
+    spread_times(&world.library, &mut Random::new(7));
+    true
+}
+
+fn spread_times(folder: &Path, random: &mut Random) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            spread_times(&path, random);
+        } else {
+            set_mtime(&path, 1_300_000_000 + random.below(400_000_000) as i64, random.below(1_000_000_000) as i64);
+            let mode = *random.pick(&["0644", "0600", "0664", "0755", "0444"]);
+            fs::set_permissions(&path, fs::Permissions::from_mode(u32::from_str_radix(mode, 8).unwrap())).unwrap();
+        }
+    }
+}
+
+/// A script that restores without this program.
+pub fn by_hand(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/by-hand").join(script)
+}
+
 /// Whether this test may mount; says so loudly where it may not.
 pub fn may_mount(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -627,6 +657,50 @@ impl Drop for Mount {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status());
     }
+}
+
+/// Files of the library that `backup` opens, seen by strace. `None` where strace cannot be used.
+pub fn opened(world: &World) -> Option<(usize, Ran)> {
+    let trace = world.at("trace");
+    let usable = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
+    if !usable {
+        eprintln!("NOT TESTED: strace cannot be used here");
+        return None;
+    }
+    let mut command = clean(Command::new("strace"));
+    command.args(["-f", "-qq", "-e", "trace=open,openat,openat2,creat", "-o"]).arg(&trace);
+    let program = world.backup_command(&[]);
+    command.arg(program.get_program()).args(program.get_args()).envs(world.environment.iter().map(|(name, value)| (name, value)));
+    let ran = Running::start(command).wait();
+    let count = fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains(".jpg") || line.contains(".immich\"")).count();
+    Some((count, ran))
+}
+
+/// Adds, changes, moves, copies, touches and deletes thumbnails.
+pub fn change(world: &World, random: &mut Random, round: usize) {
+    let paths: Vec<Vec<u8>> = world.tree().0.keys().filter(|path| path.starts_with(b"thumbs/u")).cloned().collect();
+    for number in 0..30 {
+        let path = random.pick(&paths).clone();
+        let whole = world.library.join(raw(&path));
+        let other = world.library.join(format!("thumbs/u{}/{round}-{number}.webp", random.below(4)));
+        fs::create_dir_all(other.parent().unwrap()).unwrap();
+        let gone = !whole.exists();
+        match random.below(8) {
+            0 | 1 => drop(world.file(&format!("thumbs/u{}/new-{round}-{number}.webp", random.below(4)), random.below(5_000), random.next())),
+            _ if gone => {}
+            2 => {
+                let length = random.below(4_000);
+                write(&whole, &random.bytes(length), 1_500_000_000 + random.below(1_000_000) as i64, 1, 0o644);
+            }
+            3 => fs::remove_file(&whole).unwrap(),
+            4 => fs::rename(&whole, &other).unwrap(),
+            5 => drop(fs::copy(&whole, &other).unwrap()),
+            6 => set_mtime(&whole, 1_550_000_000 + random.below(1_000_000) as i64, 9),
+            _ => fs::set_permissions(&whole, fs::Permissions::from_mode(*random.pick(&[0o600, 0o640, 0o755]))).unwrap(),
+        }
+    }
+    // A file that comes back to what it held before: a, b, a.
+    write(&world.library.join("thumbs/u0/flip.webp"), if round.is_multiple_of(2) { b"even" } else { b"odd!" }, 1_500_000_000 + round as i64, 0, 0o644);
 }
 
 /// Writes a log entry by hand, as docs/format.md tells: header and facts, and the frame with the checksum. Returns its number.

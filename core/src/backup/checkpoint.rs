@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 pub(super) const LINK_IS_NOT_FOLLOWED: &str =
     "it is a symbolic link, and what it points to is not backed up; use a bind mount, or include its target by --external";
 
+/// Runs that are looked through for one that died.
+const RUNS_LOOKED_AT_MAX: u32 = 1_000;
+
 /// Outcomes that wait for the one who writes the log.
 const DONE_QUEUED_MAX: usize = 256;
 
@@ -61,6 +64,13 @@ impl Run<'_> {
             self.add_unvisited(&seen, last_folder, &unseen)?;
         }
         Ok(unseen)
+    }
+
+    /// Whether a run since the last snapshot died, or failed, after it may have stored what it could not announce any more.
+    fn may_find_more(&self) -> Result<bool, BackupError> {
+        let before = self.session.manifest.runs(RUNS_LOOKED_AT_MAX)?.into_iter().filter(|run| run.id != self.id);
+        let mut outcomes = before.map(|run| run.outcome).take_while(|outcome| outcome.as_deref() != Some("snapshot"));
+        Ok(outcomes.any(|outcome| !matches!(outcome.as_deref(), Some("interrupted" | "withheld"))))
     }
 
     /// The part of a sample that comes after the one that was read last.
@@ -114,7 +124,7 @@ impl Run<'_> {
         let workers = self.plan.workers.get();
         let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
-        let shared = Arc::new(Shared::new(Arc::clone(&self.session.repository.store), self.session.manifest.path(), halt.clone())?);
+        let shared = Arc::new(Shared::new(Arc::clone(&self.session.repository.store), self.session.manifest.path(), halt.clone(), self.may_find_more()?)?);
         let (fed, result) = oneshot::channel();
         let feeder_done = done.clone();
         std::thread::spawn(move || {

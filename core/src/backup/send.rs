@@ -49,6 +49,8 @@ pub(super) struct Shared {
     /// In KiB.
     memory: Arc<Semaphore>,
     pub(super) halt: CancellationToken,
+    /// Whether objects may be there that the log does not name.
+    look_first: bool,
 }
 
 /// How one try ended other than well.
@@ -102,6 +104,12 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
         let tried = if small { store_small(&shared, &item, size_bytes, &monitor).await } else { store_large(&shared, &item, &monitor).await };
         match tried {
             Ok(done) => return done,
+            Err(Failure::Fatal(BackupError::Store(StoreError::UploadLost { key, source }))) if attempt < TRIES_MAX && !shared.halt.is_cancelled() => {
+                let (wait, of) = (TRY_AGAIN_AFTER * attempt, TRIES_MAX - 1);
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                monitor.emit(Event::Retrying { action: "store", key, retry: attempt, of, wait_ms, problem: source.to_string() });
+                tokio::time::sleep(wait).await;
+            }
             Err(Failure::Fatal(error)) => return Done::Fatal(error),
             Err(Failure::Read(ReadError::Vanished | ReadError::NotRegular)) => return Done::Vanished(item.file.clone()),
             Err(Failure::Read(ReadError::Stopped)) => return Done::Left,
@@ -258,6 +266,10 @@ async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material
         mtime_ns: Some(material.times.mtime_ns),
         size_bytes: Some(material.content.size_bytes),
     };
+    // A dead run has left something, perhaps: what is there is not sent once more.
+    if shared.look_first && shared.store.head(key).await?.is_some() {
+        return Ok(holds(shared, key, &material.content, Again::Bytes(bytes)).await?.then_some(Stored::Adopted));
+    }
     Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Some(Stored::Sent),
         Ok(Created::Unnameable) => None,
@@ -390,7 +402,7 @@ pub(super) async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<
 }
 
 impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, manifest: &Path, halt: CancellationToken) -> Result<Self, ManifestError> {
+    pub(super) fn new(store: Arc<dyn Store>, manifest: &Path, halt: CancellationToken, look_first: bool) -> Result<Self, ManifestError> {
         let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self {
             store,
@@ -399,6 +411,7 @@ impl Shared {
             contents: Arc::new(Contents::default()),
             memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)),
             halt,
+            look_first,
         })
     }
 

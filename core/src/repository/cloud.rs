@@ -43,12 +43,16 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The longest name that a store takes, with the repository's prefix: 1,024 bytes at all of them.
 const NAME_BYTES_MAX: usize = 1_024;
+
+/// Content is sent unseen only after so many names in a row were found free: what a dead run stored and could not announce lies together, and is not
+/// to be sent again only to be refused.
+const LOOKS: u32 = 32;
 
 /// With what stores are reached. The core never reads the environment: whoever opens a store brings this along.
 #[derive(Clone, Default)]
@@ -156,6 +160,8 @@ struct Inner {
     options: Options,
     /// Whether the store refuses to create what exists, as far as is known.
     conditional: AtomicBool,
+    /// How many names of files are looked at before content is sent for one unseen.
+    looks: AtomicU32,
     journal: Mutex<Option<Arc<Journal>>>,
 }
 
@@ -178,7 +184,7 @@ impl CloudStore {
             Place::Directory(path) => return Err(OpenStoreError::Client { problem: format!("`{}` is a directory", path.display()) }),
         };
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let inner = Inner { url: place.to_string(), prefix, provider, options, conditional: AtomicBool::new(true), journal: Mutex::new(None) };
+        let inner = Inner { url: place.to_string(), prefix, provider, options, conditional: AtomicBool::new(true), looks: AtomicU32::new(0), journal: Mutex::new(None) };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -199,6 +205,20 @@ impl Inner {
     fn about(&self, attributes: &Attributes) -> About {
         let class = if attributes.kind == Kind::File(Class::Original) { self.options.original_class.clone() } else { None };
         About { class, sha256: attributes.sha256, mtime_ns: attributes.mtime_ns, part_bytes: None, create_only: self.is_conditional() }
+    }
+
+    /// Whether there is something, where that is likely enough for a look before the content is sent.
+    async fn is_left_over(&self, path: &str) -> Result<bool, StoreError> {
+        if self.looks.load(Ordering::Relaxed) == 0 {
+            return Ok(false);
+        }
+        let found = self.head(path).await?.is_some();
+        if found {
+            self.looks.store(LOOKS, Ordering::Relaxed);
+        } else {
+            self.looks.try_update(Ordering::Relaxed, Ordering::Relaxed, |looks| looks.checked_sub(1)).ok();
+        }
+        Ok(found)
     }
 
     /// Tries until it is answered.
@@ -264,9 +284,11 @@ impl Inner {
                 Ok(Put::New) => return Ok(Created::New),
                 Ok(Put::Unnameable) => return Ok(Created::Unnameable),
                 Ok(Put::Exists) => return self.found(path, content, sha256, retries.perhaps_done).await,
-                Ok(Put::Perhaps(error)) => match self.head(path).await? {
-                    Some(_) => return self.found(path, content, sha256, retries.perhaps_done).await,
-                    None => return Err(error),
+                Ok(Put::Perhaps(error)) => match self.head(path).await {
+                    Ok(Some(_)) => return self.found(path, content, sha256, retries.perhaps_done).await,
+                    // The first refusal says more.
+                    Ok(None) | Err(StoreError::Denied { .. }) => return Err(error),
+                    Err(other) => return Err(other),
                 },
                 Err(fault) => fault,
             };
@@ -300,7 +322,7 @@ impl Inner {
             return Ok(futures_util::stream::empty().boxed());
         }
         let pieces = self.open(&path, at, end).await?;
-        let reading = Reading { inner: Arc::clone(self), path, at, end, pieces, stumbles: 0 };
+        let reading = Reading { inner: Arc::clone(self), path, at, end, pieces, rest: Bytes::new(), broken: None, stumbles: 0 };
         Ok(futures_util::stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|piece| (piece, reading))) }).boxed())
     }
 
@@ -356,7 +378,7 @@ impl Inner {
             let fault = match self.provider.put(path, content, &asked).await {
                 // Refused: conditions are kept. (An identity without the right to delete is refused at Google in other words.)
                 Ok(Put::Exists | Put::Unnameable) => return Ok(()),
-                Ok(Put::Perhaps(error)) => return if self.may_be_refusal_of_overwriting(&error) { Ok(()) } else { Err(error) },
+                Ok(Put::Perhaps(error)) => return if Self::may_be_refusal_of_overwriting(&error) { Ok(()) } else { Err(error) },
                 // Taken again: what was there is there, and conditions mean nothing here.
                 Ok(Put::New) => {
                     self.note_unconditional("takes no notice of conditions");
@@ -377,9 +399,11 @@ impl Inner {
         }
     }
 
-    /// `format.json` is there, so whoever may create objects and not replace them is refused for that alone.
-    fn may_be_refusal_of_overwriting(&self, error: &StoreError) -> bool {
-        matches!(error, StoreError::Denied { source, .. } if source.to_string().contains("storage.objects.delete"))
+    /// `format.json` is there, so whoever may create objects and not replace them is refused for that alone: Google names the right to delete,
+    /// Azure says that the permission does not match. Where that is all there is to it, what is written next tells.
+    fn may_be_refusal_of_overwriting(error: &StoreError) -> bool {
+        const WORDS: [&str; 2] = ["storage.objects.delete", "AuthorizationPermissionMismatch"];
+        matches!(error, StoreError::Denied { source, .. } if WORDS.iter().any(|words| source.to_string().contains(words)))
     }
 
     fn note_unconditional(&self, how: &str) {
@@ -428,6 +452,10 @@ struct Reading {
     at: u64,
     end: Option<u64>,
     pieces: Pieces,
+    /// What came and was not handed on yet.
+    rest: Bytes,
+    /// Why no more comes, where what came before has to be handed on first.
+    broken: Option<object_store::Error>,
     /// How often the bytes have stopped coming since some came.
     stumbles: u32,
 }
@@ -437,20 +465,32 @@ impl Reading {
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         let mut joined = BytesMut::new();
         loop {
-            match self.pieces.next().await {
+            if !self.rest.is_empty() {
+                let piece = self.rest.split_to(self.rest.len().min(CHUNK_BYTES - joined.len()));
+                if joined.is_empty() && piece.len() >= CHUNK_BYTES / 2 {
+                    return Ok(Some(piece));
+                }
+                joined.extend_from_slice(&piece);
+                if joined.len() >= CHUNK_BYTES / 2 {
+                    return Ok(Some(joined.freeze()));
+                }
+                continue;
+            }
+            let came = match self.broken.take() {
+                Some(error) => Some(Err(error)),
+                None => self.pieces.next().await,
+            };
+            match came {
                 Some(Ok(piece)) => {
                     self.stumbles = 0;
                     self.at += piece.len() as u64;
-                    if joined.is_empty() && piece.len() >= CHUNK_BYTES / 2 {
-                        return Ok(Some(piece));
-                    }
-                    joined.extend_from_slice(&piece);
-                    if joined.len() >= CHUNK_BYTES / 2 {
-                        return Ok(Some(joined.freeze()));
-                    }
+                    self.rest = piece;
                 }
                 None => return Ok((!joined.is_empty()).then(|| joined.freeze())),
-                Some(Err(_)) if !joined.is_empty() => return Ok(Some(joined.freeze())),
+                Some(Err(error)) if !joined.is_empty() => {
+                    self.broken = Some(error);
+                    return Ok(Some(joined.freeze()));
+                }
                 Some(Err(error)) => {
                     let policy = self.inner.options.retry;
                     if self.stumbles >= policy.retries {
@@ -503,6 +543,7 @@ impl Store for CloudStore {
             let (journal, begun) = Journal::open(file).map_err(|source| StoreError::Io { action: "note uploads in", key: file.display().to_string(), source })?;
             inner.clear_up(begun).await;
             *inner.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(journal));
+            inner.looks.store(LOOKS, Ordering::Relaxed);
         }
         Ok(created)
     }
@@ -518,7 +559,16 @@ impl Store for CloudStore {
     }
 
     async fn create(&self, key: &Key, content: Bytes, attributes: &Attributes) -> Result<Created, StoreError> {
-        self.0.create(&self.0.path(key), &content, &self.0.about(attributes)).await
+        let (inner, path) = (&self.0, self.0.path(key));
+        let is_file = matches!(attributes.kind, Kind::File(_));
+        if is_file && inner.is_left_over(&path).await? {
+            return Ok(Created::Exists);
+        }
+        let created = inner.create(&path, &content, &inner.about(attributes)).await?;
+        if is_file && created == Created::Exists {
+            inner.looks.store(LOOKS, Ordering::Relaxed);
+        }
+        Ok(created)
     }
 
     async fn create_streamed(&self, key: &Key, attributes: &Attributes) -> Result<Box<dyn Upload>, StoreError> {

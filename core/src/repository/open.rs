@@ -453,6 +453,13 @@ impl Session {
             self.lock = None;
             return noted;
         }
+        self.begin().await?;
+        if !self.store().capabilities().conditional_create {
+            // Two writers would not be kept apart there, and what was found is found again.
+            let message = "what was found is not written to the log: a run is writing, and this store cannot keep two writers apart".to_owned();
+            monitor.emit(Event::Warned { message });
+            return Ok(());
+        }
         let author = Author { run: None, writer: self.writer };
         log::append(self.store(), &self.manifest.head(), author, facts).await?;
         Ok(())

@@ -31,7 +31,7 @@ pub struct S3Place {
     pub region: Option<String>,
     /// `style=virtual|path`: the bucket in the host's name, or in the path. Where it is not said: in the host's name at Amazon, in the path elsewhere.
     pub virtual_hosted: Option<bool>,
-    /// `checksum=off`: the store refuses `x-amz-checksum-sha256`. Content is then verified by its signature alone.
+    /// `checksum=off`: the store refuses `x-amz-checksum-sha256`. Content is then verified by MD5, and by its signature.
     pub checksum: bool,
     /// `payload=unsigned`: the store wants `UNSIGNED-PAYLOAD`.
     pub signed_payload: bool,
@@ -256,7 +256,7 @@ mod tests {
             ("file:///mnt/backup/", "/mnt/backup"),
             ("s3://bucket", "s3://bucket"),
             ("s3://Bucket_1//a/b//", "s3://Bucket_1/a/b"),
-            ("s3://b/a%20b/%C3%A9?region=eu-central-1", "s3://b/a%20b/é?region=eu-central-1"),
+            ("s3://b/a%20b/%C3%A9?region=eu-central-1", "s3://b/a%20b/%C3%A9?region=eu-central-1"),
             ("s3://b/p?region=r&endpoint=s3.example.com", "s3://b/p?endpoint=https://s3.example.com&region=r"),
             ("s3://b?endpoint=http://127.0.0.1:9000/&style=path", "s3://b?endpoint=http://127.0.0.1:9000&style=path"),
             ("s3://b?checksum=off&payload=unsigned&metadata=on", "s3://b?checksum=off&payload=unsigned"),

@@ -144,6 +144,14 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// What was sent of an object is gone, or did not arrive as it was sent: it has to be sent again from its first byte. Nothing was changed.
+    #[error("the upload of `{key}` came to nothing")]
+    UploadLost {
+        /// The key.
+        key: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Anything else; nothing was changed.
     #[error("cannot {action} `{key}`")]
     Io {
@@ -169,6 +177,7 @@ impl StoreError {
             Self::Full { .. } => Some("make room at the repository and run again: nothing is lost, what was stored is taken up"),
             Self::Unanswered { .. } => Some("run again: what did arrive is found and taken up"),
             Self::NoBucket { .. } => Some("make the bucket or container first, or mend its name in the URL; `immich-backup init` prints what it should allow"),
+            Self::UploadLost { .. } => Some("run again: the file is sent anew"),
             Self::Unreachable { .. } => Some("check the network and the store, and run again: nothing is lost, what was stored is taken up"),
             Self::NotFound { .. } | Self::TooLarge { .. } | Self::Io { .. } | Self::Key(_) => None,
         }

@@ -61,3 +61,20 @@ pub fn gcs_over(double: &Double, endpoint: &str, identity: &str, prefix: &str) -
     let access = Access { gcs: GcsCredentials::Key(double.key_json(identity)), ..Access::default() };
     open(&format!("gs://{}/{prefix}?endpoint={endpoint}", double.bucket()), options(access))
 }
+
+/// The credentials of the environment, as far as they are plain ones.
+pub fn access_of_environment() -> Access {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut access = Access { aws_region: variable("AWS_REGION"), ..Access::default() };
+    if let (Some(key_id), Some(secret_key)) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+        let credential = AwsCredential { key_id, secret_key, token: variable("AWS_SESSION_TOKEN") };
+        access.aws = Some(Arc::new(StaticCredentialProvider::new(credential)));
+    }
+    if let Some(json) = variable("GCS_CREDENTIALS") {
+        access.gcs = GcsCredentials::Key(json);
+    } else if let Some(path) = variable("GOOGLE_APPLICATION_CREDENTIALS") {
+        access.gcs = GcsCredentials::File(path.into());
+    }
+    access.azure = std::env::vars().filter(|(name, _)| name.starts_with("AZURE_")).collect();
+    access
+}

@@ -91,7 +91,7 @@ impl Answer {
     }
 
     /// The store's words, shortened and without control characters: they are foreign.
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let code = self.code.as_deref().unwrap_or_default();
         let message = self.message.as_deref().unwrap_or_default();
         let mut text = format!("{} {code}", self.status.as_u16());
@@ -132,6 +132,8 @@ impl Answer {
             "IncompleteBody",
             "RequestTimeout",
             "Md5Mismatch",
+            // Azurite's word for that.
+            "InvalidOperation",
             "InvalidChecksum",
         ];
         const FULL: &[&str] = &["QuotaExceeded", "XMinioStorageFull", "StorageFull", "InsufficientStorage", "EntityTooLargeForQuota"];
@@ -146,6 +148,8 @@ impl Answer {
             408 | 425 | 429 => passing(false),
             500 | 502 | 503 | 504 => passing(true),
             501 => Fault::Unknown(self.words()),
+            // Some say so of a header they do not know.
+            400 if self.words().to_ascii_lowercase().contains("checksum") => Fault::Unknown(self.words()),
             401 | 403 => Fault::Final(StoreError::Denied { action, key, source }),
             404 if self.has_code(&["NoSuchBucket", "ContainerNotFound"]) => Fault::Final(StoreError::NoBucket { action, key, source }),
             404 => Fault::Final(StoreError::NotFound { key }),

@@ -134,7 +134,7 @@ impl Provider for Gcs {
         if let Some(sha256) = about.sha256 {
             metadata.insert("sha256".to_owned(), sha256.to_string().into());
         }
-        let mut resource = serde_json::json!({ "name": path, "contentType": "application/octet-stream", "metadata": metadata });
+        let mut resource = serde_json::json!({ "contentType": "application/octet-stream", "metadata": metadata });
         if let (Some(class), Some(resource)) = (&about.class, resource.as_object_mut()) {
             resource.insert("storageClass".to_owned(), class.as_str().into());
         }

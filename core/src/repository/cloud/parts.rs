@@ -76,7 +76,8 @@ impl PartsUpload {
         self.filled = 0;
         self.sending.spawn(async move {
             let sha256 = Sha256(hasher.finalize().into());
-            inner.patiently("store a part of", &path, || inner.provider.put_part(&path, &id, number, &pieces, sha256)).await
+            let sent = inner.patiently("store a part of", &path, || inner.provider.put_part(&path, &id, number, &pieces, sha256)).await;
+            sent.map_err(|error| lost(error, &path))
         });
         Ok(())
     }
@@ -98,7 +99,8 @@ impl PartsUpload {
         let (inner, path) = (&self.inner, &self.path);
         let hashes: Vec<u8> = self.parts.iter().flat_map(|part| part.sha256.0).collect();
         let checksum = Checksum::Sha256OfParts { sha256: Sha256::of(&hashes), part_bytes: self.part_bytes as u64 };
-        if !self.about.create_only && inner.head(path).await?.is_some() {
+        // Where the store does not look, we do; and some (Ceph until late in 2025) keep conditions for all but this.
+        if inner.head(path).await?.is_some() {
             return Ok(Created::Exists);
         }
         let mut retries = inner.retries("complete", path);
@@ -121,6 +123,9 @@ impl PartsUpload {
                         None => Err(error),
                     };
                 }
+                // All that it says was the store's own: where the store does not understand it, it was garbled on its way.
+                Err(Fault::Final(StoreError::Io { source, .. })) => Fault::Passing { problem: source.to_string(), wait: None, perhaps_done: false },
+                Err(Fault::Final(error)) => return Err(lost(error, path)),
                 Err(fault) => fault,
             };
             retries.after(fault).await?;
@@ -138,6 +143,14 @@ impl PartsUpload {
             Some(false) => Created::Exists,
             None => nothing,
         })
+    }
+}
+
+/// An upload that the store does not know any more has to begin again: a rule of the bucket, or somebody, has ended it.
+fn lost(error: StoreError, path: &str) -> StoreError {
+    match error {
+        StoreError::NotFound { .. } => StoreError::UploadLost { key: path.to_owned(), source: io::Error::other("the store does not know it any more") },
+        other => other,
     }
 }
 

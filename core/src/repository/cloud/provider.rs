@@ -147,6 +147,8 @@ pub(super) fn created(provider: &dyn Provider, answer: &Answer, action: &'static
     match answer.status.as_u16() {
         304 | 412 => Ok(Put::Exists),
         409 if answer.has_code(EXISTS) => Ok(Put::Exists),
+        // Azure's words for a SAS that may create and not replace.
+        _ if answer.has_code(&["UnauthorizedBlobOverwrite"]) => Ok(Put::Exists),
         _ if answer.has_code(UNNAMEABLE) => Ok(Put::Unnameable),
         _ => match answer.fault(action, path) {
             Fault::Final(error) if provider.perhaps_exists(answer) || answer.status == http::StatusCode::CONFLICT => Ok(Put::Perhaps(error)),

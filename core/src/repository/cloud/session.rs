@@ -166,6 +166,8 @@ impl SessionUpload {
                 }
             },
             412 => Ok(Progress::Refused(Created::Exists)),
+            // It is over: expired, cancelled, or the bytes that arrived are not those that were sent.
+            400 | 404 | 410 | 499 => Err(StoreError::UploadLost { key: self.path.clone(), source: io::Error::other(answer.words()) }.into()),
             _ => Err(answer.fault("store", &self.path)),
         }
     }
@@ -230,7 +232,7 @@ impl Upload for SessionUpload {
             }
             (Ok(None), refused) => Ok(refused.unwrap_or(Created::Exists)),
             // The session is over, and what became of it was not heard.
-            (Err(error @ (StoreError::NotFound { .. } | StoreError::Unanswered { .. })), _) => {
+            (Err(error @ (StoreError::UploadLost { .. } | StoreError::Unanswered { .. })), _) => {
                 let compare = |seen: Seen| match seen.checksum {
                     Some(seen) if seen == checksum => Comparison::Same,
                     _ => Comparison::Unknown,

@@ -100,7 +100,7 @@ impl Wire {
     pub(super) fn new(signer: Signer, idle: Duration) -> Result<Self, reqwest::Error> {
         // Many connections move more than one that is shared: HTTP/1.1.
         let client = reqwest::Client::builder()
-            .user_agent(concat!("immich-backup/", env!("CARGO_PKG_VERSION")))
+            .user_agent("immich-backup")
             .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(KEPT_OPEN)

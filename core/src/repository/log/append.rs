@@ -10,12 +10,6 @@ use crate::budget::LOG_ENTRY_BYTES_MAX;
 use crate::model::{RunId, Sha256, WriterId};
 use bytes::Bytes;
 use jiff::Timestamp;
-use std::time::Duration;
-
-/// How often an append that got no answer is tried again.
-const TRIES_MAX: u32 = 5;
-/// The wait before the second try; it doubles each time.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Who writes an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,25 +75,18 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
 /// Whether the entry is there and ours; `false` where another one has its number.
 async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
     let attributes = Attributes::of(Kind::Log, sha256);
-    let mut wait = FIRST_WAIT;
-    for attempt in 1.. {
-        match store.create(key, bytes.clone(), &attributes).await {
-            Ok(Created::New) => return Ok(true),
-            Ok(Created::Exists) => return Ok(read_all(store, key, LOG_ENTRY_BYTES_MAX).await? == *bytes),
-            Ok(Created::Unnameable) => {
-                let source = std::io::Error::other("something that is no file has its name");
-                return Err(StoreError::Io { action: "create", key: key.to_string(), source }.into());
-            }
-            Err(error @ StoreError::Unanswered { .. }) => match read_all(store, key, LOG_ENTRY_BYTES_MAX).await {
-                Ok(found) => return Ok(found == *bytes),
-                Err(_) if attempt < TRIES_MAX => {
-                    tokio::time::sleep(wait).await;
-                    wait *= 2;
-                }
-                Err(_) => return Err(error.into()),
-            },
-            Err(error) => return Err(error.into()),
+    match store.create(key, bytes.clone(), &attributes).await {
+        Ok(Created::New) => Ok(true),
+        Ok(Created::Exists) => Ok(read_all(store, key, LOG_ENTRY_BYTES_MAX).await? == *bytes),
+        Ok(Created::Unnameable) => {
+            let source = std::io::Error::other("something that is no file has its name");
+            Err(StoreError::Io { action: "create", key: key.to_string(), source }.into())
         }
+        // The store has tried often enough. What is there decides; where that cannot be seen, the next run finds it.
+        Err(error @ StoreError::Unanswered { .. }) => match read_all(store, key, LOG_ENTRY_BYTES_MAX).await {
+            Ok(found) => Ok(found == *bytes),
+            Err(_) => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
     }
-    Ok(false)
 }

@@ -154,8 +154,13 @@ fn note(entries: &mut Heads, sequence: u64, key: Key) -> Result<(), LogError> {
 /// # Errors
 /// It is damaged or cannot be read.
 pub async fn read_entry(store: &dyn Store, sequence: u64, key: &Key) -> Result<Entry, LogError> {
-    let bytes = read_all(store, key, LOG_ENTRY_BYTES_MAX).await?;
-    let entry = Entry::decode(&bytes).map_err(|source| LogError::Damaged { sequence, key: key.to_string(), source })?;
+    let read = async || Ok::<_, LogError>(Entry::decode(&read_all(store, key, LOG_ENTRY_BYTES_MAX).await?));
+    let decoded = match read().await? {
+        // One bad transfer is no damage: the second reading decides.
+        Err(_) => read().await?,
+        good => good,
+    };
+    let entry = decoded.map_err(|source| LogError::Damaged { sequence, key: key.to_string(), source })?;
     if entry.header.sequence == sequence { Ok(entry) } else { Err(LogError::Chain { sequence, key: key.to_string() }) }
 }
 

@@ -1,0 +1,261 @@
+//! What holds for a directory holds for object stores that let nobody overwrite or delete: SeaweedFS with versions, and the double of Google Cloud
+//! Storage, both behind a proxy that answers 403 to any DELETE and to any unconditional PUT of an object.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test may"
+)]
+
+#[path = "support/stores.rs"]
+mod stand;
+mod support;
+
+use stand::{Stand, is_content};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::{Duration, Instant};
+use support::{Random, Running, Tree, World, change, opened, settle, take_fixture};
+
+fn s3() -> Stand {
+    Stand::s3().append_only(true)
+}
+
+fn gcs() -> Stand {
+    Stand::gcs().append_only(false)
+}
+
+// Restore is backup.
+
+fn both_generations_come_back(stand: &Stand) {
+    for name in ["immich-3.1.0", "immich-1.135.3"] {
+        let world = stand.lend(name, World::bare());
+        if !take_fixture(&world, &format!("{name}/media")) {
+            continue;
+        }
+        let tree = world.tree();
+        let backup = world.backup(&[]).ended(0);
+        assert_eq!(backup.number("/files/seen"), tree.len() as u64);
+        world.assert_restores("latest", &tree);
+        let copy = world.at("copy");
+        stand.mirror(name, &copy);
+        world.assert_restores_by_hand(&copy, &tree);
+        // On a machine that knows nothing.
+        support::remove(&world.state);
+        world.assert_restores("latest", &tree);
+        world.run(&["verify", "--read-data", "--json"]).ended(0);
+        println!("{name}: {} files came back, byte for byte, three ways", tree.len());
+    }
+    println!("{} keys, one version each", stand.assert_written_once());
+}
+
+#[test]
+fn both_generations_come_back_byte_for_byte_from_s3() {
+    both_generations_come_back(&s3());
+}
+
+#[test]
+fn both_generations_come_back_byte_for_byte_from_google() {
+    both_generations_come_back(&gcs());
+}
+
+// What is known is not read, what is stored is not sent.
+
+fn a_second_backup_reads_nothing_and_sends_log_entries_only(stand: &Stand) {
+    let world = stand.lend("p", World::new());
+    world.pictures(300);
+    world.file("upload/u/large.jpg", 20 << 20, 1);
+    settle();
+    let Some((count, first)) = opened(&world) else { return };
+    first.ended(0);
+    assert!(count >= 301, "strace saw {count} files opened by the first backup: the test itself is blind");
+    stand.proxy.clear_log();
+    let (count, second) = opened(&world).unwrap();
+    let second = second.ended(0);
+    assert_eq!(count, 0, "the second backup opened {count} files of the library");
+    assert_eq!((second.number("/files/unchanged"), second.number("/files/sent")), (306, 0));
+    assert_eq!(second.events("bytes_sent").len(), 0);
+    let writes = stand.writes("p");
+    let taken: Vec<_> = writes.iter().filter(|write| write.taken).map(|write| write.key.as_str()).collect();
+    assert!(taken.len() == 2 && taken.iter().all(|key| key.starts_with("log/")), "{writes:?}");
+    // Whether the store refuses what exists is asked with the one object whose bytes are always the same.
+    assert!(writes.iter().filter(|write| !write.taken).all(|write| write.key == "format.json"), "{writes:?}");
+    let asked = stand.proxy.count(|record| record.path.contains("/p/library/"));
+    assert_eq!(asked, 0, "the second backup asked the store about content");
+    let all = stand.proxy.log().len();
+    stand.assert_written_once();
+    println!("second backup of 306 files: 0 opened, {all} requests, of these {} writes that were taken, all of them log entries", taken.len());
+}
+
+#[test]
+fn a_second_backup_to_s3_reads_nothing_and_sends_log_entries_only() {
+    a_second_backup_reads_nothing_and_sends_log_entries_only(&s3());
+}
+
+#[test]
+fn a_second_backup_to_google_reads_nothing_and_sends_log_entries_only() {
+    a_second_backup_reads_nothing_and_sends_log_entries_only(&gcs());
+}
+
+fn a_moved_tree_sends_no_content(stand: &Stand) {
+    let world = stand.lend("moved", World::new());
+    world.pictures(100);
+    world.file("upload/u/large.jpg", 17 << 20, 1);
+    world.backup(&[]).ended(0);
+    fs::create_dir_all(world.library.join("library/admin")).unwrap();
+    for folder in ["u", "u0", "u1", "u2"] {
+        fs::rename(world.library.join("upload").join(folder), world.library.join("library/admin").join(folder)).unwrap();
+    }
+    let tree = world.tree();
+    stand.proxy.clear_log();
+    let moved = world.backup(&[]).ended(0);
+    assert_eq!((moved.number("/files/sent"), moved.number("/files/known"), moved.number("/files/archived")), (0, 101, 101), "{}", moved.told());
+    let sent: Vec<_> = stand.writes("moved").into_iter().filter(|write| !["format.json", "log/", "manifests/"].iter().any(|start| write.key.starts_with(start))).collect();
+    assert!(sent.is_empty(), "{sent:?}");
+    world.assert_restores("latest", &tree);
+}
+
+fn ten_runs_with_changes_write_no_key_twice(stand: &Stand) {
+    let world = stand.lend("ten", World::new());
+    for number in 0..80 {
+        world.file(&format!("thumbs/u{}/{number}.webp", number % 4), 50 + number * 7, 0);
+    }
+    let mut random = Random::new(11);
+    let mut snapshots: Vec<(String, Tree)> = Vec::new();
+    for round in 0..11 {
+        let tree = world.tree();
+        snapshots.push((world.backup(&[]).ended(0).snapshot(), tree));
+        change(&world, &mut random, round);
+    }
+    // From the log alone, on a machine that knows nothing.
+    support::remove(&world.state);
+    for (snapshot, tree) in &snapshots {
+        world.assert_restores(snapshot, tree);
+    }
+    world.run(&["verify", "--read-data", "--json"]).ended(0);
+    let contents = stand.contents("ten");
+    // Markers have objects of their own, though they may be alike.
+    let distinct: BTreeSet<_> = contents.values().map(|sha256| sha256.0).collect();
+    assert_eq!(contents.len(), distinct.len(), "the same content was stored under two keys");
+    println!("11 snapshots, {} objects of content, {} keys with one version each", contents.len(), stand.assert_written_once());
+}
+
+#[test]
+fn a_moved_tree_and_ten_runs_with_changes_write_no_content_twice_to_s3() {
+    let stand = s3();
+    a_moved_tree_sends_no_content(&stand);
+    ten_runs_with_changes_write_no_key_twice(&stand);
+}
+
+#[test]
+fn a_moved_tree_and_ten_runs_with_changes_write_no_content_twice_to_google() {
+    let stand = gcs();
+    a_moved_tree_sends_no_content(&stand);
+    ten_runs_with_changes_write_no_key_twice(&stand);
+}
+
+// Runs that die.
+
+/// What `backup` has by default.
+const WORKERS: usize = 4;
+
+struct Story<'a> {
+    stand: &'a Stand,
+    world: World,
+    random: Random,
+    snapshots: Vec<(String, Tree)>,
+    kills: usize,
+}
+
+impl Story<'_> {
+    /// Notes snapshots that were announced since; they are of the library as it is.
+    fn note_snapshots(&mut self) {
+        let tree = self.world.tree();
+        for snapshot in self.world.snapshots() {
+            if self.snapshots.iter().all(|(known, _)| *known != snapshot) {
+                self.snapshots.push((snapshot, tree.clone()));
+            }
+        }
+    }
+
+    /// Kills a run at a random moment of its life, if it lives that long.
+    fn kill(&mut self, life: Duration) {
+        let mut running = Running::start(self.world.backup_command(&[]));
+        let moment = Duration::from_micros(self.random.below(life.as_micros() as usize) as u64);
+        let began = Instant::now();
+        while began.elapsed() < moment && !running.is_over() {
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        self.kills += usize::from(!running.is_over());
+        running.signal_quietly("KILL");
+    }
+}
+
+fn runs_die(stand: &Stand, kills: usize) {
+    let world = stand.lend("p", World::new());
+    for number in 0..150 {
+        world.file(&format!("thumbs/u{}/{number}.webp", number % 4), 500 + (number * 37) % 15_000, 0);
+    }
+    for number in 0..2 {
+        world.file(&format!("encoded-video/u/large{number}.mp4"), (33 << 20) + number as usize, number);
+    }
+    let mut story = Story { stand, world, random: Random::fresh(), snapshots: Vec::new(), kills: 0 };
+    let mut life = Duration::from_millis(2_500);
+    let mut round = 0;
+    while story.kills < kills {
+        for _ in 0..2 + story.random.below(4) {
+            story.kill(life);
+        }
+        let ran = story.world.backup(&[]).ended(0);
+        life = (life + ran.took) / 2;
+        story.note_snapshots();
+        let (snapshot, tree) = story.snapshots[story.random.below(story.snapshots.len())].clone();
+        story.world.assert_restores(&snapshot, &tree);
+        round += 1;
+        change(&story.world, &mut story.random, round);
+        if round % 3 == 0 {
+            let number = story.random.next();
+            story.world.file("encoded-video/u/large0.mp4", 17 << 20, number);
+        }
+    }
+    story.world.backup(&[]).ended(0);
+    story.note_snapshots();
+    let verified = story.world.run(&["verify", "--read-data", "--json"]).ended(0);
+    assert_eq!(verified.number("/unannounced"), 0, "objects that nothing names, after a whole run\n{}", verified.told());
+    let contents = stand.contents("p");
+    let distinct: BTreeSet<_> = contents.values().map(|sha256| sha256.0).collect();
+    assert_eq!(contents.len(), distinct.len(), "content was stored twice");
+    // Each key was taken once, and what was sent to no avail was on its way when a run died: a file of each worker, in parts or whole.
+    let mut sent: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for write in stand.writes("p").into_iter().filter(|write| is_content(&write.key) && write.bytes > 0) {
+        let (taken, refused) = sent.entry(write.key).or_default();
+        *if write.taken { taken } else { refused } += 1;
+    }
+    let again: usize = sent.values().map(|(_, refused)| refused).sum();
+    assert!(again <= story.kills * WORKERS, "{again} bodies were sent to no avail: {sent:?}");
+    println!(
+        "{} runs killed in {round} rounds, {} snapshots, {} objects of content, none stored twice; {again} bodies were on their way when a run died; {} keys with one version each",
+        story.kills,
+        story.snapshots.len(),
+        contents.len(),
+        story.stand.assert_written_once()
+    );
+}
+
+#[test]
+fn thirty_runs_to_s3_die_at_random_moments_and_nothing_is_lost_or_stored_twice() {
+    let stand = s3();
+    runs_die(&stand, 30);
+    // Nothing but what the last deaths left unfinished costs room, and the next run has ended that.
+    assert_eq!(stand.bucket().uploads().unwrap(), Vec::<String>::new(), "unfinished uploads are left");
+}
+
+#[test]
+fn fifteen_runs_to_google_die_at_random_moments_and_nothing_is_lost_or_stored_twice() {
+    runs_die(&gcs(), 15);
+}
