@@ -111,7 +111,8 @@ impl From<anyhow::Error> for Failure {
         } else if let Some(error) = error.downcast_ref::<GoneAway>() {
             (Exit::NoRepository, Some(error.hint()))
         } else if let Some(error) = error.downcast_ref::<OpenStoreError>() {
-            (Exit::Failed, error.hint().map(str::to_owned))
+            let exit = if matches!(error, OpenStoreError::NoRegion | OpenStoreError::NoAccount) { Exit::Usage } else { Exit::Failed };
+            (exit, error.hint().map(str::to_owned))
         } else if error.downcast_ref::<UsageError>().is_some() {
             (Exit::Usage, None)
         } else {

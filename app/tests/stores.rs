@@ -16,6 +16,7 @@
 mod stand;
 mod support;
 
+use immich_backup_testbed::proxy::{Action, Policy, Rule};
 use stand::{Stand, is_content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -258,4 +259,102 @@ fn thirty_runs_to_s3_die_at_random_moments_and_nothing_is_lost_or_stored_twice()
 #[test]
 fn fifteen_runs_to_google_die_at_random_moments_and_nothing_is_lost_or_stored_twice() {
     runs_die(&gcs(), 15);
+}
+
+#[test]
+fn an_upload_that_died_and_may_not_be_ended_is_warned_of_and_stops_nothing() {
+    let stand = Stand::s3().append_only(false);
+    let world = stand.lend("p", World::new());
+    world.file("upload/u/large.mov", 40 << 20, 1);
+    let hang = stand.proxy.add(Rule::on("PUT").query("partNumber").after(1).then(Action::HangBefore));
+    let running = Running::start(world.backup_command(&[]));
+    assert!(hang.within(Duration::from_secs(60)), "no second part was sent\n{}", running.said());
+    running.signal("KILL");
+    drop(running);
+    stand.proxy.clear_rules();
+    let next = world.backup(&[]).ended(0).says("could not be ended").says("lifecycle rule");
+    assert_eq!((next.number("/files/sent"), next.summary()["adopted"]["files"].as_u64()), (1, Some(5)), "{}", next.told());
+    assert_eq!(stand.bucket().uploads().unwrap(), ["p/library/upload/u/large.mov"]);
+    world.assert_restores("latest", &world.tree());
+    let denied = stand.denied();
+    assert!(denied.len() == 1 && denied[0].starts_with("DELETE") && denied[0].contains("uploadId="), "{denied:?}");
+    // Permitted, it is ended, and not asked for again.
+    stand.proxy.set_policy(Policy::Everything);
+    let ended = world.backup(&[]).ended(0);
+    assert!(!ended.out.contains("could not be ended"), "{}", ended.told());
+    assert_eq!(stand.bucket().uploads().unwrap(), Vec::<String>::new());
+    stand.proxy.clear_log();
+    world.backup(&[]).ended(0);
+    assert_eq!(stand.proxy.count(|record| record.method == "DELETE"), 0);
+}
+
+// A plain copy.
+
+/// What `rclone copy` makes of `library/`.
+fn copied(stand: &Stand, prefix: &str, world: &World) -> Tree {
+    let bucket = stand.bucket();
+    let to = world.at("copied");
+    let mut command = support::clean(std::process::Command::new("rclone"));
+    for (name, value) in
+        [("TYPE", "s3"), ("PROVIDER", "Other"), ("ACCESS_KEY_ID", &bucket.credentials.access_key), ("SECRET_ACCESS_KEY", &bucket.credentials.secret_key)]
+    {
+        command.env(format!("RCLONE_CONFIG_STORE_{name}"), value);
+    }
+    command.env("RCLONE_CONFIG_STORE_ENDPOINT", &bucket.endpoint).env("RCLONE_CONFIG", world.at("no-rclone.conf"));
+    command.args(["copy", "--s3-no-check-bucket", "--transfers", "16", &format!("store:{}/{prefix}/library", bucket.name)]).arg(&to);
+    Running::start(command).wait().ended(0);
+    let tree = Tree::of(&to);
+    support::remove(&to);
+    tree
+}
+
+#[test]
+fn rclone_copies_a_first_snapshot_as_restore_brings_it_back() {
+    let stand = s3();
+    let world = stand.lend("plain", World::new());
+    world.pictures(200);
+    for name in ["Anna's birthday (1) #2 [x] & +.jpg", "Übergröße ñandú.jpg", "🎉 party 🎂.jpg", "日本の写真.heic", "~$ a=b;c,d.jpg"] {
+        world.file(&format!("library/anna/2014/{name}"), 3_000, 1);
+    }
+    world.file("encoded-video/u/in-parts.mp4", (33 << 20) + 5, 1);
+    world.backup(&[]).ended(0);
+    let to = world.at("restored");
+    world.restore(&to, &[]).ended(0);
+    // The database's dumps are not backed up from there, and its marker is made by `restore`.
+    let restored = Tree::of(&to).without("backups");
+    let copied = copied(&stand, "plain", &world);
+    copied.assert_is_but_for_modes(&restored, "copied by rclone");
+    println!("{} files copied by rclone as restored, mtimes included", copied.len());
+}
+
+#[test]
+fn what_rclone_copies_of_a_real_library_lacks_second_copies_alone() {
+    let stand = s3();
+    for name in ["immich-3.1.0", "immich-1.135.3"] {
+        let world = stand.lend(name, World::bare());
+        if !take_fixture(&world, &format!("{name}/media")) {
+            continue;
+        }
+        world.backup(&[]).ended(0);
+        let tree = world.tree();
+        let mut copied = copied(&stand, name, &world);
+        let contents: BTreeSet<_> = copied.0.values().map(|leaf| leaf.sha256.0).collect();
+        let (mut same, mut second, mut respelt) = (0, 0, 0);
+        for (path, leaf) in &tree.0 {
+            // docs/format.md: a `%` in a name is written `%25`.
+            let key = String::from_utf8(path.clone()).unwrap().replace('%', "%25").into_bytes();
+            match copied.0.remove(&key) {
+                Some(found) => {
+                    assert!(found.sha256 == leaf.sha256 && found.mtime_ns == leaf.mtime_ns, "{}", path.escape_ascii());
+                    *if key == *path { &mut same } else { &mut respelt } += 1;
+                }
+                None => {
+                    assert!(contents.contains(&leaf.sha256.0), "{} was not copied, and nothing with its content", path.escape_ascii());
+                    second += 1;
+                }
+            }
+        }
+        assert!(copied.0.is_empty(), "more was copied than the library has");
+        println!("{name}: of {} files rclone copies {same} as they are, {respelt} with a `%` in the name written `%25`; {second} are second copies of these", tree.len());
+    }
 }

@@ -1,10 +1,10 @@
 //! The named limits that keep memory bounded, whatever the size of the library.
 //!
-//! Together they stay under 256 MiB of anonymous memory: transfers 96 MiB, SQLite about 48 MiB, queues and the
+//! Together they stay under 256 MiB of anonymous memory: transfers 112 MiB, SQLite about 48 MiB, queues and the
 //! checkpoint a few MiB; the rest is the program itself and what the allocator keeps.
 
-/// Bytes of file content that all workers together may hold at once.
-pub const TRANSFER_BYTES_MAX: usize = 96 << 20;
+/// Bytes of file content that all workers together may hold at once: room for two large files in parts, and some small ones.
+pub const TRANSFER_BYTES_MAX: usize = 112 << 20;
 
 /// A file up to this size is read whole and stored by one request; a larger one is streamed.
 pub const ONE_SHOT_BYTES_MAX: u64 = 16 << 20;

@@ -172,10 +172,15 @@ impl Stand {
         let versions: BTreeMap<_, _> = versions.into_iter().filter(|(key, _)| key != ".ready").collect();
         let more: Vec<_> = versions.iter().filter(|(_, count)| **count != 1).collect();
         assert!(more.is_empty() && !versions.is_empty(), "keys with more than one version: {more:?}");
-        let denied = self.proxy.log().into_iter().filter(|record| record.answered == Some(403u16.try_into().unwrap()) && !record.was_forwarded());
-        let denied: Vec<_> = denied.map(|record| format!("{} {}?{}", record.method, record.path, record.query)).collect();
+        let denied = self.denied();
         assert!(denied.is_empty(), "the program asked for what an append-only identity may not: {denied:?}");
         versions.len()
+    }
+
+    /// The requests that the proxy's policy has refused.
+    pub fn denied(&self) -> Vec<String> {
+        let denied = self.proxy.log().into_iter().filter(|record| record.answered.is_some_and(|status| status.as_u16() == 403) && !record.was_forwarded());
+        denied.map(|record| format!("{} {}?{}", record.method, record.path, record.query)).collect()
     }
 
     /// What the proxy's log has of writes below `prefix`, in order.

@@ -371,7 +371,7 @@ impl Inner {
     }
 
     /// Tells the store's answers to creating `format.json` again apart: what it knows of conditions and checksums.
-    async fn learn(&self, path: &str, content: &Bytes, about: &About) -> Result<(), StoreError> {
+    async fn learn(&self, path: &str, content: &Bytes, about: &About, mut is_there: bool) -> Result<(), StoreError> {
         let mut asked = About { create_only: true, ..about.clone() };
         let mut retries = self.retries("store", path);
         loop {
@@ -379,9 +379,14 @@ impl Inner {
                 // Refused: conditions are kept. (An identity without the right to delete is refused at Google in other words.)
                 Ok(Put::Exists | Put::Unnameable) => return Ok(()),
                 Ok(Put::Perhaps(error)) => return if Self::may_be_refusal_of_overwriting(&error) { Ok(()) } else { Err(error) },
+                // Made now that the store was asked in words that it knows; whether conditions mean something tells the next answer.
+                Ok(Put::New) if !is_there && asked.create_only => {
+                    is_there = true;
+                    continue;
+                }
                 // Taken again: what was there is there, and conditions mean nothing here.
                 Ok(Put::New) => {
-                    self.note_unconditional("takes no notice of conditions");
+                    self.note_unconditional(if asked.create_only { "takes no notice of conditions" } else { "does not know conditions" });
                     return Ok(());
                 }
                 Err(Fault::Unknown(_)) if asked.create_only => {
@@ -421,10 +426,10 @@ impl Inner {
     }
 
     /// Ends what a dead run of this state folder began. What cannot be ended costs room until the store's own rule removes it.
-    async fn clear_up(&self, leftovers: Vec<journal::Begun>) {
+    async fn clear_up(&self, leftovers: Vec<journal::Begun>, journal: &Journal) {
         for begun in leftovers {
             match self.provider.abort(&begun.path, &begun.id).await {
-                Ok(()) | Err(Fault::Final(StoreError::NotFound { .. })) => {}
+                Ok(()) | Err(Fault::Final(StoreError::NotFound { .. })) => journal.ended(&begun.id),
                 Err(_) => {
                     let message = format!("an unfinished upload of `{}` could not be ended; a lifecycle rule of the bucket should (docs/stores.md)", begun.path);
                     self.options.monitor.emit(Event::Warned { message });
@@ -523,25 +528,25 @@ impl Store for CloudStore {
         let mut about = inner.about(&Attributes::of(Kind::Identity, Sha256::of(identity)));
         about.create_only = true;
         let created = if inner.head(&path).await?.is_some() {
-            inner.learn(&path, identity, &about).await?;
+            inner.learn(&path, identity, &about, true).await?;
             Created::Exists
         } else {
-            let created = match inner.create(&path, identity, &about).await {
+            match inner.create(&path, identity, &about).await {
                 // Refused for what the store does not know: nothing is there, and one writer makes a repository.
                 Err(StoreError::Io { .. }) => {
-                    inner.learn(&path, identity, &about).await?;
+                    inner.learn(&path, identity, &about, false).await?;
+                    Created::New
+                }
+                Ok(Created::New) => {
+                    inner.learn(&path, identity, &about, true).await?;
                     Created::New
                 }
                 other => other?,
-            };
-            if created == Created::New {
-                inner.learn(&path, identity, &about).await?;
             }
-            created
         };
         if let Some(file) = leftovers {
             let (journal, begun) = Journal::open(file).map_err(|source| StoreError::Io { action: "note uploads in", key: file.display().to_string(), source })?;
-            inner.clear_up(begun).await;
+            inner.clear_up(begun, &journal).await;
             *inner.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(journal));
             inner.looks.store(LOOKS, Ordering::Relaxed);
         }

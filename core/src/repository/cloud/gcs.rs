@@ -98,13 +98,12 @@ impl Provider for Gcs {
 
     /// <https://cloud.google.com/storage/docs/xml-api/reference-headers#xgooghash>: CRC32C always, MD5 of what was not composed; in one header or two.
     fn seen(&self, answer: &Answer) -> Option<Checksum> {
-        let hashes = || {
-            let values = answer.headers.get_all("x-goog-hash").iter().filter_map(|value| value.to_str().ok());
-            values.flat_map(|value| value.split(',')).map(str::trim)
-        };
-        let md5 = hashes().find_map(|hash| hash.strip_prefix("md5=")).and_then(from_base64).map(Checksum::Md5);
-        let crc32c = || hashes().find_map(|hash| hash.strip_prefix("crc32c=")).and_then(from_base64).map(|crc| Checksum::Crc32c(u32::from_be_bytes(crc)));
-        md5.or_else(crc32c)
+        let md5 = hash(answer, "md5=").map(Checksum::Md5);
+        md5.or_else(|| self.crc32c(answer).map(Checksum::Crc32c))
+    }
+
+    fn crc32c(&self, answer: &Answer) -> Option<u32> {
+        hash(answer, "crc32c=").map(u32::from_be_bytes)
     }
 
     async fn begin_parts(&self, path: &str, _: &About) -> Result<String, Fault> {
@@ -151,6 +150,11 @@ impl Provider for Gcs {
             },
         }
     }
+}
+
+fn hash<const N: usize>(answer: &Answer, kind: &str) -> Option<[u8; N]> {
+    let values = answer.headers.get_all("x-goog-hash").iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).find_map(|hash| hash.trim().strip_prefix(kind)).and_then(from_base64)
 }
 
 /// A CRC32C as Google writes it.

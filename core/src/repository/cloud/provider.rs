@@ -44,6 +44,8 @@ pub(super) enum Put {
 pub(super) struct Seen {
     pub(super) size_bytes: u64,
     pub(super) checksum: Option<Checksum>,
+    /// CRC32C of all bytes, where the store says that as well.
+    pub(super) crc32c: Option<u32>,
 }
 
 /// One part of an object, on its way or there.
@@ -85,6 +87,11 @@ pub(super) trait Provider: Send + Sync {
     /// What a HEAD says.
     fn seen(&self, answer: &Answer) -> Option<Checksum>;
 
+    /// Likewise, its CRC32C.
+    fn crc32c(&self, _: &Answer) -> Option<u32> {
+        None
+    }
+
     /// Whether a refusal may mean that there is something already.
     fn perhaps_exists(&self, answer: &Answer) -> bool {
         answer.status == http::StatusCode::FORBIDDEN
@@ -110,7 +117,7 @@ pub(super) trait Provider: Send + Sync {
         if answer.is_success() {
             let size_bytes = answer.header("content-length").and_then(|text| text.parse().ok());
             return match size_bytes {
-                Some(size_bytes) => Ok(Some(Seen { size_bytes, checksum: self.seen(&answer) })),
+                Some(size_bytes) => Ok(Some(Seen { size_bytes, checksum: self.seen(&answer), crc32c: self.crc32c(&answer) })),
                 None => Err(Fault::Passing { problem: "the store does not say how large it is".to_owned(), wait: None, perhaps_done: false }),
             };
         }

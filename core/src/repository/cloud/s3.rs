@@ -239,10 +239,12 @@ impl Provider for S3 {
         if answer.is_success() { Ok(()) } else { Err(answer.fault("end the upload of", path)) }
     }
 
-    /// A version that is not there leaves no mark behind in a bucket that keeps versions, as a name would.
+    /// With a condition that nothing meets, no mark is left behind in a bucket that keeps versions.
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html>
     async fn try_delete(&self, path: &str) -> Result<(), Fault> {
-        let answer = self.send(Request::new(Method::DELETE, format!("{}?versionId=null", self.url(path))), "delete", path).await?;
-        if answer.is_success() { Ok(()) } else { Err(answer.fault("delete", path)) }
+        let request = Request::new(Method::DELETE, self.url(path)).header("if-match", "\"00000000000000000000000000000000\"");
+        let answer = self.send(request, "delete", path).await?;
+        if answer.is_success() || matches!(answer.status.as_u16(), 404 | 412) { Ok(()) } else { Err(answer.fault("delete", path)) }
     }
 
     async fn begin_session(&self, path: &str, _: &About) -> Result<Result<String, Put>, Fault> {

@@ -1,6 +1,6 @@
 //! An object that is sent in one resumable session (Google): piece after piece, from where the store has it, with the condition said at its start.
 
-use super::super::checksum::{Checksum, Comparison};
+use super::super::checksum::Comparison;
 use super::super::store::{Created, StoreError, Upload};
 use super::answer::{Answer, Fault};
 use super::gcs::crc32c_of;
@@ -223,7 +223,7 @@ impl Upload for SessionUpload {
         }
         let total = self.stored + self.filled as u64;
         let ended = if self.refused.is_none() { self.send(Some(total)).await } else { Ok(None) };
-        let checksum = Checksum::Crc32c(u32::try_from(self.crc.finalize()).unwrap_or_default());
+        let crc32c = u32::try_from(self.crc.finalize()).ok();
         match (ended, self.refused) {
             (Ok(Some(resource)), _) if self.is_this(&resource, total) => Ok(Created::New),
             (Ok(Some(_)), _) => {
@@ -233,10 +233,7 @@ impl Upload for SessionUpload {
             (Ok(None), refused) => Ok(refused.unwrap_or(Created::Exists)),
             // The session is over, and what became of it was not heard.
             (Err(error @ (StoreError::UploadLost { .. } | StoreError::Unanswered { .. })), _) => {
-                let compare = |seen: Seen| match seen.checksum {
-                    Some(seen) if seen == checksum => Comparison::Same,
-                    _ => Comparison::Unknown,
-                };
+                let compare = |seen: Seen| if seen.crc32c.is_some() && seen.crc32c == crc32c { Comparison::Same } else { Comparison::Unknown };
                 match self.inner.holds(&self.path, total, compare, *sha256).await? {
                     Some(true) => Ok(Created::New),
                     Some(false) => Ok(Created::Exists),

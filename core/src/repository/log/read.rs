@@ -88,7 +88,7 @@ impl LogError {
             Self::Gap { missing, .. } => missing.saturating_sub(1),
             Self::Fork { sequence, .. } => {
                 return Some(format!(
-                    "two runs wrote at once, to a store that cannot keep them apart; see that only one ever does, then remove the entry of the one that is to yield (what it stored is taken up by the next backup); until then `restore`, `ls` and `verify` work on the part before with `--until {}`",
+                    "two runs wrote at once, to a store that cannot keep them apart; see that only one ever does, then remove what the one that is to yield wrote to the log from that number on, which bears its run's id in its name (what it stored is taken up by the next backup); until then `restore`, `ls` and `verify` work on the part before with `--until {}`",
                     sequence.saturating_sub(1)
                 ));
             }
