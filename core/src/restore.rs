@@ -6,10 +6,10 @@ use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES
 use crate::event::{Event, Monitor, Phase};
 use crate::library::{layout, scope::Patterns};
 use crate::model::{ExternalName, FilePath, Hasher, Root};
+use crate::repository::fetch::Fetcher;
 use crate::repository::key::Key;
 use crate::repository::log::{Tally, Unread};
 use crate::repository::manifest::{FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
-use crate::repository::fetch::Fetcher;
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};

@@ -3,10 +3,10 @@
 use crate::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
 use crate::event::{Event, Monitor, Phase};
 use crate::model::{Hasher, Part, Sample, Sha256};
+use crate::repository::fetch::Fetcher;
 use crate::repository::key::{self, Key};
 use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound, Tally};
 use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
-use crate::repository::fetch::Fetcher;
 use crate::repository::store::{ObjectInfo, StoreError};
 use crate::repository::{OpenError, Repository, Session};
 use futures_util::{StreamExt as _, TryStreamExt as _};

@@ -184,7 +184,15 @@ impl CloudStore {
             Place::Directory(path) => return Err(OpenStoreError::Client { problem: format!("`{}` is a directory", path.display()) }),
         };
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let inner = Inner { url: place.to_string(), prefix, provider, options, conditional: AtomicBool::new(true), looks: AtomicU32::new(0), journal: Mutex::new(None) };
+        let inner = Inner {
+            url: place.to_string(),
+            prefix,
+            provider,
+            options,
+            conditional: AtomicBool::new(true),
+            looks: AtomicU32::new(0),
+            journal: Mutex::new(None),
+        };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -413,10 +421,8 @@ impl Inner {
 
     fn note_unconditional(&self, how: &str) {
         if self.conditional.swap(false, Ordering::Relaxed) {
-            let message = format!(
-                "{} {how}: it cannot keep two writers apart, so that only one may write at a time; docs/stores.md says what that means",
-                self.url
-            );
+            let message =
+                format!("{} {how}: it cannot keep two writers apart, so that only one may write at a time; docs/stores.md says what that means", self.url);
             self.options.monitor.emit(Event::Warned { message });
         }
     }
@@ -431,7 +437,8 @@ impl Inner {
             match self.provider.abort(&begun.path, &begun.id).await {
                 Ok(()) | Err(Fault::Final(StoreError::NotFound { .. })) => journal.ended(&begun.id),
                 Err(_) => {
-                    let message = format!("an unfinished upload of `{}` could not be ended; a lifecycle rule of the bucket should (docs/stores.md)", begun.path);
+                    let message =
+                        format!("an unfinished upload of `{}` could not be ended; a lifecycle rule of the bucket should (docs/stores.md)", begun.path);
                     self.options.monitor.emit(Event::Warned { message });
                 }
             }
@@ -545,7 +552,8 @@ impl Store for CloudStore {
             }
         };
         if let Some(file) = leftovers {
-            let (journal, begun) = Journal::open(file).map_err(|source| StoreError::Io { action: "note uploads in", key: file.display().to_string(), source })?;
+            let (journal, begun) =
+                Journal::open(file).map_err(|source| StoreError::Io { action: "note uploads in", key: file.display().to_string(), source })?;
             inner.clear_up(begun, &journal).await;
             *inner.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(journal));
             inner.looks.store(LOOKS, Ordering::Relaxed);

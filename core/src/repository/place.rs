@@ -179,7 +179,8 @@ impl Options {
         let Some(text) = self.take("endpoint") else { return Ok(None) };
         let text = if text.contains("://") { text } else { format!("https://{text}") };
         let url = Url::parse(&text).map_err(|error| format!("its endpoint: {error}"))?;
-        let plain = matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        let plain =
+            matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none() && url.query().is_none();
         if plain { Ok(Some(url.as_str().trim_end_matches('/').to_owned())) } else { Err("its endpoint has to look like https://host:port".to_owned()) }
     }
 

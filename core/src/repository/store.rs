@@ -267,7 +267,7 @@ pub trait Upload: Send {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// The upload is worthless then.
+    /// The upload is worthless then. [`StoreError::UploadLost`], here and in [`Self::finish`], where a new one may go well.
     async fn write(&mut self, piece: Bytes) -> Result<(), StoreError>;
 
     /// Makes the object, if its key is still free. Its bytes are durable before it can be seen; its name is after [`Store::sync`].

@@ -14,7 +14,12 @@ pub fn key(text: &str) -> Key {
 }
 
 pub fn file(content: &[u8]) -> Attributes {
-    Attributes { kind: Kind::File(Class::Original), sha256: Some(Sha256::of(content)), mtime_ns: Some(1_234_567_890_123_456_789), size_bytes: Some(content.len() as u64) }
+    Attributes {
+        kind: Kind::File(Class::Original),
+        sha256: Some(Sha256::of(content)),
+        mtime_ns: Some(1_234_567_890_123_456_789),
+        size_bytes: Some(content.len() as u64),
+    }
 }
 
 pub async fn create(store: &dyn Store, name: &str, content: &[u8]) -> Created {
@@ -134,8 +139,7 @@ pub async fn a_look_says_name_and_size(store: Arc<dyn Store>) {
 }
 
 pub async fn a_listing_comes_in_the_order_of_the_keys_bytes(store: Arc<dyn Store>) {
-    let names =
-        ["a", "a!b/x", "b-c", "b.c", "b/c", "b/c-d/e", "b/c.d", "b0", "é/ü", "é.x", "Z/z", "a b/c", "zz/\u{10FFFF}", "zz/\u{E000}", "%hashed/x", "b/~"];
+    let names = ["a", "a!b/x", "b-c", "b.c", "b/c", "b/c-d/e", "b/c.d", "b0", "é/ü", "é.x", "Z/z", "a b/c", "zz/\u{10FFFF}", "zz/\u{E000}", "%hashed/x", "b/~"];
     for name in names {
         assert_eq!(create(store.as_ref(), name, name.as_bytes()).await, Created::New, "{name}");
     }
@@ -169,8 +173,7 @@ pub async fn a_listing_comes_in_the_order_of_the_keys_bytes(store: Arc<dyn Store
 /// More than many stores have on a page, in one folder and in many.
 pub async fn a_listing_of_many_pages_shows_each_object_once(store: Arc<dyn Store>, objects: usize) {
     let (flat, nested) = (objects * 20 / 23, objects * 3 / 23);
-    let names: Vec<_> =
-        (0..flat).map(|n| format!("library/{n}")).chain((0..nested).map(|n| format!("library/nested/{}/{}/x", n / 100, n % 100))).collect();
+    let names: Vec<_> = (0..flat).map(|n| format!("library/{n}")).chain((0..nested).map(|n| format!("library/nested/{}/{}/x", n / 100, n % 100))).collect();
     let mut creating = JoinSet::new();
     for part in names.chunks(names.len().div_ceil(16)) {
         let (store, part) = (Arc::clone(&store), part.to_vec());

@@ -161,7 +161,9 @@ impl Answer {
 impl NoAnswer {
     pub(super) fn fault(self, action: &'static str, key: &str) -> Fault {
         match self {
-            Self::Credentials(problem) => Fault::Final(StoreError::Denied { action, key: key.to_owned(), source: io::Error::other(format!("no credentials: {problem}")) }),
+            Self::Credentials(problem) => {
+                Fault::Final(StoreError::Denied { action, key: key.to_owned(), source: io::Error::other(format!("no credentials: {problem}")) })
+            }
             Self::Unsent(problem) => Fault::Passing { problem, wait: None, perhaps_done: false },
             Self::Lost(problem) => Fault::Passing { problem, wait: None, perhaps_done: true },
         }

@@ -43,13 +43,26 @@ impl Gcs {
             GcsCredentials::File(path) => builder().with_application_credentials(path.to_string_lossy()),
             GcsCredentials::Ambient => builder(),
         };
-        let credentials = Arc::clone(identified.build().map_err(failed)?.credentials());
+        let credentials = Arc::clone(identified.build().map_err(|error| unusable(&access.gcs, &error))?.credentials());
         let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder().with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));
         let store = Arc::new(reading.build().map_err(failed)?);
         let (objects, pages): (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>) = (store.clone(), store);
         Ok(Self { wire, objects, pages, endpoint, bucket: place.bucket.clone() })
+    }
+}
+
+/// Which credentials cannot be used, and why; what stands in them is not repeated.
+fn unusable(credentials: &GcsCredentials, error: &object_store::Error) -> OpenStoreError {
+    let text = describe(error);
+    let why = if text.contains("Unable to decode") { "it is not the JSON of a service account's key" } else { text.as_str() };
+    OpenStoreError::Client {
+        problem: match credentials {
+            GcsCredentials::Key(_) => format!("the key in GCS_CREDENTIALS cannot be used: {why}"),
+            GcsCredentials::File(path) => format!("the key in `{}` (GOOGLE_APPLICATION_CREDENTIALS) cannot be used: {why}", path.display()),
+            GcsCredentials::Ambient => text,
+        },
     }
 }
 

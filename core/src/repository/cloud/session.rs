@@ -161,9 +161,7 @@ impl SessionUpload {
             }
             200 | 201 if answer.is_success() => match serde_json::from_slice(&answer.body) {
                 Ok(resource) => Ok(Progress::Done(resource)),
-                Err(error) => {
-                    Err(Fault::Passing { problem: format!("the store's answer cannot be understood: {error}"), wait: None, perhaps_done: true })
-                }
+                Err(error) => Err(Fault::Passing { problem: format!("the store's answer cannot be understood: {error}"), wait: None, perhaps_done: true }),
             },
             412 => Ok(Progress::Refused(Created::Exists)),
             // It is over: expired, cancelled, or the bytes that arrived are not those that were sent.

@@ -59,8 +59,11 @@ impl Expected {
     /// # Errors
     /// SQLite's.
     pub fn collect(manifest: &Manifest, path: &Path) -> Result<Self, ManifestError> {
-        let scratch = Scratch::make(path, "CREATE TABLE expected(key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT, WITHOUT ROWID;
-             CREATE TABLE absent(key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;")?;
+        let scratch = Scratch::make(
+            path,
+            "CREATE TABLE expected(key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT, WITHOUT ROWID;
+             CREATE TABLE absent(key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;",
+        )?;
         let failed = scratch.failed();
         scratch.connection.execute("ATTACH ?1 AS manifest", [manifest.path().to_string_lossy()]).map_err(&failed)?;
         // Rows come folder by folder, so keys arrive nearly sorted.
