@@ -27,10 +27,8 @@ const FRESH: Duration = Duration::from_secs(300);
 pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monitor>) -> Result<Options, UsageError> {
     let class = storage_class(settings, place)?;
     let usual = RetryPolicy::default();
-    let retry = RetryPolicy {
-        retries: settings.parsed("retries")?.unwrap_or(usual.retries),
-        first_wait: settings.time("retry-wait")?.unwrap_or(usual.first_wait),
-    };
+    let retry =
+        RetryPolicy { retries: settings.parsed("retries")?.unwrap_or(usual.retries), first_wait: settings.time("retry-wait")?.unwrap_or(usual.first_wait) };
     let idle = settings.time("idle-timeout")?.unwrap_or(IDLE);
     if idle.is_zero() {
         return Err(UsageError("--idle-timeout has to be longer than nothing".to_owned()));

@@ -1,14 +1,6 @@
 //! Stores that speak S3 with an accent: without conditional creates, without checksums, without user metadata.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a test may"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, reason = "a test may")]
 
 #[path = "support/stores.rs"]
 mod stand;
@@ -33,9 +25,7 @@ impl Condition {
     fn rule(self, stand: &Stand) -> Rule {
         match self {
             Self::Ignored => Rule::any().header("if-none-match").then(Action::ignore_conditions(stand.resign())),
-            Self::NotImplemented => {
-                Rule::any().header("if-none-match").then(Action::s3_error(501u16.try_into().unwrap(), "NotImplemented"))
-            }
+            Self::NotImplemented => Rule::any().header("if-none-match").then(Action::s3_error(501u16.try_into().unwrap(), "NotImplemented")),
         }
     }
 }

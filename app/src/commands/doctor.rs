@@ -166,9 +166,10 @@ async fn check_store(repository: &Repository) -> Vec<Check> {
     });
     checks.push(match store.may_delete().await {
         Some(false) => Check::good("deletion", "these credentials cannot delete"),
-        Some(true) => {
-            Check::doubtful("deletion", "these credentials may delete, and so may whoever gets hold of them; `immich-backup init --dry-run` shows what is needed")
-        }
+        Some(true) => Check::doubtful(
+            "deletion",
+            "these credentials may delete, and so may whoever gets hold of them; `immich-backup init --dry-run` shows what is needed",
+        ),
         None => Check::doubtful("deletion", "could not be told: see that these credentials cannot delete"),
     });
     checks

@@ -61,7 +61,10 @@ pub(super) fn problem(event: &Event) -> Option<String> {
         Event::ObjectDamaged { key, problem } => format!("object `{key}`: {problem}"),
         Event::SpecialSkipped { path, kind } => format!("passed over `{path}`: it is a {kind}"),
         Event::Retrying { action, key, retry, of, wait_ms, problem } => {
-            format!("could not {action} `{key}` ({problem}); trying again in {:.1} s ({retry} of {of})", std::time::Duration::from_millis(*wait_ms).as_secs_f64())
+            format!(
+                "could not {action} `{key}` ({problem}); trying again in {:.1} s ({retry} of {of})",
+                std::time::Duration::from_millis(*wait_ms).as_secs_f64()
+            )
         }
         Event::Warned { message } => format!("warning: {message}"),
         Event::Waiting { what } => format!("waiting: {what}"),

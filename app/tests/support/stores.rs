@@ -107,6 +107,11 @@ impl Stand {
         }
     }
 
+    /// Of its administrator.
+    pub fn bucket_credentials(&self) -> &Credentials {
+        &self.bucket().credentials
+    }
+
     /// The double.
     pub fn double(&self) -> &Double {
         match &self.server {

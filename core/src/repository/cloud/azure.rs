@@ -4,7 +4,7 @@ use super::super::checksum::Checksum;
 use super::super::place::AzurePlace;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, md5_of, query, rfc3339};
-use super::wire::{Reader, Request, Signer, Wire, describe};
+use super::wire::{Reader, Request, Signer, Wire, describe, for_tokens};
 use super::{Access, OpenStoreError};
 use crate::model::Sha256;
 use async_trait::async_trait;
@@ -27,7 +27,6 @@ impl Azure {
     pub(super) fn open(place: &AzurePlace, access: &Access, idle: Duration) -> Result<Self, OpenStoreError> {
         let failed = |error: object_store::Error| OpenStoreError::Client { problem: describe(&error) };
         let mut builder = MicrosoftAzureBuilder::new()
-            .with_container_name(&place.container)
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
             .with_client_options(ClientOptions::new().with_allow_http(true));
         for (name, value) in &access.azure {
@@ -36,6 +35,8 @@ impl Azure {
                 builder = builder.with_config(key, value);
             }
         }
+        // Where it is, the URL alone says: what is read has to come from where it is written.
+        builder = builder.with_container_name(&place.container).with_use_emulator(false);
         if let Some(account) = &place.account {
             builder = builder.with_account(account);
         }
@@ -43,7 +44,7 @@ impl Azure {
         let endpoint = place.endpoint.clone().or_else(|| builder.get_config_value(&AzureConfigKey::Endpoint));
         let endpoint = endpoint.unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
         builder = builder.with_endpoint(endpoint.clone());
-        let credentials = Arc::clone(builder.clone().build().map_err(failed)?.credentials());
+        let credentials = Arc::clone(builder.clone().with_retry(for_tokens()).build().map_err(failed)?.credentials());
         let wire = Wire::new(Signer::Azure { credentials: Arc::clone(&credentials), account }, idle)
             .map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
@@ -84,6 +85,12 @@ impl Provider for Azure {
 
     fn pages(&self) -> &Arc<dyn PaginatedListStore> {
         &self.pages
+    }
+
+    /// `startFrom` belongs to versions from 2026-02-06 on, and an earlier one is spoken here; some that do not know it list nothing
+    /// (<https://github.com/apache/arrow-rs-object-store/issues/695>).
+    fn lists_after(&self) -> bool {
+        false
     }
 
     fn streaming(&self) -> Streaming {

@@ -5,7 +5,7 @@ use super::super::checksum::Checksum;
 use super::super::place::GcsPlace;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, from_base64, query, rfc3339};
-use super::wire::{Reader, Request, Signer, Wire, describe};
+use super::wire::{Reader, Request, Signer, Wire, describe, for_tokens};
 use super::{Access, GcsCredentials, OpenStoreError};
 use crate::model::Sha256;
 use async_trait::async_trait;
@@ -43,7 +43,7 @@ impl Gcs {
             GcsCredentials::File(path) => builder().with_application_credentials(path.to_string_lossy()),
             GcsCredentials::Ambient => builder(),
         };
-        let credentials = Arc::clone(identified.build().map_err(|error| unusable(&access.gcs, &error))?.credentials());
+        let credentials = Arc::clone(identified.with_retry(for_tokens()).build().map_err(|error| unusable(&access.gcs, &error))?.credentials());
         let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder().with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));

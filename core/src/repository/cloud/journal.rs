@@ -66,9 +66,9 @@ fn write(file: &mut File, line: &Line) -> io::Result<()> {
 
 fn left(lines: impl io::BufRead) -> io::Result<Vec<Begun>> {
     let mut open: Vec<Begun> = Vec::new();
-    for line in lines.lines() {
-        // A line that was being written when its process ended says nothing.
-        match serde_json::from_str(&line?) {
+    for line in lines.split(b'\n') {
+        // A line that was being written when its process or its machine ended says nothing.
+        match serde_json::from_slice(&line?) {
             Ok(Line::Begun(begun)) => open.push(begun),
             Ok(Line::Ended(id)) => open.retain(|begun| begun.id != id),
             Err(_) => {}
@@ -90,7 +90,7 @@ mod tests {
         journal.begun("library/a", "1");
         journal.begun("library/b", "2");
         journal.ended("1");
-        File::options().append(true).open(&file).unwrap().write_all(b"{\"begun\":{\"pa").unwrap();
+        File::options().append(true).open(&file).unwrap().write_all(b"{\"begun\":{\"pa\xff\xfe\0").unwrap();
         let (_journal, left) = Journal::open(&file).unwrap();
         assert_eq!(left, [Begun { path: "library/b".to_owned(), id: "2".to_owned() }]);
         let (_journal, again) = Journal::open(&file).unwrap();

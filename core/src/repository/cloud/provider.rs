@@ -81,6 +81,10 @@ pub(super) trait Provider: Send + Sync {
     fn url(&self, path: &str) -> String;
     async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault>;
 
+    async fn ask_head(&self, path: &str) -> Result<Answer, Fault> {
+        self.send(Request::new(Method::HEAD, self.url(path)), "look at", path).await
+    }
+
     /// Creates an object in one request.
     async fn put(&self, path: &str, content: &Bytes, about: &About) -> Result<Put, Fault>;
 
@@ -113,7 +117,7 @@ pub(super) trait Provider: Send + Sync {
     async fn begin_session(&self, path: &str, about: &About) -> Result<Result<String, Put>, Fault>;
 
     async fn head(&self, path: &str) -> Result<Option<Seen>, Fault> {
-        let answer = self.send(Request::new(Method::HEAD, self.url(path)), "look at", path).await?;
+        let answer = self.ask_head(path).await?;
         if answer.is_success() {
             let size_bytes = answer.header("content-length").and_then(|text| text.parse().ok());
             return match size_bytes {
@@ -146,10 +150,14 @@ pub(super) trait Provider: Send + Sync {
 
 /// What the answer to an attempt to create something means.
 pub(super) fn created(provider: &dyn Provider, answer: &Answer, action: &'static str, path: &str) -> Result<Put, Fault> {
+    const COMPLETED: &[u8] = b"CompleteMultipartUploadResult";
     const UNNAMEABLE: &[&str] = &["KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName", "InvalidResourceName", "InvalidUri"];
     const EXISTS: &[&str] = &["BlobAlreadyExists", "PreconditionFailed", "ConditionNotMet", "conditionNotMet", "AlreadyExists"];
     if answer.is_success() {
-        return Ok(Put::New);
+        // What stands between may answer anything with 200: a store says what it calls the object that it took.
+        let is_said = answer.header("etag").is_some() || answer.body.windows(COMPLETED.len()).any(|words| words == COMPLETED);
+        let nothing_said = || Fault::Passing { problem: "the answer does not say what was stored".to_owned(), wait: None, perhaps_done: true };
+        return if is_said { Ok(Put::New) } else { Err(nothing_said()) };
     }
     match answer.status.as_u16() {
         304 | 412 => Ok(Put::Exists),

@@ -9,7 +9,7 @@ use super::{Access, OpenStoreError};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{Method, StatusCode};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::list::PaginatedListStore;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
@@ -28,6 +28,8 @@ pub(super) struct S3 {
     base: String,
     /// Whether the store takes `x-amz-checksum-sha256`.
     checksum: AtomicBool,
+    /// Whether it lets itself be asked for that.
+    says_checksum: AtomicBool,
     metadata: bool,
 }
 
@@ -64,12 +66,6 @@ impl S3 {
         let base = base(place, &region);
         let signer = Signer::Aws { credentials, region: region.clone(), payload: place.signed_payload };
         let wire = Arc::new(Wire::new(signer, idle).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?);
-        let mut options = ClientOptions::new().with_allow_http(true);
-        if place.checksum {
-            // HEAD says the checksum only if it is asked for.
-            let asked = (HeaderName::from_static("x-amz-checksum-mode"), HeaderValue::from_static("ENABLED"));
-            options = options.with_default_headers(HeaderMap::from_iter([asked]));
-        }
         let store = AmazonS3Builder::new()
             .with_bucket_name(&place.bucket)
             .with_region(region)
@@ -78,13 +74,13 @@ impl S3 {
             .with_allow_http(true)
             .with_config(AmazonS3ConfigKey::SkipSignature, "true")
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_client_options(options)
+            .with_client_options(ClientOptions::new().with_allow_http(true))
             .with_http_connector(Reader(Arc::clone(&wire)))
             .build()
             .map_err(|error| OpenStoreError::Client { problem: super::wire::describe(&error) })?;
         let store = Arc::new(store);
         let (objects, pages): (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>) = (store.clone(), store);
-        Ok(Self { wire, objects, pages, base, checksum: AtomicBool::new(place.checksum), metadata: place.metadata })
+        Ok(Self { wire, objects, pages, base, checksum: AtomicBool::new(place.checksum), says_checksum: AtomicBool::new(true), metadata: place.metadata })
     }
 
     fn has_checksum(&self) -> bool {
@@ -144,11 +140,26 @@ impl Provider for S3 {
         format!("{}/{}", self.base, encoded(path))
     }
 
-    async fn send(&self, mut request: Request, action: &'static str, path: &str) -> Result<Answer, Fault> {
-        if request.method == Method::HEAD && self.has_checksum() {
-            request = request.header("x-amz-checksum-mode", "ENABLED");
-        }
+    async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault> {
         self.wire.send(request).await.map_err(|error| error.fault(action, path))
+    }
+
+    /// HEAD says the checksum only if it is asked for; some (Backblaze B2) refuse to be asked, and cannot say so, as there is no body.
+    async fn ask_head(&self, path: &str) -> Result<Answer, Fault> {
+        let request = || Request::new(Method::HEAD, self.url(path));
+        if !self.has_checksum() || !self.says_checksum.load(Ordering::Relaxed) {
+            return self.send(request(), "look at", path).await;
+        }
+        let refused = |answer: &Answer| matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED);
+        let answer = self.send(request().header("x-amz-checksum-mode", "ENABLED"), "look at", path).await?;
+        if !refused(&answer) {
+            return Ok(answer);
+        }
+        let plain = self.send(request(), "look at", path).await?;
+        if !refused(&plain) {
+            self.says_checksum.store(false, Ordering::Relaxed);
+        }
+        Ok(plain)
     }
 
     fn without_checksums(&self) -> bool {

@@ -113,7 +113,7 @@ impl SessionUpload {
                 Ok(Progress::Stored(stored)) => {
                     let problem = format!("the store has {stored} bytes of it, and {} were sent", self.stored);
                     if stored < begins || stored > ends {
-                        return Err(StoreError::Io { action: "store", key: path.clone(), source: io::Error::other(problem) });
+                        return Err(StoreError::UploadLost { key: path.clone(), source: io::Error::other(problem) });
                     }
                     Fault::Passing { problem, wait: None, perhaps_done: false }
                 }
@@ -123,7 +123,7 @@ impl SessionUpload {
             match inner.patiently("ask for the upload of", &path, || self.ask(&session, total)).await? {
                 Progress::Stored(stored) if (begins..=ends).contains(&stored) => self.stored = stored,
                 Progress::Stored(_) => {
-                    return Err(StoreError::Io { action: "store", key: path.clone(), source: io::Error::other("the store forgot what it had of it") });
+                    return Err(StoreError::UploadLost { key: path.clone(), source: io::Error::other("the store forgot what it had of it") });
                 }
                 Progress::Done(resource) => return Ok(Some(resource)),
                 Progress::Refused(created) => {

@@ -16,6 +16,7 @@ use object_store::azure::{AzureAuthorizer, AzureCredentialProvider};
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
 };
+use object_store::RetryConfig;
 use object_store::gcp::GcpCredentialProvider;
 use std::fmt;
 use std::io;
@@ -31,8 +32,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEPT_OPEN: Duration = Duration::from_secs(20);
 /// Bytes of a request are handed on in pieces of this size, so that it shows whether they move.
 const PIECE_BYTES: usize = 128 << 10;
-/// No answer to a write is larger; a listing is read by `object_store`.
+/// No answer to a write is larger.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Nor a page of a listing: 5,000 names (Azure) of 1,024 bytes, each of them written as an entity.
+const PAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Who says that we are who we are.
 pub(super) enum Signer {
@@ -98,6 +101,11 @@ pub(super) async fn heard<T>(reading: impl Future<Output = T>) -> (T, Option<Res
     (done, said)
 }
 
+/// Who gives out tokens is asked some times more, and not for long: a run takes many of them, and ends where one is not given.
+pub(super) fn for_tokens() -> RetryConfig {
+    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() }
+}
+
 impl Wire {
     pub(super) fn new(signer: Signer, idle: Duration) -> Result<Self, reqwest::Error> {
         // Many connections move more than one that is shared: HTTP/1.1.
@@ -129,16 +137,16 @@ impl Wire {
             self.sign(&mut built, sha256.as_ref()).await?;
         }
         let (parts, body) = self.execute(built).await?.into_parts();
-        let text = self.read(body).await?;
+        let text = self.read(body, ANSWER_BYTES_MAX).await?;
         Ok(Answer::new(parts.status, parts.headers, text))
     }
 
-    async fn read(&self, body: reqwest::Body) -> Result<Bytes, NoAnswer> {
+    async fn read(&self, body: reqwest::Body, limit: usize) -> Result<Bytes, NoAnswer> {
         let mut pieces = Watched::new(body, self.idle).into_data_stream();
         let mut content = BytesMut::new();
         while let Some(piece) = pieces.try_next().await.map_err(|error| NoAnswer::Lost(error.to_string()))? {
             content.extend_from_slice(&piece);
-            if content.len() > ANSWER_BYTES_MAX {
+            if content.len() > limit {
                 return Err(NoAnswer::Lost("the answer does not end".to_owned()));
             }
         }
@@ -294,6 +302,18 @@ pub(super) fn describe(error: &object_store::Error) -> String {
     text
 }
 
+/// `object_store` takes any XML for a page, that of an error for an empty one, and a page without a way to the next one for the last.
+fn is_page(page: &[u8]) -> Result<(), NoAnswer> {
+    let has = |words: &str| page.windows(words.len()).any(|found| found == words.as_bytes());
+    if !has("<ListBucketResult") && !has("<EnumerationResults") {
+        return Err(NoAnswer::Lost("what came is no listing".to_owned()));
+    }
+    if has("<IsTruncated>true</IsTruncated>") && !has("<NextContinuationToken>") {
+        return Err(NoAnswer::Lost("there is more to list, and the store does not say how: it does not know ListObjectsV2".to_owned()));
+    }
+    Ok(())
+}
+
 /// What `object_store` sends its requests through.
 #[derive(Debug, Clone)]
 pub(super) struct Reader(pub(super) Arc<Wire>);
@@ -308,6 +328,7 @@ impl HttpConnector for Reader {
 impl HttpService for Reader {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let wire = &self.0;
+        let is_listing = request.uri().query().is_some_and(|query| query.split('&').any(|word| matches!(word, "list-type=2" | "comp=list")));
         let asked = async {
             let empty = Sha256::of(b"");
             let digest = (request.body().content_length() == 0).then_some(&empty);
@@ -320,12 +341,20 @@ impl HttpService for Reader {
         };
         let answered = asked.await.inspect_err(|error| keep(Err(error.clone())));
         let (parts, body) = answered.map_err(|error| HttpError::new(HttpErrorKind::Unknown, io::Error::other(error.to_string())))?.into_parts();
+        let failed = |error: &NoAnswer| HttpError::new(HttpErrorKind::Interrupted, io::Error::other(error.to_string()));
+        if parts.status.is_success() && is_listing {
+            let page = wire.read(body, PAGE_BYTES_MAX).await.inspect_err(|error| keep(Err(error.clone()))).map_err(|error| failed(&error))?;
+            let answer = Answer::new(parts.status, parts.headers.clone(), page.clone());
+            let checked = if answer.is_success() { is_page(&page) } else { Err(NoAnswer::Lost(answer.words())) };
+            checked.inspect_err(|error| keep(Err(error.clone()))).map_err(|error| failed(&error))?;
+            keep(Ok(Answer::new(parts.status, parts.headers.clone(), Bytes::new())));
+            return Ok(http::Response::from_parts(parts, HttpResponseBody::from(page)));
+        }
         if parts.status.is_success() {
             keep(Ok(Answer::new(parts.status, parts.headers.clone(), Bytes::new())));
             return Ok(http::Response::from_parts(parts, HttpResponseBody::new(Watched::new(body, wire.idle))));
         }
-        let text = wire.read(body).await;
-        let text = text.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, io::Error::other(error.to_string())))?;
+        let text = wire.read(body, ANSWER_BYTES_MAX).await.map_err(|error| failed(&error))?;
         keep(Ok(Answer::new(parts.status, parts.headers.clone(), text.clone())));
         Ok(http::Response::from_parts(parts, HttpResponseBody::from(text)))
     }
