@@ -14,17 +14,20 @@ use object_store::aws::AwsCredential;
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// Keys that expire within this time are replaced.
 const FRESH: Duration = Duration::from_secs(300);
+/// But not asked for more often than this, as long as they are good.
+const ASKED: Duration = Duration::from_secs(15);
 
 /// How the store at `place` is used.
 ///
 /// # Errors
 /// A setting that cannot be understood.
-pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monitor>) -> Result<Options, UsageError> {
+pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Options, UsageError> {
     let class = storage_class(settings, place)?;
     let usual = RetryPolicy::default();
     let retry =
@@ -34,7 +37,7 @@ pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monit
         return Err(UsageError("--idle-timeout has to be longer than nothing".to_owned()));
     }
     let original_class = class.map(|class| class.as_str().to_owned());
-    Ok(Options { access: access(place).await, retry, idle, original_class, monitor: Arc::clone(monitor) })
+    Ok(Options { access: access(place).await, retry, idle, original_class, monitor: Arc::clone(monitor), stop: stop.clone() })
 }
 
 /// `--storage-class`, as `place` knows it.
@@ -103,7 +106,14 @@ pub async fn describe(place: &Place) -> anyhow::Result<String> {
 struct AwsKeys {
     provider: Option<SharedCredentialsProvider>,
     region: Option<String>,
-    kept: Mutex<Option<(Arc<AwsCredential>, Option<SystemTime>)>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// Keys that were given.
+struct Kept {
+    credential: Arc<AwsCredential>,
+    expires: Option<SystemTime>,
+    asked: Instant,
 }
 
 impl std::fmt::Debug for AwsKeys {
@@ -151,10 +161,12 @@ impl CredentialProvider for AwsKeys {
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let mut kept = self.kept.lock().await;
-        if let Some((credential, expires)) = &*kept
-            && expires.is_none_or(|at| at > SystemTime::now() + FRESH)
-        {
-            return Ok(Arc::clone(credential));
+        if let Some(Kept { credential, expires, asked }) = &*kept {
+            let now = SystemTime::now();
+            let good = |margin: Duration| expires.is_none_or(|at| at > now + margin);
+            if good(FRESH) || (good(Duration::ZERO) && asked.elapsed() < ASKED) {
+                return Ok(Arc::clone(credential));
+            }
         }
         let found = self.ask().await.map_err(|problem| object_store::Error::Generic { store: "S3", source: problem.into() })?;
         let credential = Arc::new(AwsCredential {
@@ -162,7 +174,7 @@ impl CredentialProvider for AwsKeys {
             secret_key: found.secret_access_key().to_owned(),
             token: found.session_token().map(str::to_owned),
         });
-        *kept = Some((Arc::clone(&credential), found.expiry()));
+        *kept = Some(Kept { credential: Arc::clone(&credential), expires: found.expiry(), asked: Instant::now() });
         Ok(credential)
     }
 }

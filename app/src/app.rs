@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use immich_backup_core::event::{Event, Monitor};
 use immich_backup_core::model::RepositoryId;
-use immich_backup_core::repository::place::Place;
+use immich_backup_core::repository::place::{self, Place};
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
 use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
@@ -213,10 +213,11 @@ impl App {
                     return Err(UsageError("--repository takes a path in UTF-8".to_owned()));
                 }
             }
-            Place::S3(place) if place.endpoint.is_none() => {
+            Place::S3(bucket) if bucket.endpoint.is_none() => {
                 // As Amazon's own programs have it.
-                let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(set);
-                place.endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned());
+                let named = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(|name| Some((name, set(name)?)));
+                let endpoint = named.map(|(name, text)| place::endpoint(&text).map_err(|problem| UsageError(format!("{name}: {problem}"))));
+                bucket.endpoint = endpoint.transpose()?;
             }
             _ => {}
         }
@@ -246,7 +247,7 @@ impl App {
     /// It is not said which, or something to reach it is missing.
     pub async fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         let place = self.place()?;
-        let options = access::options(&self.settings, &place, &self.monitor).await?;
+        let options = access::options(&self.settings, &place, &self.monitor, &self.stop).await?;
         Ok(open_store(&place, options)?)
     }
 
@@ -292,7 +293,10 @@ impl App {
         if let Some(before) = StateFolder::remembered(&base, store.url()) {
             return match Repository::open(Arc::clone(&store)).await {
                 Ok(_) => Ok(init(store, PROGRAM).await?),
-                Err(_) => Err(anyhow::Error::from(GoneAway { url: store.url().to_owned(), before, place: place_of(&base, store.url()) })),
+                Err(OpenError::NoRepository { .. }) => {
+                    Err(anyhow::Error::from(GoneAway { url: store.url().to_owned(), before, place: place_of(&base, store.url()) }))
+                }
+                Err(error) => Err(error.into()),
             };
         }
         Ok(init(store, PROGRAM).await?)

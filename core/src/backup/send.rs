@@ -313,7 +313,7 @@ async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) 
         Comparison::Unknown => {}
     }
     let mut pieces = match shared.store.get(key, None).await {
-        Err(StoreError::Denied { .. } | StoreError::Io { .. }) => return Ok(false),
+        Err(StoreError::Archived { .. } | StoreError::Denied { .. } | StoreError::Io { .. }) => return Ok(false),
         other => other?,
     };
     let mut hasher = Hasher::default();

@@ -72,16 +72,12 @@ impl LiveFile {
     /// See [`ReadError`]; a file that is larger or smaller than it said has [`ReadError::Changed`].
     pub fn read_whole(mut self) -> Result<(Bytes, Content), ReadError> {
         let size = usize::try_from(self.times.size_bytes).map_err(|_| ReadError::Changed)?;
-        let mut bytes = vec![0; size];
+        let mut bytes = Vec::with_capacity(size);
         let mut hasher = Hasher::default();
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let count = read_some(&mut self.file, rest)?;
-            if count == 0 {
-                return Err(ReadError::Changed);
-            }
-            hasher.update(rest.get(..count).unwrap_or_default());
-            filled += count;
+        while bytes.len() < size {
+            let filled = bytes.len();
+            read_into(&mut self.file, &mut bytes, HASHED_BYTES.min(size - filled))?;
+            hasher.update(bytes.get(filled..).unwrap_or_default());
         }
         self.check_unchanged()?;
         Ok((Bytes::from(bytes), hasher.finish()))
@@ -95,13 +91,10 @@ impl LiveFile {
         let mut hasher = Hasher::default();
         let mut left = self.times.size_bytes;
         while left > 0 {
-            let mut piece = vec![0; usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
-            let count = read_some(&mut self.file, &mut piece)?;
-            if count == 0 {
-                return Err(ReadError::Changed);
-            }
-            piece.truncate(count);
-            left -= count as u64;
+            let wanted = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let mut piece = Vec::with_capacity(wanted);
+            read_into(&mut self.file, &mut piece, wanted)?;
+            left -= piece.len() as u64;
             hasher.update(&piece);
             if !take(Bytes::from(piece)) {
                 return Err(ReadError::Stopped);
@@ -126,6 +119,15 @@ impl LiveFile {
         // The times of reading themselves (atime) are not looked at, and ctime covers all the rest.
         if at_end && now == self.times { Ok(()) } else { Err(ReadError::Changed) }
     }
+}
+
+/// What is read is hashed while it is in the processor's cache.
+const HASHED_BYTES: usize = 256 << 10;
+
+/// Reads the next `wanted` bytes onto the end of `bytes`, which has room for them; it is not filled with zeros first.
+fn read_into(file: &mut File, bytes: &mut Vec<u8>, wanted: usize) -> Result<(), ReadError> {
+    let count = file.take(wanted as u64).read_to_end(bytes)?;
+    if count == wanted { Ok(()) } else { Err(ReadError::Changed) }
 }
 
 fn read_some(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {

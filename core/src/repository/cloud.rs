@@ -46,6 +46,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The longest name that a store takes, with the repository's prefix: 1,024 bytes at all of them.
 const NAME_BYTES_MAX: usize = 1_024;
@@ -98,6 +99,8 @@ pub struct Options {
     pub original_class: Option<String>,
     /// Where retries are told.
     pub monitor: Arc<dyn Monitor>,
+    /// Once it is set, nothing is tried again.
+    pub stop: CancellationToken,
 }
 
 impl fmt::Debug for Options {
@@ -108,7 +111,7 @@ impl fmt::Debug for Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { access: Access::default(), retry: RetryPolicy::default(), idle: IDLE, original_class: None, monitor: Arc::new(crate::event::Silent) }
+        Self { access: Access::default(), retry: RetryPolicy::default(), idle: IDLE, original_class: None, monitor: Arc::new(crate::event::Silent), stop: CancellationToken::new() }
     }
 }
 
@@ -203,7 +206,7 @@ impl Inner {
     }
 
     fn retries<'a>(&'a self, action: &'static str, path: &'a str) -> Retries<'a> {
-        Retries::new(self.options.retry, &self.options.monitor, action, path)
+        Retries::new(self.options.retry, &self.options.monitor, &self.options.stop, action, path)
     }
 
     fn is_conditional(&self) -> bool {
@@ -235,7 +238,7 @@ impl Inner {
         loop {
             match attempt().await {
                 Ok(done) => return Ok(done),
-                Err(fault) => retries.after(fault).await?,
+                Err(fault) => retries.after(fault).await.map_err(never_mind)?,
             }
         }
     }
@@ -262,7 +265,7 @@ impl Inner {
         let mut hasher = crate::model::Hasher::default();
         let mut pieces = match self.read(path.to_owned(), None).await {
             Ok(pieces) => pieces,
-            Err(StoreError::Denied { .. } | StoreError::NotFound { .. } | StoreError::Io { .. }) => return Ok(false),
+            Err(StoreError::Archived { .. } | StoreError::Denied { .. } | StoreError::NotFound { .. } | StoreError::Io { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
         while let Some(piece) = pieces.try_next().await? {
@@ -378,31 +381,40 @@ impl Inner {
         .await
     }
 
-    /// Tells the store's answers to creating `format.json` again apart: what it knows of conditions and checksums.
-    async fn learn(&self, path: &str, content: &Bytes, about: &About, mut is_there: bool) -> Result<(), StoreError> {
+    /// Tells the store's answers to creating `format.json` (again, where it `is_there`) apart: what it knows of conditions and checksums.
+    async fn learn(&self, path: &str, content: &Bytes, about: &About, mut is_there: bool) -> Result<Created, StoreError> {
         let mut asked = About { create_only: true, ..about.clone() };
+        let (mut created, mut taken_without) = (Created::Exists, false);
         let mut retries = self.retries("store", path);
         loop {
             let fault = match self.provider.put(path, content, &asked).await {
                 // Refused: conditions are kept. (An identity without the right to delete is refused at Google in other words.)
-                Ok(Put::Exists | Put::Unnameable) => return Ok(()),
-                Ok(Put::Perhaps(error)) => return if Self::may_be_refusal_of_overwriting(&error) { Ok(()) } else { Err(error) },
-                // Made now that the store was asked in words that it knows; whether conditions mean something tells the next answer.
-                Ok(Put::New) if !is_there && asked.create_only => {
-                    is_there = true;
+                Ok(Put::Exists | Put::Unnameable) => return Ok(created),
+                Ok(Put::Perhaps(error)) => return if Self::may_be_refusal_of_overwriting(&error) { Ok(created) } else { Err(error) },
+                // Taken again: what was there is there, and conditions mean nothing here.
+                Ok(Put::New) if asked.create_only && is_there => {
+                    self.note_unconditional("takes no notice of conditions");
+                    return Ok(created);
+                }
+                // Made, or taken without the condition; whether that means something tells the next answer.
+                Ok(Put::New) => {
+                    if !is_there {
+                        created = Created::New;
+                    }
+                    (is_there, taken_without) = (true, !asked.create_only);
+                    asked.create_only = true;
                     continue;
                 }
-                // Taken again: what was there is there, and conditions mean nothing here.
-                Ok(Put::New) => {
-                    self.note_unconditional(if asked.create_only { "takes no notice of conditions" } else { "does not know conditions" });
-                    return Ok(());
+                // Said twice: not a passing mood.
+                Err(Fault::Unknown(_)) if asked.create_only && taken_without => {
+                    self.note_unconditional("does not know conditions");
+                    return Ok(created);
                 }
                 Err(Fault::Unknown(_)) if asked.create_only => {
                     asked.create_only = false;
                     continue;
                 }
-                Err(Fault::Unknown(problem)) if self.provider.without_checksums() => {
-                    self.options.monitor.emit(Event::Warned { message: format!("{} does not take SHA-256 checksums ({problem}); MD5 is used", self.url) });
+                Err(Fault::Unknown(problem)) if self.without_checksums(&problem) => {
                     asked.create_only = true;
                     continue;
                 }
@@ -410,6 +422,15 @@ impl Inner {
             };
             retries.after(fault).await?;
         }
+    }
+
+    /// From now on without SHA-256; true where it was used until now.
+    fn without_checksums(&self, problem: &str) -> bool {
+        let changed = self.provider.without_checksums();
+        if changed {
+            self.options.monitor.emit(Event::Warned { message: format!("{} does not take SHA-256 checksums ({problem}); MD5 is used", self.url) });
+        }
+        changed
     }
 
     /// `format.json` is there, so whoever may create objects and not replace them is refused for that alone: Google names the right to delete,
@@ -443,6 +464,14 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+/// Whether the last attempt happened makes no difference to what can be asked again.
+fn never_mind(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unanswered { action, key, source } => StoreError::Unreachable { action, key, source },
+        other => other,
     }
 }
 
@@ -540,10 +569,7 @@ impl Store for CloudStore {
         } else {
             match inner.create(&path, identity, &about).await {
                 // Refused for what the store does not know: nothing is there, and one writer makes a repository.
-                Err(StoreError::Io { .. }) => {
-                    inner.learn(&path, identity, &about, false).await?;
-                    Created::New
-                }
+                Err(StoreError::Io { .. }) => inner.learn(&path, identity, &about, false).await?,
                 Ok(Created::New) => {
                     inner.learn(&path, identity, &about, true).await?;
                     Created::New

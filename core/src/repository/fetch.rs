@@ -32,8 +32,8 @@ impl Fetcher {
         if !self.store.capabilities().parallel_ranges || size_bytes <= 2 * RANGE_BYTES {
             return self.store.get(key, None).await;
         }
-        let kib = u32::try_from(RANGE_BYTES / 1_024).unwrap_or(u32::MAX).saturating_mul(RANGES_IN_FLIGHT_MAX);
-        // Never closed; and where it were, memory is bounded by the number of workers still.
+        let kib = u32::try_from(RANGE_BYTES / 1_024).unwrap_or(u32::MAX).saturating_mul(RANGES_IN_FLIGHT_MAX + 1);
+        // Those that come, and the one that is handed on. Never closed; and where it were, memory is bounded by the number of workers still.
         let memory = Arc::clone(&self.memory).acquire_many_owned(kib).await.ok();
         let ranges = (0..size_bytes.div_ceil(RANGE_BYTES)).map(move |number| {
             let end = (number + 1) * RANGE_BYTES;

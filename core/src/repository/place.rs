@@ -145,6 +145,17 @@ impl Place {
     }
 }
 
+/// The address of a server, in one spelling and without credentials.
+///
+/// # Errors
+/// It is none; in words that do not repeat it.
+pub fn endpoint(text: &str) -> Result<String, String> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let url = Url::parse(&text).map_err(|error| format!("its endpoint: {error}"))?;
+    let plain = matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    if plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err("its endpoint has to look like https://host:port".to_owned()) }
+}
+
 /// What stands after the `?`.
 struct Options(Vec<(String, String)>);
 
@@ -176,12 +187,7 @@ impl Options {
     }
 
     fn endpoint(&mut self) -> Result<Option<String>, String> {
-        let Some(text) = self.take("endpoint") else { return Ok(None) };
-        let text = if text.contains("://") { text } else { format!("https://{text}") };
-        let url = Url::parse(&text).map_err(|error| format!("its endpoint: {error}"))?;
-        let plain =
-            matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none() && url.query().is_none();
-        if plain { Ok(Some(url.as_str().trim_end_matches('/').to_owned())) } else { Err("its endpoint has to look like https://host:port".to_owned()) }
+        self.take("endpoint").map(|text| endpoint(&text)).transpose()
     }
 
     /// What is left has a name that is unknown; its value may be a secret, and is not repeated.

@@ -150,6 +150,7 @@ impl Answer {
             501 => Fault::Unknown(self.words()),
             // Some say so of a header they do not know.
             400 if self.words().to_ascii_lowercase().contains("checksum") => Fault::Unknown(self.words()),
+            _ if self.has_code(&["InvalidObjectState", "BlobArchived"]) => Fault::Final(StoreError::Archived { action, key }),
             401 | 403 => Fault::Final(StoreError::Denied { action, key, source }),
             404 if self.has_code(&["NoSuchBucket", "ContainerNotFound"]) => Fault::Final(StoreError::NoBucket { action, key, source }),
             404 => Fault::Final(StoreError::NotFound { key }),

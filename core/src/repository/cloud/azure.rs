@@ -138,10 +138,11 @@ impl Provider for Azure {
     async fn complete(&self, path: &str, _: &str, parts: &[Part], about: &About) -> Result<Put, Fault> {
         let blocks: String = parts.iter().map(|part| format!("<Uncommitted>{}</Uncommitted>", part.tag)).collect();
         let body = Bytes::from(format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>{blocks}</BlockList>"));
-        let request = Request::new(Method::PUT, format!("{}?comp=blocklist", self.url(path)))
+        let mut request = Request::new(Method::PUT, format!("{}?comp=blocklist", self.url(path)))
             .header("content-type", "application/xml")
             .header("x-ms-blob-content-type", "application/octet-stream")
             .header("content-md5", md5_of([&body]));
+        request.long = true;
         let answer = self.send(described(request, about).body(vec![body]), "complete", path).await?;
         created(self, &answer, "complete", path)
     }

@@ -102,17 +102,24 @@ async fn divide(inner: &Inner, prefix: &str) -> Result<Vec<Part>, StoreError> {
     Ok(divided)
 }
 
-type Found = Result<Vec<(String, u64)>, StoreError>;
+/// A page, or `None` after the last: a queue that ends without it was cut off.
+type Found = Result<Option<Vec<(String, u64)>>, StoreError>;
 
 /// Lists page after page into a queue; ends when nobody reads it.
 async fn list_below(inner: Arc<Inner>, prefix: String, after: Option<String>, pages: mpsc::Sender<Found>) {
     let mut options = PageOptions { after: after.filter(|_| inner.provider.lists_after()), ..PageOptions::default() };
     loop {
         let (found, token) = match inner.page(&prefix, &options).await {
-            Ok(page) => (Ok(page.objects), page.token),
+            Ok(page) => (Ok(Some(page.objects)), page.token),
             Err(error) => (Err(error), None),
         };
-        if pages.send(found).await.is_err() || token.is_none() {
+        let failed = found.is_err();
+        if pages.send(found).await.is_err() || failed {
+            return;
+        }
+        if token.is_none() {
+            // Nobody may want it any more.
+            drop(pages.send(Ok(None)).await);
             return;
         }
         options.token = token;
@@ -182,10 +189,11 @@ impl Running {
             match self.running.front_mut() {
                 None => return Ok(None),
                 Some(Source::Pages(pages)) => {
-                    if let Some(found) = pages.recv().await {
-                        return found.map(Some);
+                    let cut_off = || StoreError::Io { action: "list", key: self.inner.prefix.clone(), source: std::io::Error::other("the listing was cut off") };
+                    match pages.recv().await.ok_or_else(cut_off)?? {
+                        Some(page) => return Ok(Some(page)),
+                        None => drop(self.running.pop_front()),
                     }
-                    self.running.pop_front();
                 }
                 Some(Source::Object(..)) => {
                     if let Some(Source::Object(name, size)) = self.running.pop_front() {

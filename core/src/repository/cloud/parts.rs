@@ -5,6 +5,7 @@ use super::super::store::{Created, StoreError, Upload};
 use super::answer::Fault;
 use super::provider::{About, Part, Put, Seen};
 use super::{Inner, NAME_BYTES_MAX, parts_in_flight};
+use crate::event::Event;
 use crate::model::Sha256;
 use crate::task::joined;
 use async_trait::async_trait;
@@ -56,7 +57,14 @@ impl PartsUpload {
             return Ok(id.clone());
         }
         let (inner, path, about) = (&self.inner, &self.path, &self.about);
-        let id = inner.patiently("begin to store", path, || inner.provider.begin_parts(path, about)).await?;
+        let mut retries = inner.retries("begin to store", path);
+        let id = loop {
+            match inner.provider.begin_parts(path, about).await {
+                Ok(id) => break id,
+                Err(Fault::Unknown(problem)) if inner.without_checksums(&problem) => {}
+                Err(fault) => retries.after(fault).await?,
+            }
+        };
         if let Some(journal) = inner.journal() {
             journal.begun(path, &id);
         }
@@ -104,8 +112,16 @@ impl PartsUpload {
             return Ok(Created::Exists);
         }
         let mut retries = inner.retries("complete", path);
+        let mut about = self.about.clone();
         loop {
-            let fault = match inner.provider.complete(path, id, &self.parts, &self.about).await {
+            let fault = match inner.provider.complete(path, id, &self.parts, &about).await {
+                // It was looked just now, and one request more does not make the object of another writer.
+                Err(Fault::Unknown(problem)) if about.create_only => {
+                    let message = format!("{} knows no condition where parts are put together ({problem}); it is looked before instead", inner.url);
+                    inner.options.monitor.emit(Event::Warned { message });
+                    about.create_only = false;
+                    continue;
+                }
                 Ok(Put::New) => return Ok(Created::New),
                 Ok(Put::Unnameable) => return Ok(Created::Unnameable),
                 Ok(Put::Exists) if !retries.perhaps_done => {

@@ -6,6 +6,7 @@ use crate::event::{Event, Monitor};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How often and after which wait a request is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +41,15 @@ pub(super) struct Retries<'a> {
     action: &'static str,
     key: &'a str,
     done: u32,
+    /// Nothing is tried again once this is set.
+    stop: &'a CancellationToken,
     /// Whether any attempt so far may have happened.
     pub(super) perhaps_done: bool,
 }
 
 impl<'a> Retries<'a> {
-    pub(super) fn new(policy: RetryPolicy, monitor: &'a Arc<dyn Monitor>, action: &'static str, key: &'a str) -> Self {
-        Self { policy, monitor, action, key, done: 0, perhaps_done: false }
+    pub(super) fn new(policy: RetryPolicy, monitor: &'a Arc<dyn Monitor>, stop: &'a CancellationToken, action: &'static str, key: &'a str) -> Self {
+        Self { policy, monitor, action, key, done: 0, stop, perhaps_done: false }
     }
 
     /// Waits where another attempt may help; an error where it will not, or where there have been enough.
@@ -60,7 +63,7 @@ impl<'a> Retries<'a> {
                 (problem, wait)
             }
         };
-        if self.done >= self.policy.retries {
+        if self.done >= self.policy.retries || self.stop.is_cancelled() {
             let source = io::Error::other(if self.done == 0 { problem } else { format!("{problem} (tried {} times)", self.done + 1) });
             return Err(if self.perhaps_done { StoreError::Unanswered { action, key, source } } else { StoreError::Unreachable { action, key, source } });
         }
@@ -68,7 +71,11 @@ impl<'a> Retries<'a> {
         let wait = self.policy.wait(self.done, wait);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         self.monitor.emit(Event::Retrying { action, key, retry: self.done, of: self.policy.retries, wait_ms, problem });
-        tokio::time::sleep(wait).await;
+        // Woken early it is tried once more, the last time.
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.stop.cancelled() => {}
+        }
         Ok(())
     }
 }
@@ -91,9 +98,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn five_retries_and_no_more_and_each_is_told() {
-        let recorder = Arc::new(Recorder::default());
+        let (recorder, stop) = (Arc::new(Recorder::default()), CancellationToken::new());
         let monitor: Arc<dyn Monitor> = recorder.clone();
-        let mut retries = Retries::new(RetryPolicy::default(), &monitor, "store", "library/a");
+        let mut retries = Retries::new(RetryPolicy::default(), &monitor, &stop, "store", "library/a");
         let begun = tokio::time::Instant::now();
         let passing = || Fault::Passing { problem: "503".to_owned(), wait: None, perhaps_done: false };
         for _ in 0..5 {
@@ -108,9 +115,26 @@ mod tests {
     async fn what_may_have_happened_is_not_called_failed() {
         let monitor: Arc<dyn Monitor> = Arc::new(crate::event::Silent);
         let policy = RetryPolicy { retries: 1, ..RetryPolicy::default() };
-        let mut retries = Retries::new(policy, &monitor, "store", "k");
+        let stop = CancellationToken::new();
+        let mut retries = Retries::new(policy, &monitor, &stop, "store", "k");
         retries.after(Fault::Passing { problem: String::new(), wait: None, perhaps_done: true }).await.unwrap();
         let ended = retries.after(Fault::Passing { problem: String::new(), wait: None, perhaps_done: false }).await;
         assert!(matches!(ended, Err(StoreError::Unanswered { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_the_wait_and_there_is_no_further_retry() {
+        let monitor: Arc<dyn Monitor> = Arc::new(crate::event::Silent);
+        let stop = CancellationToken::new();
+        let mut retries = Retries::new(RetryPolicy::default(), &monitor, &stop, "store", "k");
+        let passing = || Fault::Passing { problem: "503".to_owned(), wait: Some(Duration::from_secs(300)), perhaps_done: false };
+        let begun = tokio::time::Instant::now();
+        let (waited, ()) = tokio::join!(retries.after(passing()), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        });
+        waited.unwrap();
+        assert!(retries.after(passing()).await.is_err());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 }

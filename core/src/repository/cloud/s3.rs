@@ -240,6 +240,7 @@ impl Provider for S3 {
         let body = Bytes::from(body);
         let mut request = Request::new(Method::POST, format!("{}?uploadId={}", self.url(path), query(id))).header("content-type", "application/xml");
         request.sha256 = Some(Sha256::of(&body));
+        request.long = true;
         let answer = self.send(conditional(request.body(vec![body]), about), "complete", path).await?;
         created(self, &answer, "complete", path)
     }

@@ -140,6 +140,7 @@ impl SessionUpload {
         let mut request = Request::new(Method::PUT, session.to_owned()).header("content-range", range).body(rest);
         request.presigned = true;
         if total.is_some() {
+            request.long = true;
             request = request.header("x-goog-hash", format!("crc32c={}", crc32c_of(self.crc.finalize())));
         }
         self.progress(&self.inner.provider.send(request, "store", &self.path).await?)

@@ -11,17 +11,17 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderValue, Method};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use object_store::RetryConfig;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::azure::{AzureAuthorizer, AzureCredentialProvider};
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
 };
-use object_store::RetryConfig;
 use object_store::gcp::GcpCredentialProvider;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An unused connection is closed after this time, before most servers do it.
 const KEPT_OPEN: Duration = Duration::from_secs(20);
+/// A store that puts parts together may be silent for so many times as long.
+const LONG: u32 = 5;
 /// Bytes of a request are handed on in pieces of this size, so that it shows whether they move.
 const PIECE_BYTES: usize = 128 << 10;
 /// No answer to a write is larger.
@@ -52,6 +54,8 @@ pub(super) struct Wire {
     client: reqwest::Client,
     signer: Signer,
     idle: Duration,
+    /// Credentials were had once: where they are not to be had now, it is worth another try.
+    known: AtomicBool,
 }
 
 impl fmt::Debug for Wire {
@@ -70,11 +74,13 @@ pub(super) struct Request {
     pub(super) sha256: Option<Sha256>,
     /// Whether the URL itself is the permission.
     pub(super) presigned: bool,
+    /// Whether the store has much to do before it answers, and may be silent for longer.
+    pub(super) long: bool,
 }
 
 impl Request {
     pub(super) fn new(method: Method, url: String) -> Self {
-        Self { method, url, headers: Vec::new(), body: Vec::new(), sha256: None, presigned: false }
+        Self { method, url, headers: Vec::new(), body: Vec::new(), sha256: None, presigned: false, long: false }
     }
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -117,7 +123,7 @@ impl Wire {
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { client, signer, idle })
+        Ok(Self { client, signer, idle, known: AtomicBool::new(false) })
     }
 
     /// Sends a request and reads the whole answer.
@@ -136,7 +142,8 @@ impl Wire {
             let sha256 = request.sha256.or((length == 0).then_some(empty));
             self.sign(&mut built, sha256.as_ref()).await?;
         }
-        let (parts, body) = self.execute(built).await?.into_parts();
+        let idle = if request.long { self.idle * LONG } else { self.idle };
+        let (parts, body) = self.execute(built, idle).await?.into_parts();
         let text = self.read(body, ANSWER_BYTES_MAX).await?;
         Ok(Answer::new(parts.status, parts.headers, text))
     }
@@ -154,6 +161,17 @@ impl Wire {
     }
 
     async fn sign(&self, request: &mut HttpRequest, sha256: Option<&Sha256>) -> Result<(), NoAnswer> {
+        match self.sign_once(request, sha256).await {
+            Err(NoAnswer::Credentials(problem)) if self.known.load(Ordering::Relaxed) => Err(NoAnswer::Unsent(format!("no credentials: {problem}"))),
+            Ok(()) => {
+                self.known.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn sign_once(&self, request: &mut HttpRequest, sha256: Option<&Sha256>) -> Result<(), NoAnswer> {
         let failed = |error: object_store::Error| NoAnswer::Credentials(describe(&error));
         match &self.signer {
             Signer::Aws { credentials, region, payload } => {
@@ -177,7 +195,7 @@ impl Wire {
     }
 
     /// Sends what is signed, and gives up where nothing moves for too long.
-    async fn execute(&self, request: HttpRequest) -> Result<http::Response<reqwest::Body>, NoAnswer> {
+    async fn execute(&self, request: HttpRequest, idle: Duration) -> Result<http::Response<reqwest::Body>, NoAnswer> {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse().map_err(|_| NoAnswer::Unsent("its address is none".to_owned()))?;
         let mut sending = reqwest::Request::new(parts.method, url);
@@ -191,7 +209,7 @@ impl Wire {
         });
         tokio::select! {
             answered = self.client.execute(sending) => answered.map(Into::into).map_err(|error| no_answer(&error)),
-            () = moved.stopped(self.idle) => Err(NoAnswer::Lost(format!("nothing moved for {} s", self.idle.as_secs()))),
+            () = moved.stopped(idle) => Err(NoAnswer::Lost(format!("nothing moved for {} s", idle.as_secs()))),
         }
     }
 }
@@ -333,7 +351,7 @@ impl HttpService for Reader {
             let empty = Sha256::of(b"");
             let digest = (request.body().content_length() == 0).then_some(&empty);
             wire.sign(&mut request, digest).await?;
-            wire.execute(request).await
+            wire.execute(request, wire.idle).await
         };
         let keep = |said| {
             // Nobody listens where `object_store` reads on by itself.
