@@ -111,7 +111,14 @@ impl fmt::Debug for Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { access: Access::default(), retry: RetryPolicy::default(), idle: IDLE, original_class: None, monitor: Arc::new(crate::event::Silent), stop: CancellationToken::new() }
+        Self {
+            access: Access::default(),
+            retry: RetryPolicy::default(),
+            idle: IDLE,
+            original_class: None,
+            monitor: Arc::new(crate::event::Silent),
+            stop: CancellationToken::new(),
+        }
     }
 }
 

@@ -184,7 +184,9 @@ impl StoreError {
             Self::Denied { .. } => Some("`immich-backup doctor` shows which credentials are used; `init` and docs/stores.md show what they have to allow"),
             Self::Full { .. } => Some("make room at the repository and run again: nothing is lost, what was stored is taken up"),
             Self::Unanswered { .. } => Some("run again: what did arrive is found and taken up"),
-            Self::Archived { .. } => Some("thaw it at the store, or bring it to a class that can be read at once, and run again; see to it that no lifecycle rule archives this repository"),
+            Self::Archived { .. } => Some(
+                "thaw it at the store, or bring it to a class that can be read at once, and run again; see to it that no lifecycle rule archives this repository",
+            ),
             Self::NoBucket { .. } => Some("make the bucket or container first, or mend its name in the URL; `immich-backup init` prints what it should allow"),
             Self::UploadLost { .. } => Some("run again: the file is sent anew"),
             Self::Unreachable { .. } => Some("check the network and the store, and run again: nothing is lost, what was stored is taken up"),

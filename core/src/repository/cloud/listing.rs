@@ -189,7 +189,8 @@ impl Running {
             match self.running.front_mut() {
                 None => return Ok(None),
                 Some(Source::Pages(pages)) => {
-                    let cut_off = || StoreError::Io { action: "list", key: self.inner.prefix.clone(), source: std::io::Error::other("the listing was cut off") };
+                    let cut_off =
+                        || StoreError::Io { action: "list", key: self.inner.prefix.clone(), source: std::io::Error::other("the listing was cut off") };
                     match pages.recv().await.ok_or_else(cut_off)?? {
                         Some(page) => return Ok(Some(page)),
                         None => drop(self.running.pop_front()),

@@ -33,7 +33,7 @@ const KEPT_OPEN: Duration = Duration::from_secs(20);
 /// A store that puts parts together may be silent for so many times as long.
 const LONG: u32 = 5;
 /// Bytes of a request are handed on in pieces of this size, so that it shows whether they move.
-const PIECE_BYTES: usize = 128 << 10;
+const PIECE_BYTES: usize = 256 << 10;
 /// No answer to a write is larger.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Nor a page of a listing: 5,000 names (Azure) of 1,024 bytes, each of them written as an entity.
