@@ -7,7 +7,7 @@
 //! - an attempt that may have happened, or that was refused because there is something, is followed by a look: what the store itself computed over
 //!   the object's bytes says whether it is ours.
 //!
-//! [`Provider`] is one kind of store, one attempt at a time; this file and those beside it retry, look and keep order.
+//! A provider (`s3`, `gcs`, `azure`) is one kind of store, one attempt at a time; this file and those beside it retry, look and keep order.
 
 mod answer;
 mod azure;
