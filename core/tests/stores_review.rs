@@ -62,7 +62,7 @@ async fn what_is_no_listing_is_not_taken_for_an_empty_one() {
         for state in ["state", "fresh"] {
             let (repository, folder) = world.open(line.store(), state).await.unwrap();
             let opened = Session::open_for_reading(repository, folder, &Silent).await;
-            assert!(opened.as_ref().is_err_and(|error| error.to_string().contains("no answer to list")), "{state}, {action:?}: {opened:?}");
+            assert!(opened.as_ref().is_err_and(|error| error.to_string().contains("could not list")), "{state}, {action:?}: {opened:?}");
         }
         line.proxy.clear_rules();
     }
