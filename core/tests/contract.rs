@@ -11,7 +11,7 @@ use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::store::{Attributes, Created, Store};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::promises::{self, create, file, key, list};
+use support::promises::{self, create, each_promise, file, key, list};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -44,23 +44,7 @@ macro_rules! contract {
                 promises::a_listing_of_many_pages_shows_each_object_once(Arc::new($make(&folder.path().join("repository"))), 23_000).await;
             }
 
-            keeps! { $make;
-                of_sixteen_creates_at_once_one_wins_and_its_content_stands
-                what_exists_is_never_changed
-                a_streamed_object_is_not_to_be_seen_before_it_is_finished
-                a_dropped_upload_never_was
-                an_upload_without_pieces_is_an_empty_object
-                bytes_come_back_whole_and_by_range
-                reading_what_is_not_there_is_told_from_failing
-                a_look_says_name_and_size
-                a_listing_comes_in_the_order_of_the_keys_bytes
-                deleting_twice_is_no_error
-                an_object_may_be_empty
-                odd_names_are_kept_byte_for_byte
-                a_name_that_cannot_be_is_answered_and_harms_nothing
-                a_barrier_covers_what_was_created_and_what_was_found
-                a_create_that_is_given_up_leaves_all_or_nothing
-            }
+            each_promise!(keeps, $make);
         }
     };
 }

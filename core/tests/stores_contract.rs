@@ -10,7 +10,7 @@ use immich_backup_testbed::gcs::{self, Double};
 use immich_backup_testbed::servers::{self, Azurite, S3sFs, SeaweedFs};
 use std::sync::Arc;
 use support::cloud::{access_of_environment, azure_at, gcs_at, open, s3_at};
-use support::promises;
+use support::promises::{self, each_promise};
 
 /// Runs every promise, each on a place of its own.
 macro_rules! keeps {
@@ -25,24 +25,7 @@ macro_rules! keeps {
 
 macro_rules! keeps_all {
     ($make:expr) => {
-        keeps! { $make;
-            of_sixteen_creates_at_once_one_wins_and_its_content_stands
-            what_exists_is_never_changed
-            a_streamed_object_is_not_to_be_seen_before_it_is_finished
-            a_dropped_upload_never_was
-            an_upload_without_pieces_is_an_empty_object
-            bytes_come_back_whole_and_by_range
-            reading_what_is_not_there_is_told_from_failing
-            a_look_says_name_and_size
-            a_listing_comes_in_the_order_of_the_keys_bytes
-            deleting_twice_is_no_error
-            an_object_may_be_empty
-            odd_names_are_kept_byte_for_byte
-            a_name_that_cannot_be_is_answered_and_harms_nothing
-            a_barrier_covers_what_was_created_and_what_was_found
-            a_create_that_is_given_up_leaves_all_or_nothing
-            a_large_object_comes_in_parts_and_is_whole
-        }
+        each_promise!(keeps, $make);
         eprintln!("a_listing_of_many_pages_shows_each_object_once");
         promises::a_listing_of_many_pages_shows_each_object_once($make("pages").await, 2_300).await;
     };

@@ -124,7 +124,9 @@ impl Run<'_> {
         let workers = self.plan.workers.get();
         let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
-        let shared = Arc::new(Shared::new(Arc::clone(&self.session.repository.store), self.session.manifest.path(), halt.clone(), self.may_find_more()?)?);
+        let has_damage = !self.session.manifest.damaged_objects()?.is_empty();
+        let store = Arc::clone(&self.session.repository.store);
+        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), self.may_find_more()?, has_damage)?);
         let (fed, result) = oneshot::channel();
         let feeder_done = done.clone();
         std::thread::spawn(move || {

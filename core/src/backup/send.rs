@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub(super) halt: CancellationToken,
     /// Whether objects may be there that the log does not name.
     look_first: bool,
+    /// Whether the log calls any object damaged, as of the start: where none is, none is asked for.
+    has_damage: bool,
 }
 
 /// How one try ended other than well.
@@ -244,7 +246,7 @@ async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, moni
     let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
     for key in key::candidates(&item.file, &material.content.digests.sha256, !has_history) {
         let asked = key.clone();
-        if shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
+        if shared.has_damage && shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
             continue;
         }
         let how = match &material.bytes {
@@ -402,7 +404,7 @@ pub(super) async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<
 }
 
 impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, manifest: &Path, halt: CancellationToken, look_first: bool) -> Result<Self, ManifestError> {
+    pub(super) fn new(store: Arc<dyn Store>, manifest: &Path, halt: CancellationToken, look_first: bool, has_damage: bool) -> Result<Self, ManifestError> {
         let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self {
             store,
@@ -412,6 +414,7 @@ impl Shared {
             memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)),
             halt,
             look_first,
+            has_damage,
         })
     }
 

@@ -43,17 +43,13 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The longest name that a store takes, with the repository's prefix: 1,024 bytes at all of them.
 const NAME_BYTES_MAX: usize = 1_024;
-
-/// Content is sent unseen only after so many names in a row were found free: what a dead run stored and could not announce lies together, and is not
-/// to be sent again only to be refused.
-const LOOKS: u32 = 32;
 
 /// With what stores are reached. The core never reads the environment: whoever opens a store brings this along.
 #[derive(Clone, Default)]
@@ -170,8 +166,6 @@ struct Inner {
     options: Options,
     /// Whether the store refuses to create what exists, as far as is known.
     conditional: AtomicBool,
-    /// How many names of files are looked at before content is sent for one unseen.
-    looks: AtomicU32,
     journal: Mutex<Option<Arc<Journal>>>,
 }
 
@@ -194,15 +188,7 @@ impl CloudStore {
             Place::Directory(path) => return Err(OpenStoreError::Client { problem: format!("`{}` is a directory", path.display()) }),
         };
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let inner = Inner {
-            url: place.to_string(),
-            prefix,
-            provider,
-            options,
-            conditional: AtomicBool::new(true),
-            looks: AtomicU32::new(0),
-            journal: Mutex::new(None),
-        };
+        let inner = Inner { url: place.to_string(), prefix, provider, options, conditional: AtomicBool::new(true), journal: Mutex::new(None) };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -223,20 +209,6 @@ impl Inner {
     fn about(&self, attributes: &Attributes) -> About {
         let class = if attributes.kind == Kind::File(Class::Original) { self.options.original_class.clone() } else { None };
         About { class, sha256: attributes.sha256, mtime_ns: attributes.mtime_ns, part_bytes: None, create_only: self.is_conditional() }
-    }
-
-    /// Whether there is something, where that is likely enough for a look before the content is sent.
-    async fn is_left_over(&self, path: &str) -> Result<bool, StoreError> {
-        if self.looks.load(Ordering::Relaxed) == 0 {
-            return Ok(false);
-        }
-        let found = self.head(path).await?.is_some();
-        if found {
-            self.looks.store(LOOKS, Ordering::Relaxed);
-        } else {
-            self.looks.try_update(Ordering::Relaxed, Ordering::Relaxed, |looks| looks.checked_sub(1)).ok();
-        }
-        Ok(found)
     }
 
     /// Tries until it is answered.
@@ -357,7 +329,7 @@ impl Inner {
         };
         let location = location(path)?;
         let options = GetOptions { range, ..GetOptions::default() };
-        let (got, said) = wire::heard(self.provider.objects().get_opts(&location, options)).await;
+        let (got, said) = wire::heard(self.provider.line().objects.get_opts(&location, options)).await;
         match (got, said) {
             (Ok(result), _) => Ok(result.into_stream()),
             // Nothing lies that far.
@@ -373,7 +345,7 @@ impl Inner {
     /// Lists one page: what it has, and where it goes on.
     async fn page(&self, prefix: &str, options: &listing::PageOptions) -> Result<listing::Page, StoreError> {
         self.patiently("list", prefix, || async {
-            let (got, said) = wire::heard(self.provider.pages().list_paginated((!prefix.is_empty()).then_some(prefix), options.for_store())).await;
+            let (got, said) = wire::heard(self.provider.line().pages.list_paginated((!prefix.is_empty()).then_some(prefix), options.for_store())).await;
             match (got, said) {
                 (Ok(result), _) => Ok(listing::Page::new(result)),
                 (Err(_), Some(Ok(answer))) if !answer.is_success() => Err(answer.fault("list", prefix)),
@@ -589,7 +561,6 @@ impl Store for CloudStore {
                 Journal::open(file).map_err(|source| StoreError::Io { action: "note uploads in", key: file.display().to_string(), source })?;
             inner.clear_up(begun, &journal).await;
             *inner.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(journal));
-            inner.looks.store(LOOKS, Ordering::Relaxed);
         }
         Ok(created)
     }
@@ -605,16 +576,7 @@ impl Store for CloudStore {
     }
 
     async fn create(&self, key: &Key, content: Bytes, attributes: &Attributes) -> Result<Created, StoreError> {
-        let (inner, path) = (&self.0, self.0.path(key));
-        let is_file = matches!(attributes.kind, Kind::File(_));
-        if is_file && inner.is_left_over(&path).await? {
-            return Ok(Created::Exists);
-        }
-        let created = inner.create(&path, &content, &inner.about(attributes)).await?;
-        if is_file && created == Created::Exists {
-            inner.looks.store(LOOKS, Ordering::Relaxed);
-        }
-        Ok(created)
+        self.0.create(&self.0.path(key), &content, &self.0.about(attributes)).await
     }
 
     async fn create_streamed(&self, key: &Key, attributes: &Attributes) -> Result<Box<dyn Upload>, StoreError> {

@@ -4,22 +4,19 @@ use super::super::checksum::Checksum;
 use super::super::place::AzurePlace;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, md5_of, query, rfc3339};
-use super::wire::{Reader, Request, Signer, Wire, describe, for_tokens};
+use super::wire::{Line, Reader, Request, Signer, Wire, describe, for_tokens};
 use super::{Access, OpenStoreError};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::list::PaginatedListStore;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, RetryConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) struct Azure {
-    wire: Arc<Wire>,
-    objects: Arc<dyn ObjectStore>,
-    pages: Arc<dyn PaginatedListStore>,
+    line: Line,
     base: String,
 }
 
@@ -49,9 +46,8 @@ impl Azure {
             .map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder.with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));
-        let store = Arc::new(reading.build().map_err(failed)?);
-        let (objects, pages): (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>) = (store.clone(), store);
-        Ok(Self { wire, objects, pages, base: format!("{}/{}", endpoint.trim_end_matches('/'), place.container) })
+        let store = reading.build().map_err(failed)?;
+        Ok(Self { line: Line::new(wire, store), base: format!("{}/{}", endpoint.trim_end_matches('/'), place.container) })
     }
 }
 
@@ -79,12 +75,8 @@ fn block_id(id: &str, number: usize) -> String {
 
 #[async_trait]
 impl Provider for Azure {
-    fn objects(&self) -> &Arc<dyn ObjectStore> {
-        &self.objects
-    }
-
-    fn pages(&self) -> &Arc<dyn PaginatedListStore> {
-        &self.pages
+    fn line(&self) -> &Line {
+        &self.line
     }
 
     /// `startFrom` belongs to versions from 2026-02-06 on, and an earlier one is spoken here; some that do not know it list nothing
@@ -99,10 +91,6 @@ impl Provider for Azure {
 
     fn url(&self, path: &str) -> String {
         format!("{}/{}", self.base, encoded(path))
-    }
-
-    async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault> {
-        self.wire.send(request).await.map_err(|error| error.fault(action, path))
     }
 
     /// <https://learn.microsoft.com/rest/api/storageservices/put-blob>: `Content-MD5` is verified as the bytes arrive.
@@ -145,14 +133,5 @@ impl Provider for Azure {
         request.long = true;
         let answer = self.send(described(request, about).body(vec![body]), "complete", path).await?;
         created(self, &answer, "complete", path)
-    }
-
-    /// Blocks of nobody are gone after a week.
-    async fn abort(&self, _: &str, _: &str) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn begin_session(&self, path: &str, _: &About) -> Result<Result<String, Put>, Fault> {
-        Err(Fault::Unknown(format!("Azure has no sessions (`{path}`)")))
     }
 }

@@ -4,25 +4,21 @@
 use super::super::checksum::Checksum;
 use super::super::place::GcsPlace;
 use super::answer::{Answer, Fault};
-use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, from_base64, query, rfc3339};
-use super::wire::{Reader, Request, Signer, Wire, describe, for_tokens};
+use super::provider::{About, Provider, Put, Streaming, base64, created, encoded, from_base64, query, rfc3339};
+use super::wire::{Line, Reader, Request, Signer, Wire, describe, for_tokens};
 use super::{Access, GcsCredentials, OpenStoreError};
-use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use object_store::gcp::GoogleCloudStorageBuilder;
-use object_store::list::PaginatedListStore;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, RetryConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
 const ENDPOINT: &str = "https://storage.googleapis.com";
 
 pub(super) struct Gcs {
-    wire: Arc<Wire>,
-    objects: Arc<dyn ObjectStore>,
-    pages: Arc<dyn PaginatedListStore>,
+    line: Line,
     endpoint: String,
     bucket: String,
 }
@@ -47,9 +43,8 @@ impl Gcs {
         let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder().with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));
-        let store = Arc::new(reading.build().map_err(failed)?);
-        let (objects, pages): (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>) = (store.clone(), store);
-        Ok(Self { wire, objects, pages, endpoint, bucket: place.bucket.clone() })
+        let store = reading.build().map_err(failed)?;
+        Ok(Self { line: Line::new(wire, store), endpoint, bucket: place.bucket.clone() })
     }
 }
 
@@ -68,12 +63,8 @@ fn unusable(credentials: &GcsCredentials, error: &object_store::Error) -> OpenSt
 
 #[async_trait]
 impl Provider for Gcs {
-    fn objects(&self) -> &Arc<dyn ObjectStore> {
-        &self.objects
-    }
-
-    fn pages(&self) -> &Arc<dyn PaginatedListStore> {
-        &self.pages
+    fn line(&self) -> &Line {
+        &self.line
     }
 
     fn streaming(&self) -> Streaming {
@@ -82,10 +73,6 @@ impl Provider for Gcs {
 
     fn url(&self, path: &str) -> String {
         format!("{}/{}/{}", self.endpoint, self.bucket, encoded(path))
-    }
-
-    async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault> {
-        self.wire.send(request).await.map_err(|error| error.fault(action, path))
     }
 
     /// <https://cloud.google.com/storage/docs/xml-api/put-object-upload>
@@ -117,22 +104,6 @@ impl Provider for Gcs {
 
     fn crc32c(&self, answer: &Answer) -> Option<u32> {
         hash(answer, "crc32c=").map(u32::from_be_bytes)
-    }
-
-    async fn begin_parts(&self, path: &str, _: &About) -> Result<String, Fault> {
-        Err(no_parts(path))
-    }
-
-    async fn put_part(&self, path: &str, _: &str, _: usize, _: &[Bytes], _: Sha256) -> Result<Part, Fault> {
-        Err(no_parts(path))
-    }
-
-    async fn complete(&self, path: &str, _: &str, _: &[Part], _: &About) -> Result<Put, Fault> {
-        Err(no_parts(path))
-    }
-
-    async fn abort(&self, _: &str, _: &str) -> Result<(), Fault> {
-        Ok(())
     }
 
     /// <https://cloud.google.com/storage/docs/performing-resumable-uploads>
@@ -173,8 +144,4 @@ fn hash<const N: usize>(answer: &Answer, kind: &str) -> Option<[u8; N]> {
 /// A CRC32C as Google writes it.
 pub(super) fn crc32c_of(crc: u64) -> String {
     base64(&u32::try_from(crc).unwrap_or_default().to_be_bytes())
-}
-
-fn no_parts(path: &str) -> Fault {
-    Fault::Unknown(format!("parts take no condition at Google (`{path}`)"))
 }

@@ -3,15 +3,12 @@
 use super::super::checksum::Checksum;
 use super::super::store::StoreError;
 use super::answer::{Answer, Fault};
-use super::wire::Request;
+use super::wire::{Line, Request};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
-use object_store::ObjectStore;
-use object_store::list::PaginatedListStore;
 use std::fmt;
-use std::sync::Arc;
 
 /// What goes along with an object, in the store's words.
 #[derive(Debug, Clone, Default)]
@@ -69,17 +66,17 @@ pub(super) enum Streaming {
 /// A store's way of saying things.
 #[async_trait]
 pub(super) trait Provider: Send + Sync {
-    /// For reading.
-    fn objects(&self) -> &Arc<dyn ObjectStore>;
-    /// For listing.
-    fn pages(&self) -> &Arc<dyn PaginatedListStore>;
+    fn line(&self) -> &Line;
     /// Whether a listing can begin after a key.
     fn lists_after(&self) -> bool {
         true
     }
     fn streaming(&self) -> Streaming;
     fn url(&self, path: &str) -> String;
-    async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault>;
+
+    async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault> {
+        self.line().wire.send(request).await.map_err(|error| error.fault(action, path))
+    }
 
     async fn ask_head(&self, path: &str) -> Result<Answer, Fault> {
         self.send(Request::new(Method::HEAD, self.url(path)), "look at", path).await
@@ -106,15 +103,28 @@ pub(super) trait Provider: Send + Sync {
         false
     }
 
-    /// Begins an object of several parts, and gives what it is called.
-    async fn begin_parts(&self, path: &str, about: &About) -> Result<String, Fault>;
-    async fn put_part(&self, path: &str, id: &str, number: usize, content: &[Bytes], sha256: Sha256) -> Result<Part, Fault>;
-    async fn complete(&self, path: &str, id: &str, parts: &[Part], about: &About) -> Result<Put, Fault>;
-    /// Ends an upload that is not wanted any more; `NotFound` where it is over already.
-    async fn abort(&self, path: &str, id: &str) -> Result<(), Fault>;
+    /// Begins an object of several parts, and gives what it is called. This and what goes on from it, where [`Streaming::Parts`].
+    async fn begin_parts(&self, path: &str, _: &About) -> Result<String, Fault> {
+        Err(unstreamed("parts", path))
+    }
 
-    /// Begins a session, and gives its URL.
-    async fn begin_session(&self, path: &str, about: &About) -> Result<Result<String, Put>, Fault>;
+    async fn put_part(&self, path: &str, _id: &str, _number: usize, _content: &[Bytes], _: Sha256) -> Result<Part, Fault> {
+        Err(unstreamed("parts", path))
+    }
+
+    async fn complete(&self, path: &str, _id: &str, _: &[Part], _: &About) -> Result<Put, Fault> {
+        Err(unstreamed("parts", path))
+    }
+
+    /// Ends an upload that is not wanted any more; `NotFound` where it is over already. Where there is nothing to end, it ends by itself.
+    async fn abort(&self, _path: &str, _id: &str) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Begins a session, and gives its URL, where [`Streaming::Session`].
+    async fn begin_session(&self, path: &str, _: &About) -> Result<Result<String, Put>, Fault> {
+        Err(unstreamed("sessions", path))
+    }
 
     async fn head(&self, path: &str) -> Result<Option<Seen>, Fault> {
         let answer = self.ask_head(path).await?;
@@ -146,6 +156,11 @@ pub(super) trait Provider: Send + Sync {
             fault => Err(fault),
         }
     }
+}
+
+/// A store was asked for what [`Provider::streaming`] says it has not.
+fn unstreamed(what: &str, path: &str) -> Fault {
+    StoreError::Io { action: "store", key: path.to_owned(), source: std::io::Error::other(format!("this store has no {what}")) }.into()
 }
 
 /// What the answer to an attempt to create something means.

@@ -4,15 +4,14 @@ use super::super::checksum::Checksum;
 use super::super::place::S3Place;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, from_base64, md5_of, query, seconds};
-use super::wire::{Reader, Request, Signer, Wire};
+use super::wire::{Line, Reader, Request, Signer, Wire};
 use super::{Access, OpenStoreError};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::list::PaginatedListStore;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, RetryConfig};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +21,7 @@ use std::time::Duration;
 const ANY_REGION: &str = "us-east-1";
 
 pub(super) struct S3 {
-    wire: Arc<Wire>,
-    objects: Arc<dyn ObjectStore>,
-    pages: Arc<dyn PaginatedListStore>,
+    line: Line,
     base: String,
     /// Whether the store takes `x-amz-checksum-sha256`.
     checksum: AtomicBool,
@@ -78,9 +75,13 @@ impl S3 {
             .with_http_connector(Reader(Arc::clone(&wire)))
             .build()
             .map_err(|error| OpenStoreError::Client { problem: super::wire::describe(&error) })?;
-        let store = Arc::new(store);
-        let (objects, pages): (Arc<dyn ObjectStore>, Arc<dyn PaginatedListStore>) = (store.clone(), store);
-        Ok(Self { wire, objects, pages, base, checksum: AtomicBool::new(place.checksum), says_checksum: AtomicBool::new(true), metadata: place.metadata })
+        Ok(Self {
+            line: Line::new(wire, store),
+            base,
+            checksum: AtomicBool::new(place.checksum),
+            says_checksum: AtomicBool::new(true),
+            metadata: place.metadata,
+        })
     }
 
     fn has_checksum(&self) -> bool {
@@ -124,12 +125,8 @@ fn conditional(request: Request, about: &About) -> Request {
 
 #[async_trait]
 impl Provider for S3 {
-    fn objects(&self) -> &Arc<dyn ObjectStore> {
-        &self.objects
-    }
-
-    fn pages(&self) -> &Arc<dyn PaginatedListStore> {
-        &self.pages
+    fn line(&self) -> &Line {
+        &self.line
     }
 
     fn streaming(&self) -> Streaming {
@@ -138,10 +135,6 @@ impl Provider for S3 {
 
     fn url(&self, path: &str) -> String {
         format!("{}/{}", self.base, encoded(path))
-    }
-
-    async fn send(&self, request: Request, action: &'static str, path: &str) -> Result<Answer, Fault> {
-        self.wire.send(request).await.map_err(|error| error.fault(action, path))
     }
 
     /// HEAD says the checksum only if it is asked for; some (Backblaze B2) refuse to be asked, and cannot say so, as there is no body.
@@ -257,10 +250,6 @@ impl Provider for S3 {
         let request = Request::new(Method::DELETE, self.url(path)).header("if-match", "\"00000000000000000000000000000000\"");
         let answer = self.send(request, "delete", path).await?;
         if answer.is_success() || matches!(answer.status.as_u16(), 404 | 412) { Ok(()) } else { Err(answer.fault("delete", path)) }
-    }
-
-    async fn begin_session(&self, path: &str, _: &About) -> Result<Result<String, Put>, Fault> {
-        Err(Fault::Unknown(format!("S3 has no sessions (`{path}`)")))
     }
 }
 

@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderValue, Method};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use object_store::ObjectStore;
 use object_store::RetryConfig;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::azure::{AzureAuthorizer, AzureCredentialProvider};
@@ -18,6 +19,7 @@ use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
 };
 use object_store::gcp::GcpCredentialProvider;
+use object_store::list::PaginatedListStore;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -61,6 +63,20 @@ pub(super) struct Wire {
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wire").field("idle", &self.idle).finish_non_exhaustive()
+    }
+}
+
+/// A store as it is written to, and as it is read and listed by `object_store`.
+pub(super) struct Line {
+    pub(super) wire: Arc<Wire>,
+    pub(super) objects: Arc<dyn ObjectStore>,
+    pub(super) pages: Arc<dyn PaginatedListStore>,
+}
+
+impl Line {
+    pub(super) fn new(wire: Arc<Wire>, store: impl ObjectStore + PaginatedListStore) -> Self {
+        let store = Arc::new(store);
+        Self { wire, objects: store.clone(), pages: store }
     }
 }
 
