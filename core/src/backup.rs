@@ -277,6 +277,7 @@ impl Run<'_> {
         let roots = self.sources.iter().map(|open| SourceRoot {
             external: external(&open.source.root),
             path: crate::model::encode_segment(open.source.path.as_os_str().as_encoded_bytes()).into_owned(),
+            server_path: None,
         });
         let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
         self.commit(&[Fact::RunStarted(started)]).await?;
@@ -354,6 +355,10 @@ impl Run<'_> {
             rehashed: self.rehashed,
             originals_only: self.plan.scope.originals_only,
             exclude: self.plan.scope.exclude.texts().to_vec(),
+            dump: None,
+            proof: None,
+            doubtful_count: 0,
+            doubtful: Vec::new(),
         };
         self.commit(&[Fact::Snapshot(snapshot)]).await
     }

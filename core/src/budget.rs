@@ -77,3 +77,6 @@ pub const MANIFEST_PAGE_ROWS: usize = 1_000;
 
 /// Names that one report (snapshot, summary, plan) lists of each kind; the rest is counted.
 pub const NAMED_MAX: usize = 1_000;
+
+/// Names of each verdict that a proof lists; the rest is counted. They go into the log with every snapshot.
+pub const PROOF_NAMED_MAX: usize = 100;

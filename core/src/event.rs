@@ -10,6 +10,10 @@ use std::sync::Mutex;
 pub enum Phase {
     /// Reading the log into the local manifest.
     Refresh,
+    /// Running `pg_dump`.
+    Dump,
+    /// Sending the dump.
+    SendDump,
     /// Walking the library and storing what is new.
     Store,
     /// Looking again for what was not seen.
@@ -18,6 +22,14 @@ pub enum Phase {
     List,
     /// Reading objects back.
     ReadBack,
+    /// Comparing what the dump names with what is stored.
+    Prove,
+    /// Reading a stored dump, to verify it or to list what it names.
+    ReadDump,
+    /// Loading a dump into a database.
+    Load,
+    /// Counting the rows of a database.
+    CountRows,
     /// Comparing a restore's target with the plan.
     Compare,
     /// Writing restored files.
@@ -89,6 +101,28 @@ pub enum Event {
         files: u64,
         /// Their size.
         bytes: u64,
+    },
+    /// Text of the database's dump was read, from `pg_dump` or from the repository.
+    DumpRead {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// Text of a dump was given to the database.
+    DumpLoaded {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// A dump is in the repository now.
+    DumpStored {
+        /// Its key.
+        key: String,
+        /// Its size as stored.
+        size_bytes: u64,
+    },
+    /// A file that contradicts what Immich recorded was stored beside the good one, which stays.
+    FileDoubtful {
+        /// The file.
+        path: FilePath,
     },
     /// Bytes of a file were read, hashed and handed to the store.
     BytesSent {

@@ -3,11 +3,12 @@
 //! This crate decides everything and shows nothing: it never prints, never reads the environment and never ends
 //! the process. What happened goes out as [`event::Event`]s through one [`event::Monitor`].
 //!
-//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`estimate`]) → [`library`], [`repository`] →
-//! [`model`], [`event`]. See `ARCHITECTURE.md`.
+//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`estimate`]) → [`library`], [`database`],
+//! [`repository`] → [`model`], [`event`], [`verdict`]. See `ARCHITECTURE.md`.
 
 pub mod backup;
 pub mod budget;
+pub mod database;
 mod durable;
 pub mod estimate;
 pub mod event;
@@ -16,4 +17,5 @@ pub mod model;
 pub mod repository;
 pub mod restore;
 mod task;
+pub mod verdict;
 pub mod verify;

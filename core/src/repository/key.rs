@@ -1,6 +1,7 @@
 //! Which key an object gets. The map from (path, content) to keys is one to one; see docs/format.md.
 
 use crate::model::{FilePath, Root, Sha256};
+use jiff::Timestamp;
 use std::fmt;
 
 /// Longest key that every provider takes.
@@ -55,6 +56,15 @@ impl Key {
         Self(format!("{LOG}{sequence:010}-{writer}.ndjson.zst"))
     }
 
+    /// The key of the dump that began at `at`, of a server of version `immich_version`; `compression` is the end of its name, `gz` or `zst`.
+    /// A version that could not stand in a key is written as `unknown`.
+    #[must_use]
+    pub fn dump(at: Timestamp, immich_version: &str, compression: &str) -> Self {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+        let version = immich_version.strip_prefix('v').unwrap_or(immich_version);
+        let version = if version.is_empty() || version.len() > 40 || !version.chars().all(plain) { "unknown" } else { version };
+        Self(format!("{DUMPS}{}-immich-v{version}.sql.{compression}", at.strftime("%Y-%m-%dT%H-%M-%SZ")))
+    }
     /// The key of the manifest's copy as of log entry `sequence`.
     #[must_use]
     pub fn manifest(sequence: u64) -> Self {
@@ -68,6 +78,8 @@ impl fmt::Display for Key {
     }
 }
 
+/// Where dumps of the database lie.
+pub const DUMPS: &str = "database/";
 /// Where log entries lie.
 pub const LOG: &str = "log/";
 /// Where copies of the manifest lie.

@@ -10,7 +10,7 @@ mod select;
 pub use apply::Applied;
 pub use copy::unpack;
 pub use lookup::{Lookup, StandingFolder};
-pub use question::{CurrentFile, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
+pub use question::{CurrentFile, DrillRow, DumpRow, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
 
 pub use scratch::{Expected, ExpectedObject, Unseen};
 pub use select::{SelectError, Selector};
@@ -23,7 +23,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use std::path::{Path, PathBuf};
 
 /// The version of the schema. A local manifest of another version is made anew; a copy of another version is not used.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = include_str!("manifest/schema.sql");
 
@@ -107,6 +107,7 @@ pub struct Manifest {
 fn local_indexes() -> String {
     format!(
         "CREATE INDEX IF NOT EXISTS version_by_content ON version(substr(sha256, 1, 8));
+         CREATE INDEX IF NOT EXISTS version_by_sha1 ON version(substr(sha1, 1, 8));
          CREATE INDEX IF NOT EXISTS version_by_key ON version(key) WHERE key IS NOT NULL;
          CREATE INDEX IF NOT EXISTS version_by_size ON version(size) WHERE size > {ONE_SHOT_BYTES_MAX};
          CREATE INDEX IF NOT EXISTS version_by_end ON version(until) WHERE until IS NOT NULL;"

@@ -2,6 +2,7 @@
 
 use super::super::key::Key;
 use crate::model::{Class, Digests, ExternalName, FilePath, FileTimes, Part, Root, RootPath, RunId, Sha1, Sha256};
+use crate::verdict::Proof;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,14 @@ pub enum Fact {
     RunEnded(Ended),
     /// A copy of the manifest exists.
     Manifest(ManifestCopy),
+    /// A dump of the database is stored.
+    Dump(DumpFact),
+    /// A path has content in the library that contradicts what Immich recorded of it: kept beside what stands, which stays.
+    Doubtful(StoredFact),
+    /// A dump was restored into a throw-away database and checked.
+    Drilled(Drilled),
+    /// These objects are not needed any more and are being removed.
+    Pruned(Pruned),
     /// The store was listed and compared.
     Listed(Listed),
     /// Objects were read back and compared.
@@ -56,6 +65,9 @@ pub struct SourceRoot {
     pub external: Option<ExternalName>,
     /// Where it lies on that machine, in canonical text.
     pub path: String,
+    /// For an external library: where Immich's server sees it, in canonical text, where that is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_path: Option<String>,
 }
 
 /// See [`Fact::Stored`].
@@ -258,6 +270,99 @@ pub struct SnapshotFact {
     /// Patterns left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// The dump that belongs to it; absent where no database was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<String>,
+    /// What the dump names, compared with what is stored; absent where the dump is not Immich's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// How many files of the library contradict what Immich recorded, while the right content stands.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub doubtful_count: u64,
+    /// The first of them, as people see them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubtful: Vec<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// See [`Fact::Dump`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpFact {
+    /// Its object.
+    pub key: String,
+    /// Of the object as stored.
+    pub sha256: Sha256,
+    /// Of the object as stored, in bytes.
+    pub size: u64,
+    /// Of the text, in bytes.
+    pub plain_size: u64,
+    /// When `pg_dump` began.
+    pub taken_at: Timestamp,
+    /// Immich's version, where anything told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immich_version: Option<String>,
+    /// Of the server that it was taken from, e.g. `15.20`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
+    /// Of the program that wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_version: Option<String>,
+    /// Rows in all tables together.
+    pub rows: u64,
+    /// Tables whose rows could not be dumped, because the database is damaged there; Immich can make them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_data: Vec<String>,
+}
+
+/// See [`Fact::Drilled`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drilled {
+    /// When it began.
+    pub at: Timestamp,
+    /// The snapshot.
+    pub snapshot: RunId,
+    /// How it ended.
+    pub outcome: DrillOutcome,
+    /// Tables whose rows were counted.
+    pub tables: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Assets with a checksum in the restored database.
+    pub assets: u64,
+    /// Of these, assets whose bytes were fetched and compared.
+    pub sampled: u64,
+    /// What was wrong, in words: the first of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// Tables that were loaded without their own column types, because the throw-away server lacks an extension.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub as_text: Vec<String>,
+}
+
+/// How a drill ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrillOutcome {
+    /// All was as it should be.
+    Passed,
+    /// All that was checked was as it should be, but some tables were loaded as text.
+    Partial,
+    /// Something was not as it should be.
+    Failed,
+}
+
+/// See [`Fact::Pruned`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// When.
+    pub at: Timestamp,
+    /// The objects. Written down before they are removed: what a prune that died left is removed by the next.
+    pub keys: Vec<String>,
+    /// By which rule, as people wrote it.
+    pub rule: String,
 }
 
 /// See [`Fact::RunEnded`].

@@ -139,6 +139,22 @@ impl Manifest {
                 )?;
                 Ok(())
             }
+            Fact::Dump(dump) => {
+                self.connection.execute(
+                    "INSERT OR REPLACE INTO dump(key, sequence, taken_at, fact) VALUES (?1, ?2, ?3, ?4)",
+                    params![dump.key, sequence, dump.taken_at.to_string(), json(dump)],
+                )?;
+                Ok(())
+            }
+            Fact::Doubtful(doubtful) => self.doubt(sequence, doubtful),
+            Fact::Drilled(drilled) => {
+                self.connection.execute(
+                    "INSERT OR REPLACE INTO drill(sequence, at, fact) VALUES (?1, ?2, ?3)",
+                    params![sequence, drilled.at.to_string(), json(drilled)],
+                )?;
+                Ok(())
+            }
+            Fact::Pruned(pruned) => pruned.keys.iter().try_for_each(|key| self.prune(sequence, key)),
             Fact::Listed(listed) => self.verified(sequence, "listed", listed.at, (1, 0), listed.objects, listed.damaged),
             Fact::Read(read) => self.verified(sequence, "read", read.at, (read.sample.of, read.sample.part), read.objects, read.damaged),
             Fact::Damaged(damaged) => self.damage(sequence, damaged),
@@ -216,15 +232,31 @@ impl Manifest {
             self.totals.of_mut(class).remove(previous.size);
         }
         self.totals.of_mut(class).add(stored.size);
+        self.insert(folder, name, (sequence, None), stored)
+    }
+
+    /// Content that never stands: a version without length.
+    fn doubt(&mut self, sequence: i64, stored: &StoredFact) -> rusqlite::Result<()> {
+        let file = stored.file();
+        let (folder, name) = file.path.split();
+        let folder = self.folder_id(&file.root, folder)?;
+        let known = self
+            .connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM version WHERE folder = ?1 AND name = ?2 AND sha256 = ?3)")?
+            .query_row(params![folder, name, stored.sha256.0], |row| row.get::<_, bool>(0))?;
+        if known { Ok(()) } else { self.insert(folder, name, (sequence, Some(sequence)), stored) }
+    }
+
+    fn insert(&self, folder: i64, name: &str, (since, until): (i64, Option<i64>), stored: &StoredFact) -> rusqlite::Result<()> {
         let mut insert: CachedStatement<'_> = self.connection.prepare_cached(
-            "INSERT INTO version(folder, name, since, sha256, sha1, size, mtime_ns, ctime_ns, mode, key, etag, damaged)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, (SELECT since FROM damage WHERE key = ?12))",
+            "INSERT INTO version(folder, name, since, sha256, sha1, size, mtime_ns, ctime_ns, mode, key, etag, damaged, until)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, (SELECT since FROM damage WHERE key = ?12), ?13)",
         )?;
-        let home = super::super::key::home(&file).map(|key| key.to_string());
+        let home = super::super::key::home(&stored.file()).map(|key| key.to_string());
         insert.execute(params![
             folder,
             name,
-            sequence,
+            since,
             stored.sha256.0,
             stored.sha1.0,
             signed(stored.size),
@@ -234,7 +266,24 @@ impl Manifest {
             stored.key,
             stored.etag,
             stored.key.as_ref().or(home.as_ref()),
+            until,
         ])?;
+        Ok(())
+    }
+
+    /// Forgets what lies in the object `key`, but for dumps: that they were there stays known.
+    fn prune(&self, sequence: i64, key: &str) -> rusqlite::Result<()> {
+        self.connection.execute("INSERT OR REPLACE INTO pruned(key, sequence) VALUES (?1, ?2)", params![key, sequence])?;
+        self.connection.execute("UPDATE dump SET pruned = ?2 WHERE key = ?1", params![key, sequence])?;
+        self.connection.execute("DELETE FROM manifest_copy WHERE key = ?1", [key])?;
+        self.connection.execute("DELETE FROM damage WHERE key = ?1", [key])?;
+        self.connection.execute("DELETE FROM version WHERE key = ?1 AND until IS NOT NULL", [key])?;
+        let Some(file) = file_at_home(key) else { return Ok(()) };
+        let (folder, name) = file.path.split();
+        self.connection.execute(
+            "DELETE FROM version WHERE key IS NULL AND until IS NOT NULL AND name = ?3 AND folder = (SELECT id FROM folder WHERE external = ?1 AND path = ?2)",
+            params![file.root.external_or_empty(), folder, name],
+        )?;
         Ok(())
     }
 

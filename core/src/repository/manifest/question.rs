@@ -1,7 +1,7 @@
 //! What is asked of the manifest: a method for each question.
 
 use super::super::key;
-use super::super::log::{RunStarted, SnapshotFact};
+use super::super::log::{Drilled, DumpFact, RunStarted, SnapshotFact};
 use super::{Manifest, ManifestError, page_rows, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
 use crate::model::{Digests, FilePath, FileTimes, Root, RootPath, RunId, Sha1, Sha256, WriterId};
@@ -95,6 +95,26 @@ pub struct RunRow {
     pub withheld: (u64, u64),
     /// How it began.
     pub started: RunStarted,
+}
+
+/// A dump, as the log tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DumpRow {
+    /// The log entry that says so.
+    pub sequence: u64,
+    /// Whether it was pruned since.
+    pub pruned: bool,
+    /// All else.
+    pub fact: DumpFact,
+}
+
+/// A drill, as the log tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillRow {
+    /// The log entry that says so.
+    pub sequence: u64,
+    /// All else.
+    pub fact: Drilled,
 }
 
 /// A look at the objects themselves.
@@ -196,7 +216,7 @@ impl Manifest {
     /// # Errors
     /// As [`Self::each_file`].
     pub fn each_archived<E: From<ManifestError>>(&self, sequence: u64, mut show: impl FnMut(FileRow) -> Result<(), E>) -> Result<(), E> {
-        let last = "v.since = (SELECT max(w.since) FROM version w WHERE w.folder = v.folder AND w.name = v.name AND w.since <= ?1)";
+        let last = "v.since = (SELECT max(w.since) FROM version w WHERE w.folder = v.folder AND w.name = v.name AND w.since <= ?1 AND (w.until IS NULL OR w.until > w.since))";
         let sql = format!("SELECT {FILE_COLUMNS} FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND v.until <= ?1 AND {last} ORDER BY v.name LIMIT ?4");
         self.each_page(&sql, sequence, &mut show)
     }
@@ -331,7 +351,7 @@ impl Manifest {
                 outcome: row.get(4)?,
                 reason: row.get(5)?,
                 withheld: (unsigned(row.get(7)?), unsigned(row.get(8)?)),
-                started: converted(6, serde_json::from_str(&row.get::<_, String>(6)?))?,
+                started: from_json(row, 6)?,
             })
         });
         rows.and_then(Iterator::collect).map_err(&failed)
@@ -446,6 +466,51 @@ impl Manifest {
         self.connection.query_row("SELECT coalesce(max(id), 0) FROM folder", [], |row| row.get(0)).map_err(self.failed("read"))
     }
 
+    /// All dumps that there are or were, oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn dumps(&self) -> Result<Vec<DumpRow>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT sequence, pruned IS NOT NULL, fact FROM dump ORDER BY taken_at, key").map_err(&failed)?;
+        let rows = query.query_map([], |row| Ok(DumpRow { sequence: unsigned(row.get(0)?), pruned: row.get(1)?, fact: from_json(row, 2)? }));
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// The dump in the object `key`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn dump(&self, key: &str) -> Result<Option<DumpRow>, ManifestError> {
+        self.connection
+            .query_row("SELECT sequence, pruned IS NOT NULL, fact FROM dump WHERE key = ?1", [key], |row| {
+                Ok(DumpRow { sequence: unsigned(row.get(0)?), pruned: row.get(1)?, fact: from_json(row, 2)? })
+            })
+            .optional()
+            .map_err(self.failed("read"))
+    }
+
+    /// The newest drill.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_drill(&self) -> Result<Option<DrillRow>, ManifestError> {
+        self.connection
+            .query_row("SELECT sequence, fact FROM drill ORDER BY sequence DESC LIMIT 1", [], |row| {
+                Ok(DrillRow { sequence: unsigned(row.get(0)?), fact: from_json(row, 1)? })
+            })
+            .optional()
+            .map_err(self.failed("read"))
+    }
+
+    /// How the run `id` began; `None` where the log does not know it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn run_started(&self, id: RunId) -> Result<Option<RunStarted>, ManifestError> {
+        self.connection.query_row("SELECT fact FROM run WHERE id = ?1", [id.to_string()], |row| from_json(row, 0)).optional().map_err(self.failed("read"))
+    }
+
     /// How many versions there are of all paths.
     ///
     /// # Errors
@@ -475,12 +540,12 @@ impl Manifest {
     }
 }
 
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    converted(column, serde_json::from_str(&row.get::<_, String>(column)?))
+}
+
 fn snapshot_row(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
-    Ok(SnapshotRow {
-        sequence: unsigned(row.get(0)?),
-        id: converted(1, row.get::<_, String>(1)?.parse())?,
-        fact: converted(2, serde_json::from_str(&row.get::<_, String>(2)?))?,
-    })
+    Ok(SnapshotRow { sequence: unsigned(row.get(0)?), id: converted(1, row.get::<_, String>(1)?.parse())?, fact: from_json(row, 2)? })
 }
 
 pub(super) fn known_content(connection: &Connection, content: &Sha256) -> rusqlite::Result<Vec<StoredContent>> {

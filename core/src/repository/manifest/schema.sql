@@ -21,7 +21,7 @@ CREATE TABLE version(
   folder   INTEGER NOT NULL REFERENCES folder(id),
   name     TEXT NOT NULL,
   since    INTEGER NOT NULL,         -- the log entry that stored it
-  until    INTEGER CHECK (until > since), -- the log entry that replaced or archived it
+  until    INTEGER CHECK (until >= since), -- the log entry that replaced or archived it; `since`: it never stood (see `doubtful` in the log)
   sha256   BLOB NOT NULL CHECK (length(sha256) = 32),
   sha1     BLOB NOT NULL CHECK (length(sha1) = 20),
   size     INTEGER NOT NULL CHECK (size >= 0),
@@ -75,6 +75,25 @@ CREATE TABLE damage(
   problem  TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE dump(
+  key      TEXT PRIMARY KEY,
+  sequence INTEGER NOT NULL,         -- the log entry that says so
+  taken_at TEXT NOT NULL,
+  pruned   INTEGER,                  -- the log entry that says that it is not needed any more
+  fact     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE drill(
+  sequence INTEGER PRIMARY KEY,
+  at       TEXT NOT NULL,
+  fact     TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE pruned(
+  key      TEXT PRIMARY KEY,
+  sequence INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE manifest_copy(
   key      TEXT PRIMARY KEY,
   sequence INTEGER NOT NULL,
@@ -98,6 +117,9 @@ CREATE VIEW files AS
            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name AS file_path,
          lower(hex(v.sha256)) AS checksum, v.size, v.until IS NOT NULL AS archived, v.mtime_ns
     FROM version v JOIN folder f ON f.id = v.folder
-   WHERE v.since = (SELECT max(w.since) FROM version w WHERE w.folder = v.folder AND w.name = v.name);
+   WHERE v.since = (SELECT max(w.since) FROM version w
+                    WHERE w.folder = v.folder AND w.name = v.name AND (w.until IS NULL OR w.until > w.since));
+
+CREATE VIEW dumps AS SELECT key, taken_at, pruned IS NOT NULL AS pruned FROM dump;
 
 CREATE VIEW snapshots AS SELECT id, taken_at, label, files, bytes, sequence FROM snapshot;

@@ -1,0 +1,3 @@
+//! What Immich keeps in PostgreSQL: dumping it, reading what a dump names, and loading it.
+
+pub mod location;
