@@ -35,6 +35,8 @@ pub struct Source {
     pub root: Root,
     /// Where it lies.
     pub path: PathBuf,
+    /// For an external library: where Immich's server sees it, if that is elsewhere.
+    pub server_path: Option<Vec<u8>>,
 }
 
 /// What a run is to do.
@@ -163,6 +165,8 @@ pub struct Counts {
     pub unread: u64,
     /// Files whose content differs though size and times do not.
     pub bit_rot: u64,
+    /// Files whose content contradicts what Immich recorded, while the right content stands: stored beside it.
+    pub doubtful: u64,
 }
 
 /// What a run did, and what it found wrong.
@@ -180,13 +184,26 @@ pub struct Report {
     pub unread: Vec<Unread>,
     /// The first files that are damaged at the source, probably.
     pub bit_rot: Vec<FilePath>,
+    /// The first files that contradict what Immich recorded of them.
+    pub doubtful: Vec<FilePath>,
+    /// The dump of the database; `None` where none was asked for.
+    pub dump: Option<DumpFact>,
+    /// What the dump names, compared with what is stored; `None` where there is no dump, or one that is not Immich's.
+    pub proof: Option<Proof>,
+    /// Dumps that the policy removed.
+    pub pruned_dumps: u64,
+    /// Assets outside of what is backed up that the user said to leave out.
+    pub ignored: u64,
+    /// No database was asked for, and none was refused either.
+    pub without_database: bool,
 }
 
 impl Report {
     /// Whether everything that should be in the backup is.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.counts.unread == 0 && self.counts.bit_rot == 0
+        let proven = self.proof.as_ref().is_none_or(|proof| proof.is_complete() && proof.outside <= self.ignored);
+        self.counts.unread == 0 && self.counts.bit_rot == 0 && self.counts.doubtful == 0 && proven
     }
 }
 
@@ -209,6 +226,9 @@ struct Run<'a> {
     counts: Counts,
     unread: Vec<Unread>,
     bit_rot: Vec<FilePath>,
+    doubtful: Vec<FilePath>,
+    /// What the run's dump says, while files are stored.
+    inventory: Option<Arc<Mutex<Inventory>>>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
     /// Which unchanged files are read again.
@@ -277,7 +297,7 @@ impl Run<'_> {
         let roots = self.sources.iter().map(|open| SourceRoot {
             external: external(&open.source.root),
             path: crate::model::encode_segment(open.source.path.as_os_str().as_encoded_bytes()).into_owned(),
-            server_path: None,
+            server_path: open.source.server_path.as_ref().map(|path| crate::model::encode_segment(path).into_owned()),
         });
         let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
         self.commit(&[Fact::RunStarted(started)]).await?;

@@ -8,6 +8,7 @@ use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::{OpenError, Repository};
+use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -44,8 +45,8 @@ async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
 
 fn plan(app: &App) -> anyhow::Result<Plan> {
     let settings = &app.settings;
-    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?) };
-    let externals = super::externals(app)?.into_iter().map(|(name, path)| Source { root: Root::External(name), path });
+    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?), server_path: None };
+    let externals = super::externals(app)?.into_iter().map(super::External::source);
     let sources: Vec<_> = std::iter::once(library).chain(externals).collect();
     let dropped = settings.texts("drop-external").iter().map(|name| name.parse()).collect::<Result<Vec<ExternalName>, InvalidPath>>();
     Ok(Plan {
@@ -54,6 +55,7 @@ fn plan(app: &App) -> anyhow::Result<Plan> {
             originals_only: settings.switch("originals-only")?,
             exclude: super::patterns(settings.texts("exclude"))?,
             include: super::patterns(settings.texts("include"))?,
+            ..Scope::default()
         },
         workers: app.workers()?,
         walkers: WALKERS,
@@ -84,7 +86,7 @@ fn outcome(report: &Report, elapsed: Duration) -> Outcome {
 }
 
 fn text(report: &Report, elapsed: Duration) -> String {
-    let Counts { seen, unchanged, touched, new, changed, known, sent, adopted, archived, special, unread, bit_rot } = &report.counts;
+    let Counts { seen, unchanged, touched, new, changed, known, sent, adopted, archived, special, unread, bit_rot, doubtful } = &report.counts;
     let seconds = elapsed.as_secs_f64();
     let first = match &report.ending {
         Ending::Snapshot => {
@@ -97,7 +99,8 @@ fn text(report: &Report, elapsed: Duration) -> String {
         Ending::Interrupted => format!("interrupted: {} is stored, and the next run goes on from there", screen::tally(*sent)),
         Ending::DryRun => "dry run: nothing was done".to_owned(),
     };
-    let mut lines = vec![first];
+    let mut lines: Vec<String> = report.proof.as_ref().map(Proof::headline).into_iter().collect();
+    lines.push(first);
     let mut add = |name: &str, value: Tally| {
         if value.files > 0 {
             lines.push(format!("  {name:<10} {}", screen::tally(value)));
@@ -125,10 +128,55 @@ fn text(report: &Report, elapsed: Duration) -> String {
             "             the stored version stays, and `restore --path FILE --to DIR` brings it back; if the change was meant, `touch` the file".to_owned(),
         );
     }
-    if report.ending == Ending::Snapshot {
-        lines.push("  the database is not part of this version's backups: keep Immich's own dumps (the folder backups/) elsewhere".to_owned());
+    if *doubtful > 0 {
+        lines.push(format!("  {:<10} {} files are not what Immich recorded of them:", "DAMAGED", screen::count(*doubtful)));
+        lines.extend(named(report.doubtful.iter().map(ToString::to_string)));
+        lines.push(
+            "             each is stored beside the good version, which stays; bring that back with `restore --path FILE --to DIR`, and put it in its place".to_owned(),
+        );
     }
+    if let Some(proof) = &report.proof {
+        lines.extend(proof_lines(proof));
+    }
+    lines.extend(dump_lines(report));
     lines.join("\n")
+}
+
+/// What the proof found that is not as it should be, by name.
+pub(super) fn proof_lines(proof: &Proof) -> Vec<String> {
+    let mut lines = Vec::new();
+    let kinds = [
+        (Verdict::Missing, "MISSING", proof.missing + proof.companions.missing, "files that the database names are not there"),
+        (Verdict::Mismatched, "MISMATCHED", proof.mismatched, "files do not have the SHA-1 that Immich recorded, and the right content was never seen"),
+        (Verdict::Outside, "outside", proof.outside, "assets lie in external libraries that were not included (--external NAME=DIR:SERVER_DIR, or --external-ignore NAME)"),
+        (Verdict::Untracked, "untracked", proof.untracked, "files that no row of the database names (stored all the same)"),
+    ];
+    for (verdict, name, count, what) in kinds {
+        if count == 0 {
+            continue;
+        }
+        lines.push(format!("  {name:<10} {} {what}:", screen::count(count)));
+        let of_kind: Vec<_> = proof.named.iter().filter(|named| named.verdict == verdict).collect();
+        let kept = |named: &NamedVerdict| if named.kept { " (an earlier backup has it: `find` and `restore` bring it back)" } else { "" };
+        lines.extend(named(of_kind.iter().map(|named| format!("{}{}", named.path, kept(named)))));
+    }
+    lines
+}
+
+fn dump_lines(report: &Report) -> Vec<String> {
+    let Some(dump) = &report.dump else {
+        let text = "  NO DATABASE: files alone do not bring Immich back. Give --database URL or --database-container NAME, or say --no-database";
+        return if report.ending == Ending::Snapshot && report.without_database { vec![text.to_owned()] } else { Vec::new() };
+    };
+    let mut lines = vec![format!("  {:<10} {}, {} rows, {}", "database", dump.key, screen::count(dump.rows), screen::bytes(dump.size))];
+    if !dump.without_data.is_empty() {
+        let tables = dump.without_data.join(", ");
+        lines.push(format!("  {:<10} the rows of {tables} could not be dumped: the database is damaged there. Immich can make them again (its jobs Smart Search and Face Detection)", "DAMAGED"));
+    }
+    if report.pruned_dumps > 0 {
+        lines.push(format!("  {:<10} {} older dumps, as --database-keep says", "removed", screen::count(report.pruned_dumps)));
+    }
+    lines
 }
 
 /// How many names a summary for people shows.
@@ -172,6 +220,11 @@ fn fields(report: &Report, elapsed: Duration) -> Value {
         "unread": report.unread,
         "bit_rot_count": counts.bit_rot,
         "bit_rot": report.bit_rot,
+        "doubtful_count": counts.doubtful,
+        "doubtful": report.doubtful,
+        "dump": report.dump,
+        "proof": report.proof,
+        "pruned_dumps": report.pruned_dumps,
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         "errors": [],
     })

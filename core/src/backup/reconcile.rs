@@ -136,7 +136,8 @@ impl Run<'_> {
     pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<Tripped>, BackupError> {
         let Some(last) = self.session.manifest.latest_snapshot()? else { return Ok(None) };
         let gone = self.lost_originals(unseen)?;
-        let changed = self.changed_originals(last.sequence, unseen)?;
+        // What was stored beside the good content has changed as well, though the good content stands.
+        let changed = self.changed_originals(last.sequence, unseen)? + self.session.manifest.count_doubtful_since(last.sequence)?;
         if gone.is_empty() && changed == 0 {
             return Ok(None);
         }
