@@ -38,7 +38,7 @@ impl Run<'_> {
         let halt = self.stop.child_token();
         let plan = Scan {
             sources: self.sources.clone(),
-            scope: Arc::new(self.plan.scope.clone()),
+            scope: Arc::new(self.scope.clone()),
             walkers: self.plan.walkers,
             rehash: part,
             count: self.session.manifest.latest_snapshot()?.is_none(),

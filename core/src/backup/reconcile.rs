@@ -41,7 +41,7 @@ impl Run<'_> {
             last = Some(end.clone());
             for (file, ..) in page {
                 let Some(folder) = self.folder_of(&file.root) else { continue };
-                if !self.plan.scope.takes(&file) {
+                if !self.scope.takes(&file) {
                     continue;
                 }
                 match look(&folder, &file.path.to_path()) {

@@ -116,6 +116,7 @@ impl World {
     pub fn plan(&self) -> Plan {
         Plan {
             sources: vec![Source { root: Root::Library, path: self.library.clone(), server_path: None }],
+            database: None,
             scope: Scope::default(),
             workers: workers(4),
             walkers: workers(2),

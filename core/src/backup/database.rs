@@ -1,0 +1,262 @@
+//! The database in a run: dumped before the walk, kept once it is whole, and compared with what is stored at the end.
+
+use super::preflight::PreflightError;
+use super::{BackupError, Item, Run, Settled, send};
+use crate::budget::{NAMED_MAX, ONE_SHOT_BYTES_MAX, SCOPE_ASSETS_MAX};
+use crate::database::client::Client;
+use crate::database::compress::Compression;
+use crate::database::dump::{self, Dumped};
+use crate::database::inventory::{Builder, Inventory, InventoryError};
+use crate::database::location::Locations;
+use crate::event::{Event, Phase};
+use crate::library::layout::class_of;
+use crate::library::read::look;
+use crate::library::scope::Scope;
+use crate::model::{Class, FilePath, Root, RootPath};
+use crate::prove;
+use crate::repository::key::Key;
+use crate::repository::log::{DumpFact, Fact};
+use crate::repository::manifest::{Manifest, Unseen};
+use crate::repository::store::{Attributes, Created, Kind, StoreError, Upload};
+use crate::task::blocking;
+use crate::verdict::{NamedVerdict, Proof, Thing, Verdict};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The database of a run.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// How it is reached.
+    pub client: Client,
+    /// How the dump is compressed.
+    pub compression: Compression,
+    /// How long `pg_dump` waits for a lock.
+    pub lock_wait: Duration,
+    /// Where Immich's server sees the library, if the dump does not say.
+    pub media_location: Option<String>,
+    /// External libraries of Immich (by their name there, or a path above their files) that are left out on purpose.
+    pub external_ignore: Vec<String>,
+    /// Immich's own address, asked for its version where nothing else tells.
+    pub immich_url: Option<String>,
+}
+
+/// A whole dump that is in hand, and what it names.
+pub(super) struct InHand {
+    dumped: Dumped,
+    form: Form,
+    immich_version: Option<String>,
+    rows: u64,
+    is_immich: bool,
+    pub(super) inventory: Arc<Mutex<Inventory>>,
+    _scratch: Scratch,
+}
+
+/// Where the compressed bytes are.
+enum Form {
+    /// In a file of the state folder.
+    Spool(Scratch),
+    /// On their way to the store, under this key: there was no room for a spool.
+    Streamed(Key, Box<dyn Upload>),
+    /// In the repository.
+    Kept(DumpFact),
+}
+
+/// A file that goes when it is not needed any more.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The next run writes over what cannot be removed.
+        drop(crate::repository::manifest::remove(&self.0));
+    }
+}
+
+/// A compressed dump takes at most one in so many bytes of the database: it has no indexes. Only for a first dump; later ones go by the last.
+const COMPRESSED_SHARE: u64 = 2;
+/// Room that is left free beside a spool.
+const ROOM_KEPT_BYTES: u64 = 64 << 20;
+/// Names that are tried for a dump, a second apart: another one may have begun in the same second.
+const NAMES_TRIED_MAX: i64 = 60;
+
+impl Run<'_> {
+    /// Where Immich's server sees what this run backs up.
+    fn locations(&self, database: &Database) -> Locations {
+        let externals = self.sources.iter().filter_map(|open| match &open.source.root {
+            Root::Library => None,
+            Root::External(name) => {
+                let here = || open.source.path.as_os_str().as_bytes().to_vec();
+                Some((name.clone(), open.source.server_path.clone().unwrap_or_else(here)))
+            }
+        });
+        let mut locations = Locations::new(externals);
+        if let Some(path) = &database.media_location {
+            locations.prefer_media(path.as_bytes());
+        }
+        locations
+    }
+
+    /// Proves what stands now. `None` where the dump is not Immich's.
+    async fn prove_now(&self, dump: &InHand) -> Result<Option<Proof>, BackupError> {
+        if !dump.is_immich {
+            return Ok(None);
+        }
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::Prove, total_files: None, total_bytes: None });
+        let (manifest, sequence, stop) = (self.session.manifest.path().to_owned(), self.session.manifest.head().sequence, self.stop.clone());
+        let inventory = Arc::clone(&dump.inventory);
+        let proof = blocking(move || {
+            let manifest = Manifest::open_for_reading(&manifest)?;
+            let inventory = inventory.lock().unwrap_or_else(PoisonError::into_inner);
+            prove::prove_at(&manifest, sequence, Timestamp::now(), &inventory, &stop)
+        })
+        .await?;
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::Prove });
+        Ok(Some(proof))
+    }
+
+    /// Proves what stands now; what is missing is looked for on disk once more, and stored if it is there.
+    async fn prove(&mut self, dump: &InHand) -> Result<Option<Proof>, BackupError> {
+        let Some(proof) = self.prove_now(dump).await? else { return Ok(None) };
+        let mut found = Vec::new();
+        for named in proof.named.iter().filter(|named| named.verdict == Verdict::Missing) {
+            let Some((file, folder)) = self.file_named(&named.path) else { continue };
+            // What cannot be looked at is missing.
+            if self.scope.takes(&file)
+                && let Ok(Some(times)) = look(&folder, &file.path.to_path())
+            {
+                found.push(Item { file, folder, current: None, size_bytes: times.size_bytes, rehash: false });
+            }
+        }
+        if found.is_empty() {
+            return Ok(Some(proof));
+        }
+        let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
+        self.store_found(found, &unseen).await?;
+        self.prove_now(dump).await
+    }
+
+    /// The file that a report calls so, and its root.
+    fn file_named(&self, path: &str) -> Option<(FilePath, Arc<std::os::fd::OwnedFd>)> {
+        self.sources.iter().rev().find_map(|open| {
+            let below = match &open.source.root {
+                Root::Library => path,
+                Root::External(name) => path.strip_prefix("external/")?.strip_prefix(name.as_str())?.strip_prefix('/')?,
+            };
+            let file = FilePath { root: open.source.root.clone(), path: RootPath::parse(below).ok()? };
+            Some((file, Arc::clone(&open.folder)))
+        })
+    }
+
+    /// The proof of the snapshot that is about to be committed, and the dump it is about. Where something is missing that the last snapshot had,
+    /// Immich may have deleted it since the dump: one more dump tells. `None` where the run was asked to stop.
+    pub(super) async fn settle(&mut self, database: &Database, mut dump: InHand) -> Result<Option<Settled>, BackupError> {
+        let mut proof = self.prove(&dump).await?;
+        if let Some(first) = &proof
+            && self.is_news(first)?
+            && !self.stop.is_cancelled()
+        {
+            let Some(again) = self.take_dump(database, 2).await? else { return Ok(None) };
+            let second = self.prove(&again).await?;
+            if second.as_ref().is_some_and(|second| lacking(second) < lacking(first)) {
+                dump = again;
+                proof = second;
+                self.keep(&mut dump).await?;
+            }
+        }
+        let ignored = self.count_ignored(database, &dump)?;
+        let Form::Kept(fact) = &dump.form else { return Ok(None) };
+        Ok(Some(Settled { dump: Some(fact.clone()), proof, ignored }))
+    }
+
+    /// Whether something is missing that was not missing in the last snapshot.
+    fn is_news(&self, proof: &Proof) -> Result<bool, BackupError> {
+        if lacking(proof) == 0 {
+            return Ok(false);
+        }
+        let last = self.session.manifest.latest_snapshot()?.and_then(|snapshot| snapshot.fact.proof).unwrap_or_default();
+        let names = |proof: &Proof| -> BTreeSet<(Verdict, String)> {
+            let lacking = |named: &&NamedVerdict| matches!(named.verdict, Verdict::Missing | Verdict::Mismatched);
+            proof.named.iter().filter(lacking).map(|named| (named.verdict, named.path.clone())).collect()
+        };
+        Ok(lacking(proof) != lacking(&last) || names(proof) != names(&last))
+    }
+
+    /// How many assets lie in external libraries that are left out on purpose.
+    fn count_ignored(&self, database: &Database, dump: &InHand) -> Result<u64, BackupError> {
+        if database.external_ignore.is_empty() {
+            return Ok(0);
+        }
+        let inventory = dump.inventory.lock().unwrap_or_else(PoisonError::into_inner);
+        let libraries = inventory.libraries()?;
+        let mut prefixes = BTreeSet::new();
+        for ignored in &database.external_ignore {
+            let named: Vec<_> = libraries.iter().filter(|library| library.name == *ignored).flat_map(|library| library.import_paths.clone()).collect();
+            if named.is_empty() && !ignored.starts_with('/') {
+                let message = format!("--external-ignore `{ignored}`: Immich has no external library of this name");
+                self.monitor.emit(Event::Warned { message });
+            }
+            let path = ignored.starts_with('/').then(|| ignored.clone());
+            prefixes.extend(named.into_iter().chain(path).map(|path| format!("{}/", path.trim_end_matches('/'))));
+        }
+        let (mut ignored, mut after) = (0, None);
+        loop {
+            let (page, next) = inventory.outside_page(after)?;
+            let is_ignored = |path: &str| prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()));
+            ignored += page.iter().filter(|thing| thing.thing == Thing::Asset && !thing.offline && is_ignored(&thing.path)).count() as u64;
+            if next.is_none() {
+                return Ok(ignored);
+            }
+            after = next;
+        }
+    }
+
+    /// What is left out must not be what the database names: an exclude that would lose an asset stops the run. Assets that lie where derived files lie
+    /// are taken in spite of `--originals-only`.
+    pub(super) fn check_scope(&mut self, dump: &InHand) -> Result<(), BackupError> {
+        if !self.scope.is_narrowed() || !dump.is_immich {
+            return Ok(());
+        }
+        let inventory = dump.inventory.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut lost, mut first, mut after) = (0_u64, None, None);
+        let mut assets = BTreeSet::new();
+        loop {
+            let (page, next) = inventory.named_page(after)?;
+            for named in page {
+                if named.thing == Thing::Derived {
+                    continue;
+                }
+                if self.scope.originals_only && class_of(&named.file) == Class::Derived && assets.len() < SCOPE_ASSETS_MAX {
+                    assets.insert(named.file.clone());
+                }
+                let scope: &Scope = &self.scope;
+                if !scope.takes(&named.file) && !assets.contains(&named.file) {
+                    lost += 1;
+                    first.get_or_insert(named.file);
+                }
+            }
+            if next.is_none() {
+                break;
+            }
+            after = next;
+        }
+        drop(inventory);
+        if let Some(first) = first {
+            return Err(PreflightError::LosesAssets { count: lost, first }.into());
+        }
+        self.scope.assets = assets;
+        Ok(())
+    }
+}
+
+/// Assets that the backup lacks.
+fn lacking(proof: &Proof) -> u64 {
+    proof.missing + proof.mismatched + proof.companions.missing
+}
+
+fn free_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
+}
