@@ -1,3 +1,5 @@
 //! What Immich keeps in PostgreSQL: dumping it, reading what a dump names, and loading it.
 
+pub mod copy;
 pub mod location;
+pub mod text;
