@@ -3,3 +3,7 @@
 pub mod compress;
 pub mod location;
 pub mod stored;
+pub mod copy;
+pub mod inventory;
+pub mod location;
+pub mod text;
