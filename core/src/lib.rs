@@ -16,6 +16,7 @@ pub mod find;
 pub mod library;
 pub mod model;
 pub mod prune;
+pub mod proof;
 pub mod repository;
 pub mod restore;
 pub mod retention;

@@ -211,9 +211,9 @@ impl Plan {
     }
 }
 
-/// Whether every asset of a dump was proven or at least stored, and there were any. Assets outside of the backup do not count: they were never asked for.
+/// Whether all that was asked for was proven, and there was anything to prove: the dump of a database that was made anew by mistake names nothing.
 fn is_complete(proof: &Proof) -> bool {
-    proof.assets > 0 && proof.missing == 0 && proof.mismatched == 0
+    proof.assets > 0 && proof.is_complete_inside()
 }
 
 /// Whether a label is no more than a date: such a label names every run (`BACKUP_DATE`), and so marks none.
