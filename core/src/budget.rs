@@ -80,3 +80,6 @@ pub const NAMED_MAX: usize = 1_000;
 
 /// Names of each verdict that a proof lists; the rest is counted. They go into the log with every snapshot.
 pub const PROOF_NAMED_MAX: usize = 100;
+
+/// Objects that a prune removes at once.
+pub const DELETES_IN_FLIGHT_MAX: usize = 8;

@@ -290,7 +290,8 @@ pub fn plan(dumps: &[DumpRow], snapshots: &[SnapshotRow], damaged: &BTreeSet<Str
     let counted = |place: usize| there.get(place).is_some_and(|dump| !damaged.contains(&dump.fact.key));
     let all: Vec<(usize, Date)> =
         there.iter().enumerate().filter(|(place, _)| counted(*place)).map(|(place, dump)| (place, zone.to_datetime(dump.fact.taken_at).date())).collect();
-    let of_snapshots: Vec<(usize, Date)> = all.iter().copied().filter(|(place, _)| there.get(*place).is_some_and(|dump| !by_snapshots(dump).is_empty())).collect();
+    let of_snapshots: Vec<(usize, Date)> =
+        all.iter().copied().filter(|(place, _)| there.get(*place).is_some_and(|dump| !by_snapshots(dump).is_empty())).collect();
     let rules: [(&'static str, Option<NonZeroU32>, PeriodOf); 5] = [
         ("last", policy.last, |_| Period::Each),
         ("daily", policy.daily, Period::Day),

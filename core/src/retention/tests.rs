@@ -111,7 +111,10 @@ fn where_nothing_is_said_all_are_kept() {
 fn keep_last_keeps_the_newest_and_says_which_it_is() {
     let (dumps, snapshots) = history(&WEEKS);
     let kept = stays(&planned(&dumps, &snapshots, &last(2)));
-    assert_eq!(kept, [("2026-02-10T03:00:00Z".to_owned(), "last 1 of 2; newest snapshot".to_owned()), ("2026-01-06T03:00:00Z".to_owned(), "last 2 of 2".to_owned())]);
+    assert_eq!(
+        kept,
+        [("2026-02-10T03:00:00Z".to_owned(), "last 1 of 2; newest snapshot".to_owned()), ("2026-01-06T03:00:00Z".to_owned(), "last 2 of 2".to_owned())]
+    );
 }
 
 #[test]
@@ -128,10 +131,7 @@ fn keep_weekly_goes_by_iso_weeks_across_the_year() {
     let (dumps, snapshots) = history(&WEEKS);
     let policy = Policy { weekly: count(4), ..Policy::default() };
     // 2026-W07, W02, W01 (which began in 2025), 2025-W52.
-    assert_eq!(
-        times(&planned(&dumps, &snapshots, &policy)),
-        ["2026-02-10T03:00:00Z", "2026-01-06T03:00:00Z", "2026-01-04T03:00:00Z", "2025-12-28T03:00:00Z"]
-    );
+    assert_eq!(times(&planned(&dumps, &snapshots, &policy)), ["2026-02-10T03:00:00Z", "2026-01-06T03:00:00Z", "2026-01-04T03:00:00Z", "2025-12-28T03:00:00Z"]);
 }
 
 #[test]
@@ -218,7 +218,10 @@ fn the_dump_of_a_snapshot_with_a_label_stays_unless_the_label_is_a_mere_date() {
     snapshots[3].fact.label = Some("2025".to_owned());
     snapshots[4].fact.label = Some(String::new());
     let kept = stays(&planned(&dumps, &snapshots, &last(1)));
-    assert_eq!(kept[1..], [("2026-01-01T03:00:00Z".to_owned(), "label `2025`".to_owned()), ("2025-12-28T03:00:00Z".to_owned(), "label `before 2.0`".to_owned())]);
+    assert_eq!(
+        kept[1..],
+        [("2026-01-01T03:00:00Z".to_owned(), "label `2025`".to_owned()), ("2025-12-28T03:00:00Z".to_owned(), "label `before 2.0`".to_owned())]
+    );
 }
 
 #[test]
@@ -237,7 +240,10 @@ fn where_the_newest_snapshot_has_no_dump_that_of_the_one_before_stays() {
     snapshots[2].fact.dump = None;
     // Its dump belongs to no snapshot then, and is counted apart.
     let kept = stays(&planned(&dumps, &snapshots, &last(1)));
-    assert_eq!(kept, [("2025-12-31T03:00:00Z".to_owned(), "last 1 of 1".to_owned()), ("2025-12-29T03:00:00Z".to_owned(), "last 1 of 1; newest snapshot".to_owned())]);
+    assert_eq!(
+        kept,
+        [("2025-12-31T03:00:00Z".to_owned(), "last 1 of 1".to_owned()), ("2025-12-29T03:00:00Z".to_owned(), "last 1 of 1; newest snapshot".to_owned())]
+    );
 }
 
 #[test]
