@@ -314,6 +314,70 @@ pub const SETTINGS: &[Setting] = &[
         default: None,
         help: "Show each setting, its value and where that came from, and do nothing else",
     },
+    Setting {
+        name: "keep-last",
+        short: None,
+        takes: Takes::Value("N"),
+        environment: &["IMMICH_BACKUP_KEEP_LAST"],
+        default: None,
+        help: "Keep the newest N dumps of the database; a dump stays if any --keep rule keeps it",
+    },
+    Setting {
+        name: "keep-within",
+        short: None,
+        takes: Takes::Value("TIME"),
+        environment: &["IMMICH_BACKUP_KEEP_WITHIN"],
+        default: None,
+        help: "Keep all dumps that are not older than this before the newest, e.g. `30d`",
+    },
+    Setting {
+        name: "keep-daily",
+        short: None,
+        takes: Takes::Value("N"),
+        environment: &["IMMICH_BACKUP_KEEP_DAILY"],
+        default: None,
+        help: "Keep the newest dump of each of the last N days that have one",
+    },
+    Setting {
+        name: "keep-weekly",
+        short: None,
+        takes: Takes::Value("N"),
+        environment: &["IMMICH_BACKUP_KEEP_WEEKLY"],
+        default: None,
+        help: "Keep the newest dump of each of the last N ISO weeks that have one",
+    },
+    Setting {
+        name: "keep-monthly",
+        short: None,
+        takes: Takes::Value("N"),
+        environment: &["IMMICH_BACKUP_KEEP_MONTHLY"],
+        default: None,
+        help: "Keep the newest dump of each of the last N months that have one",
+    },
+    Setting {
+        name: "keep-yearly",
+        short: None,
+        takes: Takes::Value("N"),
+        environment: &["IMMICH_BACKUP_KEEP_YEARLY"],
+        default: None,
+        help: "Keep the newest dump of each of the last N years that have one",
+    },
+    Setting {
+        name: "database-keep",
+        short: None,
+        takes: Takes::Value("N|TIME"),
+        environment: &["IMMICH_BACKUP_DATABASE_KEEP", "DB_BACKUP_RETENTION"],
+        default: None,
+        help: "Which dumps stay when a backup ends, where its credentials may delete, and in `prune` where no --keep rule is given: the newest N, or all of the last e.g. `30d` (default: all)",
+    },
+    Setting {
+        name: "derived",
+        short: None,
+        takes: Takes::Switch,
+        environment: &[],
+        default: None,
+        help: "Also remove archived thumbnails and transcoded videos from old snapshots, where nothing that stands has the same content",
+    },
 ];
 
 /// Settings that every command takes.
@@ -401,6 +465,15 @@ pub const COMMANDS: &[CommandSpec] = &[
         argument: None,
     },
     CommandSpec { name: "doctor", about: "Check every requirement, and say what to do", more: "", settings: &["library", "external"], argument: None },
+    CommandSpec {
+        name: "prune",
+        about: "Remove dumps and copies of the manifest that are not needed any more",
+        more: "Shows the plan, then does it. Originals are never removed. A dump stays if any rule keeps it; without a rule all stay. Whatever the rules say, these \
+               stay: the newest dump whose files are all proven, that of the newest snapshot, those of snapshots with a label (other than a mere date), and those newer \
+               than the newest snapshot. Needs credentials that may delete, which `backup` should not have.",
+        settings: &["keep-last", "keep-within", "keep-daily", "keep-weekly", "keep-monthly", "keep-yearly", "database-keep", "derived", "dry-run", "wait"],
+        argument: None,
+    },
 ];
 
 /// The setting called `name`.

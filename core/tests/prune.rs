@@ -303,7 +303,9 @@ async fn a_copy_of_the_manifest_keeps_what_was_pruned() {
     let world = with_dumps(6).await;
     prune_with(&world, Guarded::new(&world.repository, None, 1), "state", &last("2")).await.unwrap_err();
     // The log has grown by a tenth: this run stores a copy.
-    world.write("upload/u0/more.jpg", &noise(77, 900));
+    for number in 0..5 {
+        world.write(&format!("upload/u0/more-{number}.jpg"), &noise(77 + number, 900));
+    }
     world.back_up().await;
     let copies = objects(&world, "manifests");
     drop(world.reading("fresh").await.unwrap());
