@@ -4,6 +4,7 @@ mod backup;
 mod doctor;
 mod init;
 mod ls;
+mod prune;
 mod restore;
 mod snapshots;
 mod status;
@@ -35,6 +36,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "verify" => verify::run(app).await,
         "restore" => restore::run(app).await,
         "doctor" => doctor::run(app).await,
+        "prune" => prune::run(app).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }
 }

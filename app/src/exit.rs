@@ -3,6 +3,7 @@
 use crate::app::GoneAway;
 use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
+use immich_backup_core::prune::PruneError;
 use immich_backup_core::repository::cloud::OpenStoreError;
 use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::manifest::SelectError;
@@ -102,6 +103,12 @@ impl From<anyhow::Error> for Failure {
         } else if let Some(error) = error.downcast_ref::<RestoreError>() {
             match error {
                 RestoreError::Open(open) => of_open(open),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<PruneError>() {
+            match error {
+                PruneError::Open(open) => of_open(open),
+                PruneError::Interrupted => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<SelectError>() {

@@ -36,6 +36,8 @@ pub enum Phase {
     Write,
     /// Writing a copy of the manifest.
     CopyManifest,
+    /// Removing objects that nothing needs any more.
+    Remove,
 }
 
 /// Why a file is stored though nobody asked.
@@ -227,6 +229,11 @@ pub enum Event {
         key: String,
         /// Its size before compression.
         size_bytes: u64,
+    },
+    /// An object that nothing needs any more is gone.
+    ObjectRemoved {
+        /// The key.
+        key: String,
     },
     /// A request to the store failed and is tried again after a wait.
     Retrying {

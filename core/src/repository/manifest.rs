@@ -4,6 +4,7 @@ mod apply;
 mod copy;
 mod lookup;
 mod question;
+mod removable;
 mod scratch;
 mod select;
 mod standing;
@@ -13,6 +14,7 @@ pub use copy::unpack;
 pub use lookup::{Lookup, StandingFolder};
 pub use question::{CurrentFile, DrillRow, DumpRow, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
 
+pub use removable::{Lacking, Removable};
 pub use scratch::{Expected, ExpectedObject, Unseen};
 pub use select::{SelectError, Selector};
 pub use standing::{KeptContent, StandingFile, StandingFiles, Whereabouts};

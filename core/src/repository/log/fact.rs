@@ -363,6 +363,9 @@ pub struct Pruned {
     pub keys: Vec<String>,
     /// By which rule, as people wrote it.
     pub rule: String,
+    /// Everything that was to be removed by the log entries up to this one has been removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_up_to: Option<u64>,
 }
 
 /// See [`Fact::RunEnded`].

@@ -1,10 +1,11 @@
 //! Applying log entries, one transaction each.
 
-use super::super::log::{Archived, Damaged, Entry, Fact, Head, Header, Outcome, StoredFact};
+use super::super::log::{Archived, Damaged, Entry, Fact, Head, Header, Outcome, Pruned, StoredFact};
 use super::question::Verification;
+use super::removable::{is_needed, versions_in};
 use super::{Manifest, ManifestError, signed};
 use crate::library::layout::class_of;
-use crate::model::{FilePath, Root};
+use crate::model::{Class, FilePath, Root};
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 use std::collections::HashMap;
 
@@ -155,7 +156,7 @@ impl Manifest {
                 )?;
                 Ok(())
             }
-            Fact::Pruned(pruned) => pruned.keys.iter().try_for_each(|key| self.prune(sequence, key)),
+            Fact::Pruned(pruned) => self.prune(sequence, pruned),
             Fact::Listed(listed) => {
                 let look = Verification { at: listed.at, parts: 1, part: 0, covers: listed.sequence, objects: listed.objects, damaged: listed.damaged };
                 self.verified(sequence, "listed", &look)
@@ -280,19 +281,31 @@ impl Manifest {
         Ok(())
     }
 
-    /// Forgets what lies in the object `key`, but for dumps: that they were there stays known.
-    fn prune(&self, sequence: i64, key: &str) -> rusqlite::Result<()> {
-        self.connection.execute("INSERT OR REPLACE INTO pruned(key, sequence) VALUES (?1, ?2)", params![key, sequence])?;
-        self.connection.execute("UPDATE dump SET pruned = ?2 WHERE key = ?1", params![key, sequence])?;
-        self.connection.execute("DELETE FROM manifest_copy WHERE key = ?1", [key])?;
-        self.connection.execute("DELETE FROM damage WHERE key = ?1", [key])?;
-        self.connection.execute("DELETE FROM version WHERE key = ?1 AND until IS NOT NULL", [key])?;
-        let Some(file) = file_at_home(key) else { return Ok(()) };
-        let (folder, name) = file.path.split();
-        self.connection.execute(
-            "DELETE FROM version WHERE key IS NULL AND until IS NOT NULL AND name = ?3 AND folder = (SELECT id FROM folder WHERE external = ?1 AND path = ?2)",
-            params![file.root.external_or_empty(), folder, name],
-        )?;
+    fn prune(&self, sequence: i64, pruned: &Pruned) -> rusqlite::Result<()> {
+        if let Some(up_to) = pruned.removed_up_to {
+            // Nobody can have removed what is given up later: a fact that says so is not believed.
+            self.connection.execute("DELETE FROM pruned WHERE sequence <= ?1", [signed(up_to).min(sequence - 1)])?;
+        }
+        pruned.keys.iter().try_for_each(|key| self.forget(sequence, key))
+    }
+
+    /// Forgets what lies in the object `key`, but for dumps: that they were there stays known. Only what Immich can make again and what stands no more
+    /// is ever forgotten, whatever the log says.
+    fn forget(&self, sequence: i64, key: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("INSERT OR REPLACE INTO pruned(key, sequence) VALUES (?1, ?2)")?.execute(params![key, sequence])?;
+        self.connection.prepare_cached("UPDATE dump SET pruned = ?2 WHERE key = ?1")?.execute(params![key, sequence])?;
+        self.connection.prepare_cached("DELETE FROM manifest_copy WHERE key = ?1")?.execute([key])?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM version WHERE folder = ?1 AND name = ?2 AND since = ?3")?;
+        let mut page = versions_in(&self.connection, key, None)?;
+        while let Some(last) = page.last() {
+            for version in page.iter().filter(|version| !version.stands && class_of(&version.file) == Class::Derived) {
+                delete.execute(params![version.folder, version.file.path.split().1, version.since])?;
+            }
+            page = versions_in(&self.connection, key, Some(last))?;
+        }
+        if !is_needed(&self.connection, key)? {
+            self.connection.prepare_cached("DELETE FROM damage WHERE key = ?1")?.execute([key])?;
+        }
         Ok(())
     }
 
@@ -359,7 +372,7 @@ pub(super) fn folder_id(connection: &Connection, root: &Root, path: &str) -> rus
 }
 
 /// The file whose home the object `key` is.
-fn file_at_home(key: &str) -> Option<FilePath> {
+pub(super) fn file_at_home(key: &str) -> Option<FilePath> {
     let (root, path) = match key.split_once('/')? {
         ("library", path) => (Root::Library, path),
         ("external", rest) => {

@@ -90,9 +90,10 @@ CREATE TABLE drill(
   fact     TEXT NOT NULL
 ) STRICT;
 
+-- Objects that the log gave up and that may still be there; empty once a prune has come to its end.
 CREATE TABLE pruned(
   key      TEXT PRIMARY KEY,
-  sequence INTEGER NOT NULL
+  sequence INTEGER NOT NULL          -- the log entry that says so
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE manifest_copy(

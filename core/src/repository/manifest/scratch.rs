@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 /// A database that nobody needs after a crash.
 #[derive(Debug)]
-struct Scratch {
-    connection: Connection,
+pub(super) struct Scratch {
+    pub(super) connection: Connection,
     path: PathBuf,
 }
 
 impl Scratch {
-    fn make(path: &Path, tables: &str) -> Result<Self, ManifestError> {
+    pub(super) fn make(path: &Path, tables: &str) -> Result<Self, ManifestError> {
         remove(path)?;
         let make = || {
             let connection = Connection::open(path)?;
@@ -26,7 +26,7 @@ impl Scratch {
         Ok(Self { connection, path: path.to_owned() })
     }
 
-    fn failed(&self) -> impl Fn(rusqlite::Error) -> ManifestError + use<> {
+    pub(super) fn failed(&self) -> impl Fn(rusqlite::Error) -> ManifestError + use<> {
         let path = self.path.clone();
         move |source| ManifestError::Sqlite { action: "use", path: path.clone(), source }
     }
