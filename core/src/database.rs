@@ -1,3 +1,5 @@
 //! What Immich keeps in PostgreSQL: dumping it, reading what a dump names, and loading it.
 
+pub mod compress;
 pub mod location;
+pub mod stored;
