@@ -298,3 +298,6 @@ where
         self.proof.derived.count(present);
     }
 }
+
+#[cfg(test)]
+mod tests;
