@@ -7,6 +7,8 @@ use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, S
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
 use immich_backup_core::event::Event;
+use immich_backup_core::prune::{self, AfterRun};
+use immich_backup_core::retention::Policy;
 use immich_backup_core::library::scope::Scope;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::repository::log::Tally;
@@ -15,6 +17,7 @@ use immich_backup_core::repository::{OpenError, Repository, Session};
 use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use immich_backup_core::verify;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -30,6 +33,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let place = app.place()?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
+    let policy = super::prune::retention(app)?;
     let wanted = database::wanted(app, Said::Anywhere).await?;
     let without_database = matches!(wanted, Wanted::Unsaid);
     if let Wanted::Database(client) = wanted {
@@ -44,7 +48,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     look_at_objects(app, &mut session).await?;
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
-    let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session).await? } else { 0 };
+    let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
     Ok(outcome(&report, &After { without_database, pruned_dumps }, started.elapsed()))
 }
 
@@ -73,6 +77,21 @@ fn database_plan(app: &App, client: Client) -> anyhow::Result<Database> {
         external_ignore: settings.texts("external-ignore").to_vec(),
         immich_url: text("immich-url"),
     })
+}
+
+/// Removes older dumps, where a policy says so and the credentials may. The snapshot is committed by then: what goes wrong is a warning.
+async fn prune_dumps(app: &App, session: &mut Session, policy: &Policy) -> u64 {
+    let message = match prune::after_run(session, policy, &TimeZone::system(), app.monitor.as_ref(), &app.stop).await {
+        Ok(AfterRun::Nothing) => return 0,
+        Ok(AfterRun::Done(report)) => return report.removed,
+        Ok(AfterRun::NotPermitted { dumps }) => {
+            format!("{} older dumps may go by --database-keep, and these credentials may not delete: run `immich-backup prune` with others now and then", dumps.files)
+        }
+        Ok(AfterRun::Postponed { who }) => format!("older dumps were not removed: another run has the repository: {who}"),
+        Err(error) => format!("older dumps could not be removed: {error}"),
+    };
+    app.monitor.emit(Event::Warned { message });
+    0
 }
 
 /// Lists the store where that was not done for long: what is lost is found before the walk, which stores it again.

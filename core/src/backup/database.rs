@@ -49,6 +49,7 @@ pub struct Database {
 pub(super) struct InHand {
     dumped: Dumped,
     form: Form,
+    compression: Compression,
     immich_version: Option<String>,
     rows: u64,
     is_immich: bool,
@@ -64,6 +65,12 @@ enum Form {
     Streamed(Key, Box<dyn Upload>),
     /// In the repository.
     Kept(DumpFact),
+    /// Given away: keeping it failed.
+    Gone,
+}
+
+fn taken_already(key: &Key) -> StoreError {
+    StoreError::Io { action: "create", key: key.to_string(), source: std::io::Error::from(std::io::ErrorKind::AlreadyExists) }
 }
 
 /// A file that goes when it is not needed any more.
@@ -98,6 +105,69 @@ impl Run<'_> {
             locations.prefer_media(path.as_bytes());
         }
         locations
+    }
+
+    /// Brings a dump into the repository, under a name of its own, and says so in the log.
+    pub(super) async fn keep(&mut self, dump: &mut InHand) -> Result<(), BackupError> {
+        let Dumped { taken_at, size_bytes, plain_bytes, sha256, .. } = &dump.dumped;
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(*size_bytes) });
+        let attributes = Attributes { kind: Kind::Dump, sha256: Some(*sha256), mtime_ns: None, size_bytes: Some(*size_bytes) };
+        let form = std::mem::replace(&mut dump.form, Form::Gone);
+        let key = match form {
+            Form::Spool(spool) => {
+                let version = dump.immich_version.as_deref().unwrap_or("unknown");
+                self.send_spool(&spool.0, *taken_at, version, dump.compression, &attributes).await?
+            }
+            Form::Streamed(key, upload) => match upload.finish(sha256).await? {
+                Created::New => key,
+                Created::Exists | Created::Unnameable => return Err(taken_already(&key).into()),
+            },
+            Form::Kept(..) | Form::Gone => return Ok(()),
+        };
+        self.session.store().sync().await?;
+        let fact = DumpFact {
+            key: key.to_string(),
+            sha256: *sha256,
+            size: *size_bytes,
+            plain_size: *plain_bytes,
+            taken_at: *taken_at,
+            immich_version: dump.immich_version.clone(),
+            server_version: Some(dump.dumped.server.short_version().to_owned()),
+            program_version: Some(dump.dumped.program_version.to_string()),
+            rows: dump.rows,
+            without_data: dump.dumped.without_data.clone(),
+        };
+        self.commit(&[Fact::Dump(fact.clone())]).await?;
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::SendDump });
+        self.monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
+        dump.form = Form::Kept(fact);
+        Ok(())
+    }
+
+    async fn send_spool(&self, spool: &Path, taken_at: Timestamp, version: &str, compression: Compression, attributes: &Attributes) -> Result<Key, BackupError> {
+        let store = self.session.store();
+        let mut last = None;
+        for later in 0..NAMES_TRIED_MAX {
+            let key = Key::dump(taken_at + SignedDuration::from_secs(later), version, compression.extension());
+            let created = if attributes.size_bytes.is_some_and(|size| size <= ONE_SHOT_BYTES_MAX) {
+                let path = spool.to_owned();
+                let read = blocking(move || std::fs::read(&path).map_err(|source| StoreError::Io { action: "read", key: path.display().to_string(), source }));
+                store.create(&key, Bytes::from(read.await?), attributes).await
+            } else {
+                let mut upload = store.create_streamed(&key, attributes).await?;
+                send::stream_file(spool, upload.as_mut()).await?;
+                let sha256 = attributes.sha256.ok_or_else(|| taken_already(&key))?;
+                upload.finish(&sha256).await
+            };
+            match created {
+                Ok(Created::New) => return Ok(key),
+                // Begun in the same second by somebody else, or sent and never answered: the next second is free.
+                Ok(Created::Exists | Created::Unnameable) | Err(StoreError::Unanswered { .. }) => last = Some(key),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let key = last.unwrap_or_else(|| Key::dump(taken_at, version, compression.extension()));
+        Err(taken_already(&key).into())
     }
 
     /// Proves what stands now. `None` where the dump is not Immich's.

@@ -69,7 +69,7 @@ impl Run<'_> {
         self.sources.iter().find(|open| open.source.root == *root).map(|open| Arc::clone(&open.folder))
     }
 
-    async fn store_found(&mut self, found: Vec<Item>, unseen: &Unseen) -> Result<(), BackupError> {
+    pub(super) async fn store_found(&mut self, found: Vec<Item>, unseen: &Unseen) -> Result<(), BackupError> {
         if found.is_empty() {
             return Ok(());
         }
