@@ -81,6 +81,15 @@ pub const SQLITE_WRITER_CACHE_BYTES: usize = 24 << 20;
 /// Page cache of each SQLite connection that reads.
 pub const SQLITE_READER_CACHE_BYTES: usize = 2 << 20;
 
+/// Page cache of an inventory's SQLite connection, while a dump is read into it and while it is asked.
+pub const INVENTORY_CACHE_BYTES: usize = 16 << 20;
+
+/// What an inventory sorts in memory at a time; the rest waits in a file.
+pub const INVENTORY_SORT_BYTES: usize = 16 << 20;
+
+/// The longest row of a dump that is looked at; rows that nobody wants may have any length.
+pub const DUMP_ROW_BYTES_MAX: usize = 16 << 20;
+
 /// SQLite connections that workers share for looking up known content.
 pub const LOOKUP_CONNECTIONS_MAX: usize = 4;
 
