@@ -15,6 +15,7 @@ pub mod event;
 pub mod library;
 pub mod model;
 pub mod proof;
+pub mod prove;
 pub mod repository;
 pub mod restore;
 mod task;
