@@ -59,7 +59,7 @@ impl Case {
     }
 
     fn names_outside(mut self, thing: Thing, path: &str, content: Option<&str>, offline: bool) -> Self {
-        self.outside.push(Outside { thing, path: path.as_bytes().to_vec(), asset: Some(id(99)), sha1: content.map(sha1), offline });
+        self.outside.push(Outside { thing, path: path.to_owned(), asset: Some(id(99)), sha1: content.map(sha1), offline });
         self
     }
 
@@ -423,7 +423,7 @@ fn reference(case: &Case) -> Proof {
         .named
         .iter()
         .map(|n| (n.thing, Some(&n.file), n.file.to_string(), n.asset, n.sha1, n.offline))
-        .chain(case.outside.iter().map(|o| (o.thing, None, String::from_utf8(o.path.clone()).unwrap(), o.asset, o.sha1, o.offline)));
+        .chain(case.outside.iter().map(|o| (o.thing, None, o.path.clone(), o.asset, o.sha1, o.offline)));
     for (thing, path, shown, asset, wanted, offline) in everything {
         let whole = || case.versions.iter().filter(|v| !v.file.damaged);
         let here = whole().find(|v| v.stands && Some(&v.file.file) == path);

@@ -4,6 +4,7 @@ use super::question::{STANDS, StoredContent, converted, object_key};
 use super::{Folders, Manifest, ManifestError, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
 use crate::model::{FilePath, Root, RootPath, Sha1, Sha256};
+use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 use std::collections::VecDeque;
 
@@ -146,6 +147,17 @@ impl Manifest {
         StandingFiles { manifest: self, sequence, folders: self.folders(), waiting: VecDeque::new(), current: None, page: Vec::new().into_iter() }
     }
 
+    /// The log entry of each snapshot, and when it was taken; oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn snapshot_times(&self) -> Result<Vec<(u64, Timestamp)>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT sequence, taken_at FROM snapshot ORDER BY sequence").map_err(&failed)?;
+        let rows = query.query_map([], |row| Ok((unsigned(row.get(0)?), converted(1, row.get::<_, String>(1)?.parse())?)));
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
     /// Where the content with this SHA-1 is, seen from the snapshot of log entry `sequence`.
     ///
     /// # Errors
@@ -216,7 +228,6 @@ mod tests {
     use crate::model::{Digests, FileTimes, RepositoryId, WriterId};
     use crate::repository::key::Key;
     use crate::repository::log::{Archived, Damaged, Fact, Head, Header, Sound, StoredFact};
-    use jiff::Timestamp;
 
     struct World {
         manifest: Manifest,
