@@ -2,6 +2,7 @@
 
 pub mod compress;
 pub mod copy;
+pub mod filter;
 pub mod inventory;
 pub mod location;
 pub mod stored;
