@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::config::{Origin, Settings, UsageError};
 use anyhow::Context as _;
 use immich_backup_core::database::client::Client;
-use immich_backup_core::database::connection::{Connection, Password};
+use immich_backup_core::database::connection::{Connection, InvalidConnection, Password};
 use immich_backup_core::database::container::ContainerOptions;
 use std::path::{Path, PathBuf};
 
@@ -85,10 +85,11 @@ async fn in_container(settings: &Settings) -> anyhow::Result<Client> {
     let text = |name: &str| settings.text(name).map(str::to_owned);
     Ok(Client::in_container(ContainerOptions {
         docker: text("docker-host").unwrap_or_default(),
-        name: settings.required("database-container")?.to_owned(),
+        container: settings.required("database-container")?.to_owned(),
         user: text("database-user"),
         database: text("database-name"),
         password: password(settings)?,
+        run_as: None,
     })
     .await?)
 }
@@ -104,29 +105,29 @@ pub fn programs(settings: &Settings) -> Vec<PathBuf> {
 }
 
 fn connection(settings: &Settings, named_by: &str) -> anyhow::Result<Connection> {
+    let mut said = Connection::new();
+    if let Some(user) = settings.text("database-user") {
+        said = said.with_user(user);
+    }
+    if let Some(name) = settings.text("database-name") {
+        said = said.with_database(name);
+    }
+    if let Some(password) = password(settings)? {
+        said = said.with_password(password);
+    }
     let mut connection = match settings.text("database").filter(|_| named_by == "database") {
-        Some(url) => Connection::parse(url).map_err(|error| UsageError(format!("--database: {error}{}", error.hint().map_or_else(String::new, |hint| format!("; {hint}")))))?,
+        // What the URL says counts.
+        Some(url) => Connection::parse(url).map_err(|error| hinted(&error))?.or(said),
         None => {
-            let mut connection = Connection::new();
             if let Some(host) = settings.text("database-host") {
-                connection = connection.with_host(host);
+                said = said.with_host(host);
             }
             if let Some(port) = settings.parsed::<u16>("database-port")? {
-                connection = connection.with_port(port);
+                said = said.with_port(port);
             }
-            connection
+            said
         }
     };
-    // Where a URL says something else, it is what counts.
-    if let Some(user) = settings.text("database-user").filter(|_| !connection.has_user()) {
-        connection = connection.with_user(user);
-    }
-    if let Some(name) = settings.text("database-name").filter(|_| !connection.has_database()) {
-        connection = connection.with_database(name);
-    }
-    if let Some(password) = password(settings)?.filter(|_| !connection.has_password()) {
-        connection = connection.with_password(password);
-    }
     for name in PASSED_ON {
         if let Some(value) = environment(name) {
             connection = connection.with_variable(name, value);
@@ -137,6 +138,11 @@ fn connection(settings: &Settings, named_by: &str) -> anyhow::Result<Connection>
         connection = connection.with_variable("PGSSLMODE", mode);
     }
     Ok(connection)
+}
+
+fn hinted(error: &InvalidConnection) -> UsageError {
+    let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+    UsageError(format!("--database: {error}{hint}"))
 }
 
 fn password(settings: &Settings) -> anyhow::Result<Option<Password>> {

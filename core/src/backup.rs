@@ -14,7 +14,8 @@ pub use database::Database;
 pub use preflight::{PreflightError, refuse_overlap};
 pub use turn::open;
 
-use crate::database::error::DatabaseError;
+use crate::database::DatabaseError;
+use crate::database::dump::DumpError;
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Phase};
 use crate::library::scope::Scope;
@@ -104,9 +105,12 @@ pub enum BackupError {
         /// Where.
         path: PathBuf,
     },
-    /// The database could not be dumped.
+    /// The database could not be reached.
     #[error("cannot dump the database")]
     Database(#[from] DatabaseError),
+    /// The database could not be dumped.
+    #[error("cannot dump the database")]
+    NoDump(#[from] DumpError),
     /// What was dumped is not whole, or cannot be kept.
     #[error("cannot use the dump of the database")]
     Dump(#[from] InventoryError),
@@ -135,6 +139,7 @@ impl BackupError {
             Self::Busy { .. } => Some("wait longer with --wait, or, if you know that it is dead, use --take-over".to_owned()),
             Self::Empty { .. } => Some("check that it is mounted, and that --library (UPLOAD_LOCATION) names Immich's media location".to_owned()),
             Self::Database(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
+            Self::NoDump(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
             Self::Dump(error) => Some(format!("{}nothing of it was stored; run again", sentence(error.hint()))),
             Self::Prove(error) => error.hint(),
             Self::Interrupted => None,

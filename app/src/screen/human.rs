@@ -52,6 +52,7 @@ pub(super) fn phase(phase: Phase) -> &'static str {
         Phase::CountRows => "counting rows",
         Phase::Compare => "comparing",
         Phase::Write => "restoring",
+        Phase::Remove => "removing",
         Phase::CopyManifest => "copying the manifest",
     }
 }

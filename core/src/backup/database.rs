@@ -2,12 +2,12 @@
 
 use super::preflight::PreflightError;
 use super::{BackupError, Item, Run, Settled, send};
-use crate::budget::{NAMED_MAX, ONE_SHOT_BYTES_MAX, SCOPE_ASSETS_MAX};
-use crate::database::client::Client;
+use crate::budget::{ONE_SHOT_BYTES_MAX, SCOPE_ASSETS_MAX};
 use crate::database::compress::Compression;
-use crate::database::dump::{self, Dumped};
-use crate::database::inventory::{Builder, Inventory, InventoryError};
+use crate::database::dump::{self, Destination, DumpError, DumpPlan, Dumped, SinkError, TextSink};
+use crate::database::inventory::{Builder, Inventory};
 use crate::database::location::Locations;
+use crate::database::{Client, Server, version};
 use crate::event::{Event, Phase};
 use crate::library::layout::class_of;
 use crate::library::read::look;
@@ -73,6 +73,15 @@ fn taken_already(key: &Key) -> StoreError {
     StoreError::Io { action: "create", key: key.to_string(), source: std::io::Error::from(std::io::ErrorKind::AlreadyExists) }
 }
 
+/// Reads what a dump names while it is taken.
+struct Names(Builder);
+
+impl TextSink for Names {
+    fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
+        Ok(self.0.feed(text)?)
+    }
+}
+
 /// A file that goes when it is not needed any more.
 struct Scratch(PathBuf);
 
@@ -105,6 +114,102 @@ impl Run<'_> {
             locations.prefer_media(path.as_bytes());
         }
         locations
+    }
+
+    /// Dumps the database, and reads what the dump names. `None` where the run was asked to stop meanwhile.
+    pub(super) async fn take_dump(&mut self, database: &Database, number: u32) -> Result<Option<InHand>, BackupError> {
+        // The next run of this state folder ends what a dead one left: it is known by its name.
+        let application = dump::application(&self.session.writer);
+        let orphans = dump::end_orphans(&database.client, &application).await?;
+        if orphans > 0 {
+            self.monitor.emit(Event::Warned { message: format!("{orphans} connections to the database, left by a run that died, were ended") });
+        }
+        let server = database.client.server().await?;
+        let last = self.session.manifest.dumps()?.pop().map(|dump| dump.fact);
+        let scratch = Scratch(self.session.state.scratch(&format!("inventory-{number}.db")));
+        let (destination, spool) = self.destination(database, &server, last.as_ref(), number).await?;
+        let streamed_to = if let Destination::Store { key, .. } = &destination { Some(key.clone()) } else { None };
+        let plan = DumpPlan {
+            application,
+            compression: database.compression,
+            destination,
+            lock_wait: database.lock_wait,
+            estimated_bytes: Some(last.map_or(server.database_bytes, |last| last.plain_size)),
+        };
+        let (path, locations) = (scratch.0.clone(), self.locations(database));
+        let names = || Ok(Names(Builder::create(&path, locations.clone())?));
+        let (mut dumped, names) = match dump::take(&database.client, &plan, names, self.monitor, self.stop).await {
+            Err(DumpError::Stopped) => return Ok(None),
+            other => other?,
+        };
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::Dump });
+        // Whole, or an error that says where it was cut: then nothing of it was stored.
+        let inventory = blocking(move || names.0.finish()).await?;
+        let summary = inventory.summary().clone();
+        if !summary.is_immich {
+            let message = format!("{} is not a database of Immich: it is backed up, and nothing can be proven", database.client.target());
+            self.monitor.emit(Event::Warned { message });
+        }
+        if dumped.program_is_newer {
+            let message = format!(
+                "pg_dump {} is newer than the server ({}): the dump may not load into a server of that version; install postgresql-client-{}",
+                dumped.program_version,
+                dumped.server.short_version(),
+                dumped.server.major()
+            );
+            self.monitor.emit(Event::Warned { message });
+        }
+        let immich_version = summary.immich_version.or(self.immich_version(database, dumped.server.immich_version.clone()).await);
+        let form = match (spool, streamed_to, dumped.upload.take()) {
+            (Some(spool), ..) => Form::Spool(spool),
+            (None, Some(key), Some(upload)) => Form::Streamed(key, upload),
+            _ => Form::Gone,
+        };
+        Ok(Some(InHand {
+            dumped,
+            form,
+            compression: database.compression,
+            immich_version,
+            rows: summary.rows_total,
+            is_immich: summary.is_immich,
+            inventory: Arc::new(Mutex::new(inventory)),
+            _scratch: scratch,
+        }))
+    }
+
+    /// Immich's version, where its database does not tell: as configured, else as its server says.
+    async fn immich_version(&self, database: &Database, told: Option<String>) -> Option<String> {
+        let configured = told.or_else(|| self.plan.immich_version.clone());
+        let (None, Some(url)) = (&configured, &database.immich_url) else { return configured };
+        match version::of_server(url).await {
+            Ok(version) => Some(version),
+            Err(error) => {
+                self.monitor.emit(Event::Warned { message: format!("Immich's version is not known: {error}") });
+                None
+            }
+        }
+    }
+
+    /// A spool file where there is room for it, else the store at once.
+    async fn destination(
+        &self,
+        database: &Database,
+        server: &Server,
+        last: Option<&DumpFact>,
+        number: u32,
+    ) -> Result<(Destination, Option<Scratch>), BackupError> {
+        let path = self.session.state.scratch(&format!("dump-{number}.sql.part"));
+        let wanted = last.map_or(server.database_bytes / COMPRESSED_SHARE, |last| last.size.saturating_add(last.size / 2));
+        let free = path.parent().map_or(u64::MAX, free_bytes);
+        if free >= wanted.saturating_add(ROOM_KEPT_BYTES) {
+            return Ok((Destination::Spool(path.clone()), Some(Scratch(path))));
+        }
+        let message = format!("no room for the dump in the state folder ({free} bytes left, {wanted} wanted): it is sent while it is taken");
+        self.monitor.emit(Event::Warned { message });
+        let version = self.immich_version(database, server.immich_version.clone()).await;
+        let key = Key::dump(Timestamp::now(), version.as_deref().unwrap_or("unknown"), database.compression.extension());
+        let attributes = Attributes { kind: Kind::Dump, sha256: None, mtime_ns: None, size_bytes: Some(wanted) };
+        Ok((Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes }, None))
     }
 
     /// Brings a dump into the repository, under a name of its own, and says so in the log.

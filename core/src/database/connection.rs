@@ -186,6 +186,15 @@ impl Connection {
         self
     }
 
+    /// With what `other` says of user, database and password, where this one says nothing.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        self.user = self.user.or(other.user);
+        self.database = self.database.or(other.database);
+        self.password = self.password.or(other.password);
+        self
+    }
+
     /// What a URL as libpq takes it says: `postgresql://user:password@host:port/database?parameter=value`. Several hosts, sockets
     /// (`?host=/run/postgresql`, `%2Frun%2Fpostgresql` as host) and the parameters that have a variable are understood, `ssl=true` and Node's
     /// `sslmode=no-verify` besides.

@@ -128,14 +128,14 @@ mod tests {
     #[test]
     fn what_a_backup_would_take_is_measured_and_nothing_else() {
         let library = library();
-        let sources = [Source { root: Root::Library, path: library.path().to_owned(), server_path: None }];
+        let sources = [Source { root: Root::Library, path: library.path().to_owned() }];
         let all = measured(&Scope::default(), &sources);
         assert_eq!((all.contents.originals.files, all.contents.originals.bytes), (4, 15_000));
         assert_eq!((all.contents.others.files, all.contents.others.bytes), (3, 48_013));
         assert_eq!(all.unread, 0);
         let few = measured(&Scope { originals_only: true, ..Scope::default() }, &sources);
         assert_eq!((few.contents.originals.bytes, few.contents.others.bytes), (15_000, 13));
-        let external = [Source { root: Root::External("dumps".parse().unwrap()), path: library.path().join("backups"), server_path: None }];
+        let external = [Source { root: Root::External("dumps".parse().unwrap()), path: library.path().join("backups") }];
         assert_eq!(measured(&Scope::default(), &external).contents.originals.bytes, 64_000);
     }
 
@@ -143,10 +143,10 @@ mod tests {
     fn a_source_that_is_not_there_is_an_error_and_a_stopped_walk_too() {
         let library = library();
         let stop = CancellationToken::new();
-        let gone = [Source { root: Root::Library, path: library.path().join("nowhere"), server_path: None }];
+        let gone = [Source { root: Root::Library, path: library.path().join("nowhere") }];
         assert!(matches!(measure(&gone, &Scope::default(), NonZeroUsize::MIN, &stop), Err(MeasureError::Source { .. })));
         stop.cancel();
-        let there = [Source { root: Root::Library, path: library.path().to_owned(), server_path: None }];
+        let there = [Source { root: Root::Library, path: library.path().to_owned() }];
         assert!(matches!(measure(&there, &Scope::default(), NonZeroUsize::MIN, &stop), Err(MeasureError::Interrupted)));
     }
 }

@@ -34,8 +34,8 @@ pub struct Estimated {
 impl Plan {
     /// The plan that the settings make.
     pub fn of(app: &App, place: &Place, class: Option<&StorageClass>) -> anyhow::Result<Self> {
-        let library = Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?), server_path: None };
-        let externals = super::super::externals(app)?.into_iter().map(super::super::External::source);
+        let library = Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?) };
+        let externals = super::super::externals(app)?.into_iter().map(|external| Source { root: Root::External(external.name), path: external.path });
         Ok(Self {
             sources: std::iter::once(library).chain(externals).collect(),
             scope: Scope {
