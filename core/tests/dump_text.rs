@@ -1,10 +1,8 @@
 //! Whether a dump is whole, and what it holds, whatever is in it and however it comes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
-#[path = "support/dumps.rs"]
-mod dumps;
-
 use immich_backup_core::database::text::{NotWhole, Scanner, TableName, Visitor, Whole};
+use immich_backup_testbed::fixture::{Fixture, IMMICH_1};
 use proptest::prelude::*;
 
 /// Writes down all that it is told.
@@ -212,8 +210,8 @@ fn a_dump_cut_at_any_byte_is_refused_and_the_place_is_named() {
 
 #[test]
 fn dumps_of_real_servers_are_whole_and_no_cut_of_them_is() {
-    for version in dumps::VERSIONS {
-        let text = dumps::real(version);
+    for fixture in Fixture::all() {
+        let (text, version) = (fixture.dump_text(), &fixture.expected.version);
         let mut places: Vec<_> = (0..text.len()).step_by(997).collect();
         places.extend(text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').flat_map(|(at, _)| [at, at + 1]));
         // Every byte near the end, where a closing line can be half there.
@@ -228,7 +226,8 @@ fn dumps_of_real_servers_are_whole_and_no_cut_of_them_is() {
 
 #[test]
 fn the_sections_of_a_cluster_have_their_databases_and_their_rows() {
-    let (whole, _) = read(&[&dumps::real("1.135.3")]).unwrap();
+    let Some(fixture) = Fixture::open(IMMICH_1) else { return };
+    let (whole, _) = read(&[&fixture.dump_text()]).unwrap();
     let names: Vec<_> = whole.sections.iter().map(|section| section.database.as_deref().unwrap()).collect();
     assert!(whole.cluster);
     assert_eq!(names, ["template1", "immich", "postgres"]);
@@ -236,7 +235,8 @@ fn the_sections_of_a_cluster_have_their_databases_and_their_rows() {
     for section in &whole.sections {
         assert_eq!(section.server_version.as_deref(), Some("15.20 (Debian 15.20-0+deb12u1)"));
     }
-    let odd = around("COPY public.a (b) FROM stdin;\nx\n\\.\n").replace("SET x = 0;", "\\unrestrict k3y\n\\connect -reuse-previous=on \"dbname='my db'\"\n\\restrict k3y\n");
+    let odd = around("COPY public.a (b) FROM stdin;\nx\n\\.\n")
+        .replace("SET x = 0;", "\\unrestrict k3y\n\\connect -reuse-previous=on \"dbname='my db'\"\n\\restrict k3y\n");
     assert_eq!(read(&[odd.as_bytes()]).unwrap().0.sections[0].database.as_deref(), Some("my db"));
 }
 
@@ -272,10 +272,10 @@ proptest! {
 
 #[test]
 fn real_dumps_give_the_same_byte_by_byte() {
-    for version in dumps::VERSIONS {
-        let text = dumps::real(version);
+    for fixture in Fixture::all() {
+        let text = fixture.dump_text();
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
-        assert_eq!(read(&bytes).unwrap(), read(&[&text]).unwrap(), "{version}");
+        assert_eq!(read(&bytes).unwrap(), read(&[&text]).unwrap(), "{}", fixture.expected.version);
     }
 }
 
@@ -306,7 +306,9 @@ fn what_a_terminal_or_a_damaged_disk_makes_of_a_dump_is_named() {
     let good = around("COPY public.asset (id) FROM stdin;\n1\n2\n\\.\n\nCOPY public.person (id) FROM stdin;\n1\n2\n\\.\n\n");
     let crlf = good.replace('\n', "\r\n");
     assert_eq!(read(&[crlf.as_bytes()]).unwrap_err(), NotWhole::CarriageReturn { line: 1 });
-    for (place, text) in [("2\n\\.\n\nCOPY", "2\r\n\\.\n\nCOPY"), ("2\n\\.\n\n--", "2\r\n\\.\n\n--"), ("2\n\\.\n\n--", "2\n\\.\r\n\n--"), ("2\n\\.\n\nCOPY", "2\n\\.\r\n\nCOPY")] {
+    for (place, text) in
+        [("2\n\\.\n\nCOPY", "2\r\n\\.\n\nCOPY"), ("2\n\\.\n\n--", "2\r\n\\.\n\n--"), ("2\n\\.\n\n--", "2\n\\.\r\n\n--"), ("2\n\\.\n\nCOPY", "2\n\\.\r\n\nCOPY")]
+    {
         assert!(good.contains(place));
         let bad = good.replace(place, text);
         let line = bad.split('\r').next().unwrap().matches('\n').count() as u64 + 1;
