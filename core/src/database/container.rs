@@ -7,7 +7,6 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use std::collections::BTreeMap;
@@ -114,7 +113,7 @@ impl Container {
         Ok((Self { docker, name, id, run_as: options.run_as }, connection))
     }
 
-    fn failed(&self, action: &'static str) -> impl Fn(Error) -> DatabaseError {
+    fn failed(&self, action: &'static str) -> impl Fn(Error) -> DatabaseError + use<> {
         let container = self.name.clone();
         move |source| match is_status(&source, 409) {
             true => DatabaseError::NotRunning { container: container.clone(), status: "stopped or paused".to_owned() },
@@ -137,7 +136,7 @@ impl Container {
 
     async fn start_now(self: Arc<Self>, arguments: Vec<String>, variables: BTreeMap<String, String>, purpose: Purpose) -> Result<Process, DatabaseError> {
         let command = ["sh", "-c", WRAPPER, purpose.program].map(str::to_owned).into_iter().chain(arguments).collect();
-        let (exec, mut output, input) = self.attach(command, variables, purpose.has_input).await?;
+        let (mut exec, mut output, input) = self.attach(command, variables, purpose.has_input).await?;
         let program = purpose.program;
         let (tail, mut early, mut said) = (Tail::default(), Vec::new(), Vec::new());
         let slow = || DatabaseError::Slow { program, action: "begin", container: self.name.clone(), seconds: TURN_WAIT.as_secs() };
@@ -161,7 +160,7 @@ impl Container {
             return Err(DatabaseError::NotInContainer { container: self.name.clone(), program, stderr: text.trim().to_owned() });
         };
         tail.push(rest.as_bytes());
-        let exec = Exec { number: number.to_owned(), ..exec };
+        number.clone_into(&mut exec.number);
         let (kept, failed) = (tail.clone(), self.failed("read from"));
         let later = output.filter_map(move |piece| {
             let piece = match piece {

@@ -329,9 +329,10 @@ async fn attempt<S: TextSink>(
     halt: &CancellationToken,
 ) -> Result<(Written, S), DumpError> {
     let mut writer = Writer::begin(&plan.destination).await?;
+    let arguments = arguments(plan, without_data);
     let mut process = tokio::select! {
         () = halt.cancelled() => return Err(DumpError::Stopped),
-        started = client.start(Program::PgDump, &arguments(plan, without_data), &plan.application) => started?,
+        started = client.start(Program::PgDump, &arguments, &plan.application) => started?,
     };
     let piped = tokio::select! {
         () = halt.cancelled() => Err(DumpError::Stopped),
