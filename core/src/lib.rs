@@ -14,6 +14,8 @@ pub mod estimate;
 pub mod event;
 pub mod library;
 pub mod model;
+pub mod proof;
+pub mod prove;
 pub mod repository;
 pub mod restore;
 mod task;

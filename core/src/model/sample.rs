@@ -28,14 +28,23 @@ impl Part {
     /// Everything.
     pub const ALL: Self = Self { of: 1, part: 0 };
 
-    /// Whether the thing called `name` belongs to this part: the first 8 bytes of its SHA-256, big-endian, modulo `of`.
+    /// Whether the thing called `name` belongs to this part.
     #[must_use]
     pub fn has(self, name: &str) -> bool {
-        if self.of <= 1 {
-            return true;
-        }
+        self.of <= 1 || Self::at(self.of, Self::position(name)) == self
+    }
+
+    /// Where the thing called `name` lies in the whole: the first 8 bytes of its SHA-256, big-endian.
+    #[must_use]
+    pub fn position(name: &str) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = Sha256::of(name.as_bytes()).0;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]) % self.of == self.part
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// The one of `of` parts in which everything at `position` lies: the position modulo `of`.
+    #[must_use]
+    pub fn at(of: u64, position: u64) -> Self {
+        Self { of, part: position.checked_rem(of).unwrap_or(0) }
     }
 }
 

@@ -6,6 +6,7 @@ mod lookup;
 mod question;
 mod scratch;
 mod select;
+mod standing;
 
 pub use apply::Applied;
 pub use copy::unpack;
@@ -14,6 +15,7 @@ pub use question::{CurrentFile, DrillRow, DumpRow, FileRow, Folders, RunRow, Sna
 
 pub use scratch::{Expected, ExpectedObject, Unseen};
 pub use select::{SelectError, Selector};
+pub use standing::{KeptContent, StandingFile, StandingFiles, Whereabouts};
 
 use super::log::{Head, Totals};
 use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_BYTES, SQLITE_WRITER_CACHE_BYTES};

@@ -1,6 +1,7 @@
 //! Applying log entries, one transaction each.
 
 use super::super::log::{Archived, Damaged, Entry, Fact, Head, Header, Outcome, StoredFact};
+use super::question::Verification;
 use super::{Manifest, ManifestError, signed};
 use crate::library::layout::class_of;
 use crate::model::{FilePath, Root};
@@ -155,8 +156,14 @@ impl Manifest {
                 Ok(())
             }
             Fact::Pruned(pruned) => pruned.keys.iter().try_for_each(|key| self.prune(sequence, key)),
-            Fact::Listed(listed) => self.verified(sequence, "listed", listed.at, (1, 0), listed.objects, listed.damaged),
-            Fact::Read(read) => self.verified(sequence, "read", read.at, (read.sample.of, read.sample.part), read.objects, read.damaged),
+            Fact::Listed(listed) => {
+                let look = Verification { at: listed.at, parts: 1, part: 0, covers: listed.sequence, objects: listed.objects, damaged: listed.damaged };
+                self.verified(sequence, "listed", &look)
+            }
+            Fact::Read(read) => {
+                let (parts, part) = (read.sample.of, read.sample.part);
+                self.verified(sequence, "read", &Verification { at: read.at, parts, part, covers: read.sequence, objects: read.objects, damaged: read.damaged })
+            }
             Fact::Damaged(damaged) => self.damage(sequence, damaged),
             Fact::Sound(sound) => {
                 self.connection.execute("DELETE FROM damage WHERE key = ?1", [&sound.key])?;
@@ -166,10 +173,12 @@ impl Manifest {
         }
     }
 
-    fn verified(&self, sequence: i64, kind: &str, at: jiff::Timestamp, parts: (u64, u64), objects: u64, damaged: u64) -> rusqlite::Result<()> {
+    fn verified(&self, sequence: i64, kind: &str, look: &Verification) -> rusqlite::Result<()> {
+        // Nobody can have looked at what came after: a fact that says so is not believed.
+        let covers = signed(look.covers).min(sequence);
         self.connection.execute(
-            "INSERT OR REPLACE INTO verification(sequence, kind, at, parts, part, objects, damaged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![sequence, kind, at.to_string(), signed(parts.0), signed(parts.1), signed(objects), signed(damaged)],
+            "INSERT OR REPLACE INTO verification(sequence, kind, at, parts, part, covers, objects, damaged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![sequence, kind, look.at.to_string(), signed(look.parts), signed(look.part), covers, signed(look.objects), signed(look.damaged)],
         )?;
         Ok(())
     }

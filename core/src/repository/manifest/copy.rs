@@ -56,6 +56,9 @@ impl Manifest {
                 ("run", "id"),
                 ("verification", "sequence, kind"),
                 ("damage", "key"),
+                ("dump", "key"),
+                ("drill", "sequence"),
+                ("pruned", "key"),
                 ("manifest_copy", "key"),
             ] {
                 copy.execute_batch(&format!("INSERT INTO main.{table} SELECT * FROM source.{table} ORDER BY {order}"))?;

@@ -126,6 +126,8 @@ pub struct Verification {
     pub parts: u64,
     /// Which.
     pub part: u64,
+    /// The last log entry whose objects were looked at.
+    pub covers: u64,
     /// Objects that were right.
     pub objects: u64,
     /// Objects that were not.
@@ -134,14 +136,14 @@ pub struct Verification {
 
 const FILE_COLUMNS: &str = "v.name, v.sha256, v.sha1, v.size, v.mtime_ns, v.mode, v.key, v.damaged IS NOT NULL";
 /// What stands in the snapshot of log entry `?1`.
-const STANDS: &str = "v.since <= ?1 AND (v.until IS NULL OR v.until > ?1)";
+pub(super) const STANDS: &str = "v.since <= ?1 AND (v.until IS NULL OR v.until > ?1)";
 
 /// The object of a version, from its `key` column and its place.
-fn object_key(key: Option<String>, file: &FilePath) -> String {
+pub(super) fn object_key(key: Option<String>, file: &FilePath) -> String {
     key.or_else(|| key::home(file).map(|home| home.to_string())).unwrap_or_default()
 }
 
-fn converted<T, E: std::error::Error + Send + Sync + 'static>(column: usize, result: Result<T, E>) -> rusqlite::Result<T> {
+pub(super) fn converted<T, E: std::error::Error + Send + Sync + 'static>(column: usize, result: Result<T, E>) -> rusqlite::Result<T> {
     result.map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error)))
 }
 
@@ -374,17 +376,19 @@ impl Manifest {
     }
 
     fn verification(&self, condition: &str, values: impl rusqlite::Params) -> Result<Option<Verification>, ManifestError> {
-        let sql = format!("SELECT at, parts, part, objects, damaged FROM verification WHERE {condition}");
-        let row = self.connection.query_row(&sql, values, |row| {
-            Ok(Verification {
-                at: converted(0, row.get::<_, String>(0)?.parse())?,
-                parts: unsigned(row.get(1)?),
-                part: unsigned(row.get(2)?),
-                objects: unsigned(row.get(3)?),
-                damaged: unsigned(row.get(4)?),
-            })
-        });
-        row.optional().map_err(self.failed("read"))
+        let sql = format!("SELECT at, parts, part, covers, objects, damaged FROM verification WHERE {condition}");
+        self.connection.query_row(&sql, values, verification_row).optional().map_err(self.failed("read"))
+    }
+
+    /// Every look of `kind` (`listed` or `read`), oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn verifications(&self, kind: &str) -> Result<Vec<Verification>, ManifestError> {
+        let failed = self.failed("read");
+        let sql = "SELECT at, parts, part, covers, objects, damaged FROM verification WHERE kind = ?1 ORDER BY sequence";
+        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+        query.query_map([kind], verification_row).and_then(Iterator::collect).map_err(&failed)
     }
 
     /// Objects known to be missing or damaged.
@@ -542,6 +546,17 @@ impl Manifest {
 
 fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     converted(column, serde_json::from_str(&row.get::<_, String>(column)?))
+}
+
+fn verification_row(row: &Row<'_>) -> rusqlite::Result<Verification> {
+    Ok(Verification {
+        at: converted(0, row.get::<_, String>(0)?.parse())?,
+        parts: unsigned(row.get(1)?),
+        part: unsigned(row.get(2)?),
+        covers: unsigned(row.get(3)?),
+        objects: unsigned(row.get(4)?),
+        damaged: unsigned(row.get(5)?),
+    })
 }
 
 fn snapshot_row(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {

@@ -64,6 +64,7 @@ CREATE TABLE verification(
   at       TEXT NOT NULL,
   parts    INTEGER NOT NULL,         -- 1 of so many
   part     INTEGER NOT NULL,
+  covers   INTEGER NOT NULL,         -- the last log entry whose objects were looked at; others may have written since
   objects  INTEGER NOT NULL,
   damaged  INTEGER NOT NULL,
   PRIMARY KEY (sequence, kind)
