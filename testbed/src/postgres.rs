@@ -2,11 +2,9 @@
 //!
 //! What asks a server panics with what the server says where it refuses: these are for tests. Passwords are checked on every way in.
 
-#![allow(clippy::panic, reason = "for tests: what a server refuses is shown")]
-
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -17,12 +15,14 @@ use crate::servers::ServerError;
 use crate::servers::process::{self, End, Launch, Process};
 use crate::servers::tools;
 
+mod administrator;
 mod dump;
 mod psql;
 
+pub use administrator::{Administrator, Connection};
 pub use dump::Dump;
 
-pub(crate) use psql::{COUNTS, Psql, ROWS, by_table};
+pub(crate) use psql::Psql;
 
 /// Which server, and how it is to be.
 #[derive(Debug, Clone, Default)]
@@ -33,22 +33,12 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
 }
 
-/// A running PostgreSQL.
+/// A running PostgreSQL; what its [`Administrator`] may do can be done with it.
 pub struct Postgres {
     programs: PathBuf,
+    administrator: Administrator,
     port: u16,
     process: Process,
-}
-
-/// Somebody who is connected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
-    /// What it calls itself (`application_name`).
-    pub application: String,
-    /// `active`, `idle`, `idle in transaction`, …
-    pub state: String,
-    /// What it asks, or asked last.
-    pub query: String,
 }
 
 /// Folder of the data, in the server's folder.
@@ -115,7 +105,7 @@ impl Postgres {
             // Quit: its processes are in groups of their own, and end when it tells them.
             let launch = Launch { name, command: clean(command), privileges, end: End::Quit, folder };
             let (process, ()) = Process::launch(launch, || psql.run("postgres", "SELECT 1").map(drop))?;
-            Ok(Self { programs: programs.clone(), port, process })
+            Ok(Self { programs: programs.clone(), administrator: Administrator::new(psql), port, process })
         })
     }
 
@@ -155,127 +145,6 @@ impl Postgres {
         [("PGHOST", "127.0.0.1".to_string()), ("PGPORT", self.port.to_string()), ("PGUSER", Self::USER.to_string()), ("PGPASSWORD", Self::PASSWORD.to_string())]
     }
 
-    /// What the administrator is answered: a line for each row, tabs between columns.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn psql(&self, database: &str, sql: &str) -> String {
-        shown(self.try_psql(database, sql))
-    }
-
-    /// What the administrator is answered, or what is said against it.
-    ///
-    /// # Errors
-    ///
-    /// If the server refuses.
-    pub fn try_psql(&self, database: &str, sql: &str) -> Result<String, String> {
-        self.client().run(database, sql)
-    }
-
-    /// What somebody else is answered, or what is said against it.
-    ///
-    /// # Errors
-    ///
-    /// If the server refuses.
-    pub fn psql_as(&self, user: &str, password: &str, database: &str, sql: &str) -> Result<String, String> {
-        self.client().with_user(user, password).run(database, sql)
-    }
-
-    /// Makes an empty database.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn create_database(&self, name: &str) {
-        self.psql("postgres", &format!("CREATE DATABASE {}", identifier(name)));
-    }
-
-    /// Makes a role that may log in; `attributes` as in `CREATE ROLE`, e.g. `CREATEDB`, or nothing.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn create_role(&self, name: &str, password: &str, attributes: &str) {
-        self.psql("postgres", &format!("CREATE ROLE {} LOGIN {attributes} PASSWORD {}", identifier(name), literal(password)));
-    }
-
-    /// Loads a dump into a database that is there and empty, in one transaction.
-    ///
-    /// # Panics
-    ///
-    /// If the dump cannot be read, or the server refuses a part of it.
-    #[track_caller]
-    pub fn load(&self, database: &str, dump: Dump<'_>) {
-        shown(self.client().load(database, dump));
-    }
-
-    /// Makes a database and loads a dump into it.
-    ///
-    /// # Panics
-    ///
-    /// If the dump cannot be read, or the server refuses.
-    #[track_caller]
-    pub fn create_loaded(&self, database: &str, dump: Dump<'_>) {
-        self.create_database(database);
-        self.load(database, dump);
-    }
-
-    /// All rows of the tables in schema `public`, as `COPY` writes them, sorted: of two databases with the same content they are equal.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn rows(&self, database: &str) -> BTreeMap<String, Vec<String>> {
-        by_table(&self.psql(database, ROWS))
-    }
-
-    /// How many rows each table in schema `public` has.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn counts(&self, database: &str) -> BTreeMap<String, u64> {
-        psql::counted(&self.psql(database, COUNTS))
-    }
-
-    /// The names of all databases that can be connected to.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn databases(&self) -> Vec<String> {
-        let databases = self.psql("postgres", "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname");
-        databases.lines().map(ToString::to_string).collect()
-    }
-
-    /// Who is connected to a database.
-    ///
-    /// # Panics
-    ///
-    /// If the server refuses.
-    #[track_caller]
-    pub fn connections(&self, database: &str) -> Vec<Connection> {
-        let of = format!(
-            "SELECT application_name, state, translate(query, E'\\t\\r\\n', '   ') FROM pg_stat_activity
-             WHERE datname = {} AND backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY backend_start",
-            literal(database)
-        );
-        let answer = self.psql("postgres", &of);
-        let connection = |line: &str| {
-            let mut columns = line.splitn(3, '\t').map(ToString::to_string);
-            let mut next = || columns.next().unwrap_or_default();
-            Connection { application: next(), state: next(), query: next() }
-        };
-        answer.lines().map(connection).collect()
-    }
-
     /// What the server has printed so far.
     pub fn log(&self) -> String {
         self.process.output()
@@ -285,28 +154,14 @@ impl Postgres {
     pub fn stop(&mut self) {
         self.process.stop();
     }
+}
 
-    fn client(&self) -> Psql {
-        Psql::local(&self.programs, self.socket_folder(), self.port)
+impl Deref for Postgres {
+    type Target = Administrator;
+
+    fn deref(&self) -> &Administrator {
+        &self.administrator
     }
-}
-
-#[track_caller]
-fn shown<T>(result: Result<T, String>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(said) => panic!("{said}"),
-    }
-}
-
-/// A name as SQL has it.
-pub(crate) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A text as SQL has it.
-pub(crate) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn cannot_start(cause: io::Error) -> ServerError {

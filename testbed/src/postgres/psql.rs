@@ -9,18 +9,18 @@ use std::thread;
 use super::{Dump, Postgres, clean};
 
 /// All rows of schema `public`: the table's name, then the row as `COPY` writes it; and a line with nothing but its name for each table.
-pub(crate) const ROWS: &str = r"
+pub(super) const ROWS: &str = r"
 SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r';
 SELECT format('COPY (SELECT %L, t.* FROM public.%I AS t) TO STDOUT', relname, relname)
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' \gexec";
 
 /// How many rows each table of schema `public` has.
-pub(crate) const COUNTS: &str = r"
+pub(super) const COUNTS: &str = r"
 SELECT format('SELECT %L, count(*) FROM public.%I', relname, relname)
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' \gexec";
 
 /// What [`ROWS`] answers, by table.
-pub(crate) fn by_table(answer: &str) -> BTreeMap<String, Vec<String>> {
+pub(super) fn by_table(answer: &str) -> BTreeMap<String, Vec<String>> {
     let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in answer.lines() {
         match line.split_once('\t') {
@@ -35,12 +35,13 @@ pub(crate) fn by_table(answer: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What [`COUNTS`] answers.
-pub(crate) fn counted(answer: &str) -> BTreeMap<String, u64> {
+pub(super) fn counted(answer: &str) -> BTreeMap<String, u64> {
     let counted = |line: &str| line.split_once('\t').and_then(|(table, rows)| Some((table.to_string(), rows.parse().ok()?)));
     answer.lines().filter_map(counted).collect()
 }
 
 /// How `psql` is reached and whom it asks.
+#[derive(Clone)]
 pub(crate) struct Psql {
     /// The program and what comes before the arguments that all have.
     command: Vec<String>,

@@ -61,13 +61,15 @@ pub(crate) enum End {
     Kill,
     /// SIGQUIT, and time to end what it started.
     Quit,
+    /// SIGTERM for it and its group, and time to end; but SIGKILL when its test is killed.
+    Terminate,
 }
 
 impl End {
-    /// As `setpriv` names it.
-    fn name(self) -> &'static str {
+    /// What the kernel sends when the test is killed, as `setpriv` names it.
+    fn without_test(self) -> &'static str {
         match self {
-            Self::Kill => "KILL",
+            Self::Kill | Self::Terminate => "KILL",
             Self::Quit => "QUIT",
         }
     }
@@ -121,7 +123,7 @@ impl Process {
         let output = File::create(folder.path().join(OUTPUT)).map_err(cannot_start)?;
         let mut command = Command::new("setpriv");
         // A test that is killed cannot stop anything; the kernel does.
-        command.args(["--pdeathsig", end.name()]).args(privileges).arg("--").arg(wanted.get_program()).args(wanted.get_args());
+        command.args(["--pdeathsig", end.without_test()]).args(privileges).arg("--").arg(wanted.get_program()).args(wanted.get_args());
         for (key, value) in wanted.get_envs() {
             match value {
                 Some(value) => command.env(key, value),
@@ -142,11 +144,6 @@ impl Process {
         self.folder.path()
     }
 
-    /// Its process's id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends it, as dropping it does; its folder stays.
     pub(crate) fn stop(&mut self) {
         if self.stopped {
@@ -154,21 +151,30 @@ impl Process {
         }
         self.stopped = true;
         let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        if self.end == End::Quit {
-            if matches!(self.child.try_wait(), Ok(None)) {
-                kill_process(id, Signal::QUIT).ok();
-            }
-            let began = Instant::now();
-            while began.elapsed() < ENDED_WITHIN {
-                if !matches!(self.child.try_wait(), Ok(None)) {
-                    return;
-                }
-                thread::sleep(END_LOOK_EVERY);
-            }
+        let told = matches!(self.child.try_wait(), Ok(None))
+            && match self.end {
+                End::Kill => false,
+                End::Quit => kill_process(id, Signal::QUIT).is_ok(),
+                End::Terminate => kill_process_group(id, Signal::TERM).is_ok(),
+            };
+        if told && self.ends() {
+            return;
         }
         // The group, not the process: some servers start others. It is this process's as long as nobody has waited for its first.
         kill_process_group(id, Signal::KILL).ok();
         self.child.wait().ok();
+    }
+
+    /// Whether it ends in time.
+    fn ends(&mut self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < ENDED_WITHIN {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return true;
+            }
+            thread::sleep(END_LOOK_EVERY);
+        }
+        false
     }
 
     fn wait_until<T, E: Debug>(&mut self, ready: impl Fn() -> Result<T, E>) -> Result<T, String> {
