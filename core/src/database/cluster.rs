@@ -267,9 +267,7 @@ async fn choose(plan: &ClusterPlan) -> Result<Programs, ClusterError> {
         found.push(Programs { folder: folder.clone(), version, lacks, preload });
     }
     let best = found.into_iter().min_by_key(|programs| preference(programs, plan.major));
-    best.ok_or_else(|| ClusterError::NoServer {
-        folders: plan.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "),
-    })
+    best.ok_or_else(|| ClusterError::NoServer { folders: plan.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ") })
 }
 
 /// The smaller, the better.
@@ -314,7 +312,8 @@ async fn initialise(programs: &Programs, folder: &Path, owner: Option<(u32, u32)
     initdb.args(["--username", USER, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions"]);
     initdb.stdin(Stdio::null()).kill_on_drop(true);
     let ended = tokio::time::timeout(INIT_WAIT, initdb.output()).await;
-    let ended = ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|source| ClusterError::Start { program: program.clone(), source })?;
+    let ended =
+        ended.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten().map_err(|source| ClusterError::Start { program: program.clone(), source })?;
     if ended.status.success() {
         return Ok(());
     }

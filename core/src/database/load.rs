@@ -175,7 +175,9 @@ impl LoadError {
             Self::Psql { .. } => "install PostgreSQL's client of the server's version, or name the database's container".to_owned(),
             Self::Standby { .. } => "give the address of the primary server".to_owned(),
             Self::Encoding { .. } => "make the database anew: CREATE DATABASE immich TEMPLATE template0 ENCODING 'UTF8'".to_owned(),
-            Self::NotEmpty { .. } => "load into a new database; or say --replace, which takes a dump of what is there first, then puts this in its place".to_owned(),
+            Self::NotEmpty { .. } => {
+                "load into a new database; or say --replace, which takes a dump of what is there first, then puts this in its place".to_owned()
+            }
             Self::NotOwner { .. } => "connect as the user that Immich itself uses, or make a new database".to_owned(),
             Self::Extensions { extensions, .. } => extensions.iter().map(|name| preflight::remedy(name)).collect::<Vec<_>>().join("; "),
             Self::ExtensionRights { extensions, .. } => {

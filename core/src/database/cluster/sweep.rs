@@ -1,8 +1,7 @@
 //! Ending what servers of dead programs left.
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,14 +23,17 @@ pub(super) fn sweep(parent: &Path, prefix: &str) {
         // A link could lead anywhere.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_abandoned(&entry.path()) {
             end_server(&entry.path());
-            drop(std::fs::remove_dir_all(entry.path()));
+            std::fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
 
-/// Whether nobody holds its lock. One without a lock is being made or removed right now.
+/// Whether it is ours and nobody holds its lock. One without a lock is being made or removed right now.
 fn is_abandoned(folder: &Path) -> bool {
-    File::open(folder.join(LOCK)).is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(lock) = rustix::fs::open(folder.join(LOCK), flags, Mode::empty()) else { return false };
+    let is_ours = rustix::fs::fstat(&lock).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw());
+    is_ours && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 /// Ends the server that runs on the data in `folder`, if one does.
@@ -47,7 +49,7 @@ fn end_server(folder: &Path) {
     let begun = Instant::now();
     let mut signal = Signal::QUIT;
     while is_server() && begun.elapsed() < END_WAIT {
-        drop(kill_process(pid, signal));
+        kill_process(pid, signal).ok();
         if begun.elapsed() > END_WAIT / 2 {
             signal = Signal::KILL;
         }

@@ -122,12 +122,18 @@ pub async fn clear(client: &Client, made: &BTreeSet<String>) -> Result<(), LoadE
 /// # Errors
 /// The database cannot be spoken to.
 pub async fn count_rows(client: &Client) -> Result<BTreeMap<String, u64>, LoadError> {
-    let sql = format!("SELECT coalesce(json_agg(json_build_array(n.schema, n.name)), '[]') FROM ({OBJECTS}) n WHERE n.kind IN ('r', 'p') AND {OWN};\n", OWN = OWN_SCHEMAS.replace("n.nspname", "n.schema"));
+    let sql = format!(
+        "SELECT coalesce(json_agg(json_build_array(n.schema, n.name)), '[]') FROM ({OBJECTS}) n WHERE n.kind IN ('r', 'p') AND {OWN};\n",
+        OWN = OWN_SCHEMAS.replace("n.nspname", "n.schema")
+    );
     let tables: Vec<(String, String)> = ask(client, "the names of tables", &sql).await?;
     let mut counted = BTreeMap::new();
     for tables in tables.chunks(COUNTED_AT_ONCE_MAX) {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let counts = tables.iter().enumerate().map(|(place, (schema, name))| format!("SELECT {place} AS place, count(*) AS rows FROM ONLY {}.{}", quoted(schema), quoted(name)));
+        let counts = tables
+            .iter()
+            .enumerate()
+            .map(|(place, (schema, name))| format!("SELECT {place} AS place, count(*) AS rows FROM ONLY {}.{}", quoted(schema), quoted(name)));
         let sql = format!("SELECT coalesce(json_agg(n.rows ORDER BY n.place), '[]') FROM ({}) n;\n", counts.collect::<Vec<_>>().join("\nUNION ALL "));
         let rows: Vec<u64> = ask(client, "the number of rows", &sql).await?;
         counted.extend(tables.iter().map(|(schema, name)| named(schema, name)).zip(rows));
@@ -162,6 +168,7 @@ impl std::fmt::Display for RowsDiffer {
 #[must_use]
 pub fn differences(expected: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) -> Vec<RowsDiffer> {
     let tables: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
-    let compared = tables.into_iter().map(|table| RowsDiffer { table: table.clone(), expected: expected.get(table).copied(), found: found.get(table).copied() });
+    let compared =
+        tables.into_iter().map(|table| RowsDiffer { table: table.clone(), expected: expected.get(table).copied(), found: found.get(table).copied() });
     compared.filter(|rows| rows.expected != rows.found).collect()
 }
