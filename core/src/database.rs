@@ -1,6 +1,7 @@
 //! What Immich keeps in PostgreSQL: dumping it, reading what a dump names, and loading it.
 
 pub mod client;
+pub mod cluster;
 pub mod compress;
 pub mod connection;
 pub mod container;
@@ -9,6 +10,7 @@ pub mod dump;
 pub mod error;
 pub mod filter;
 pub mod inventory;
+pub mod load;
 pub mod location;
 pub mod process;
 pub mod server;

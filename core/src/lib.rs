@@ -9,6 +9,7 @@
 pub mod backup;
 pub mod budget;
 pub mod database;
+pub mod drill;
 mod durable;
 pub mod estimate;
 pub mod event;

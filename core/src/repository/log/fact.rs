@@ -334,6 +334,9 @@ pub struct Drilled {
     pub assets: u64,
     /// Of these, assets whose bytes were fetched and compared.
     pub sampled: u64,
+    /// Which part of the assets that was; the next drill takes the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// What was wrong, in words: the first of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,

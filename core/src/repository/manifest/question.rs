@@ -266,6 +266,18 @@ impl Manifest {
         Ok(self.rows(&sql, params![file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
     }
 
+    /// What stands at `file` in the snapshot of log entry `sequence`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn standing_at(&self, file: &FilePath, sequence: u64) -> Result<Option<FileRow>, ManifestError> {
+        let (folder, name) = file.path.split();
+        let sql = format!(
+            "SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}"
+        );
+        Ok(self.rows(&sql, params![signed(sequence), file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
+    }
+
     /// Whether any file stands below `root`.
     ///
     /// # Errors
