@@ -39,6 +39,21 @@ pub const CHUNKS_QUEUED_MAX: usize = 2;
 /// What one streamed file takes out of [`TRANSFER_BYTES_MAX`]: the queued pieces, one being read, one being written.
 pub const STREAM_BYTES: usize = CHUNK_BYTES * (CHUNKS_QUEUED_MAX + 2);
 
+/// Text of a dump that is compressed at a time, each piece into a gzip member or zstd frame of its own.
+pub const DUMP_BLOCK_BYTES: usize = 1 << 20;
+
+/// Pieces of a dump that wait in each of its queues: for the compressor, for who reads the text, for the spool.
+pub const DUMP_BLOCKS_QUEUED_MAX: usize = 2;
+
+/// Threads that compress a dump.
+pub const DUMP_THREADS_MAX: usize = 4;
+
+/// What is kept of the end of what a program says on stderr.
+pub const STDERR_TAIL_BYTES: usize = 16 << 10;
+
+/// The answer to one question to the database, and what a program that is being written to may say meanwhile.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// Restored files that wait for one barrier before they get their names; each holds its folder open.
 pub const WRITTEN_FILES_MAX: usize = 256;
 
@@ -65,6 +80,15 @@ pub const SQLITE_WRITER_CACHE_BYTES: usize = 24 << 20;
 
 /// Page cache of each SQLite connection that reads.
 pub const SQLITE_READER_CACHE_BYTES: usize = 2 << 20;
+
+/// Page cache of an inventory's SQLite connection, while a dump is read into it and while it is asked.
+pub const INVENTORY_CACHE_BYTES: usize = 16 << 20;
+
+/// What an inventory sorts in memory at a time; the rest waits in a file.
+pub const INVENTORY_SORT_BYTES: usize = 16 << 20;
+
+/// The longest row of a dump that is looked at; rows that nobody wants may have any length.
+pub const DUMP_ROW_BYTES_MAX: usize = 16 << 20;
 
 /// SQLite connections that workers share for looking up known content.
 pub const LOOKUP_CONNECTIONS_MAX: usize = 4;

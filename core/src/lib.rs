@@ -17,6 +17,7 @@ pub mod library;
 pub mod model;
 pub mod prune;
 pub mod proof;
+pub mod prove;
 pub mod repository;
 pub mod restore;
 pub mod retention;

@@ -7,6 +7,7 @@ mod looks;
 pub use looks::{Known, Looks};
 
 use crate::budget::PROOF_NAMED_MAX;
+use crate::database::inventory::{Named, Outside};
 use crate::library::layout::class_of;
 use crate::model::{Class, FilePath, Sha1, encode_segment};
 use crate::repository::manifest::{StandingFile, Whereabouts};
@@ -14,36 +15,6 @@ use crate::verdict::{NamedVerdict, Proof, Thing, Verdict};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use uuid::Uuid;
-
-/// What a row of the dump names, where its path belongs to a root of the backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// What it is.
-    pub thing: Thing,
-    /// Where it lies.
-    pub file: FilePath,
-    /// The asset, for assets and what belongs to one.
-    pub asset: Option<Uuid>,
-    /// Of the content, where Immich has one.
-    pub sha1: Option<Sha1>,
-    /// Whether Immich says that the file is gone.
-    pub offline: bool,
-}
-
-/// What a row of the dump names, where its path belongs to no root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outside {
-    /// What it is.
-    pub thing: Thing,
-    /// The path as the dump has it.
-    pub path: Vec<u8>,
-    /// The asset, for assets and what belongs to one.
-    pub asset: Option<Uuid>,
-    /// Of the content, where Immich has one.
-    pub sha1: Option<Sha1>,
-    /// Whether Immich says that the file is gone.
-    pub offline: bool,
-}
 
 /// What should come in order did not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -230,7 +201,7 @@ where
 
     fn outside(&mut self, thing: &Outside) -> Result<(), E> {
         // As safe to show as any other path.
-        let path = encode_segment(&thing.path);
+        let path = encode_segment(thing.path.as_bytes());
         match (thing.thing, thing.sha1) {
             (Thing::Asset, Some(sha1)) => return self.checksummed(&sha1, None, &path, thing.asset),
             (Thing::Asset, None) => {
@@ -298,3 +269,6 @@ where
         self.proof.derived.count(present);
     }
 }
+
+#[cfg(test)]
+mod tests;

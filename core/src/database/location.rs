@@ -1,6 +1,7 @@
 //! From the paths that Immich's server writes into its database to files of the backup.
 
 use crate::model::{ExternalName, FilePath, Root, RootPath};
+use serde::{Deserialize, Serialize};
 
 /// Media locations of the images that Immich has had (before and since 1.137), and what stands in the database of servers that write
 /// paths relative to their own folder (before 1.136).
@@ -16,7 +17,7 @@ pub enum Place {
 }
 
 /// Where the server sees what is backed up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Locations {
     /// Media locations, the likeliest first; no slash at the end.
     media: Vec<Vec<u8>>,

@@ -81,3 +81,90 @@ impl Looks {
         Known { recorded, listed: self.listed.newest(since), read: readings.max() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn what_was_stored_is_recorded_by_the_next_snapshot_or_now() {
+        let looks = Looks::new([(10, at(100)), (20, at(200))], at(300));
+        assert_eq!([1, 10, 11, 20, 21].map(|since| looks.of(since, "k").recorded), [at(100), at(100), at(200), at(200), at(300)]);
+        assert_eq!((looks.of(1, "k").listed, looks.of(1, "k").read), (None, None));
+    }
+
+    #[test]
+    fn a_look_says_nothing_of_what_was_stored_after_what_it_covers() {
+        let mut looks = Looks::new([], at(0));
+        looks.add_listing(10, at(1));
+        looks.add_reading(10, at(2), Part::ALL);
+        assert_eq!((looks.of(10, "k").listed, looks.of(10, "k").read), (Some(at(1)), Some(at(2))));
+        assert_eq!((looks.of(11, "k").listed, looks.of(11, "k").read), (None, None));
+    }
+
+    #[test]
+    fn a_reading_says_nothing_of_other_parts() {
+        let mut looks = Looks::new([], at(0));
+        let part = Part { of: 7, part: 3 };
+        looks.add_reading(10, at(2), part);
+        let keys: Vec<_> = (0..50).map(|number| format!("library/{number}")).collect();
+        assert!(keys.iter().any(|key| part.has(key)) && keys.iter().any(|key| !part.has(key)));
+        for key in &keys {
+            assert_eq!(looks.of(1, key).read.is_some(), part.has(key), "{key}");
+        }
+        looks.add_reading(10, at(1), Part::ALL);
+        for key in &keys {
+            assert_eq!(looks.of(1, key).read, Some(if part.has(key) { at(2) } else { at(1) }), "{key}");
+        }
+    }
+
+    #[test]
+    fn looks_that_were_superseded_are_forgotten() {
+        let mut looks = Looks::new([], at(0));
+        for day in 0..1_000 {
+            looks.add_listing(10 + day, at(i64::try_from(day).unwrap()));
+            looks.add_reading(10 + day, at(i64::try_from(day).unwrap()), Part { of: 4, part: day % 4 });
+        }
+        assert_eq!(looks.listed.0.len(), 1);
+        assert_eq!(looks.read.values().flat_map(BTreeMap::values).map(|series| series.0.len()).collect::<Vec<_>>(), [1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_log_that_names_no_parts_divides_by_nothing() {
+        let mut looks = Looks::new([], at(0));
+        looks.add_reading(10, at(1), Part { of: 0, part: 0 });
+        looks.add_reading(10, at(2), Part { of: 2, part: 9 });
+        assert_eq!(looks.of(1, "k").read, Some(at(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn looks_answer_as_if_all_of_them_were_kept(
+            listings in prop::collection::vec((0..8_u64, 0..20_i64), 0..12),
+            readings in prop::collection::vec((0..8_u64, 0..20_i64, 1..4_u64, 0..4_u64), 0..12),
+            snapshots in prop::collection::btree_map(0..8_u64, 0..20_i64, 0..4),
+        ) {
+            let mut looks = Looks::new(snapshots.iter().map(|(entry, second)| (*entry, at(*second))), at(99));
+            for (covers, second) in &listings {
+                looks.add_listing(*covers, at(*second));
+            }
+            for (covers, second, of, part) in &readings {
+                looks.add_reading(*covers, at(*second), Part { of: *of, part: part % of });
+            }
+            for since in 0..9 {
+                for key in ["a", "b", "c", "d", "e"] {
+                    let known = looks.of(since, key);
+                    let listed = listings.iter().filter(|(covers, _)| *covers >= since).map(|(_, second)| at(*second)).max();
+                    let read = readings.iter().filter(|(covers, _, of, part)| *covers >= since && Part { of: *of, part: part % of }.has(key));
+                    let recorded = snapshots.iter().find(|(entry, _)| **entry >= since).map_or(at(99), |(_, second)| at(*second));
+                    prop_assert_eq!(known, Known { recorded, listed, read: read.map(|(_, second, ..)| at(*second)).max() });
+                }
+            }
+        }
+    }
+}

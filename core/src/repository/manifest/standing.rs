@@ -4,6 +4,7 @@ use super::question::{STANDS, StoredContent, converted, object_key};
 use super::{Folders, Manifest, ManifestError, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
 use crate::model::{FilePath, Root, RootPath, Sha1, Sha256};
+use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 use std::collections::VecDeque;
 
@@ -146,6 +147,17 @@ impl Manifest {
         StandingFiles { manifest: self, sequence, folders: self.folders(), waiting: VecDeque::new(), current: None, page: Vec::new().into_iter() }
     }
 
+    /// The log entry of each snapshot, and when it was taken; oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn snapshot_times(&self) -> Result<Vec<(u64, Timestamp)>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT sequence, taken_at FROM snapshot ORDER BY sequence").map_err(&failed)?;
+        let rows = query.query_map([], |row| Ok((unsigned(row.get(0)?), converted(1, row.get::<_, String>(1)?.parse())?)));
+        rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
     /// Where the content with this SHA-1 is, seen from the snapshot of log entry `sequence`.
     ///
     /// # Errors
@@ -208,4 +220,185 @@ fn file_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<FilePath> {
     let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
     Ok(FilePath { root: converted(0, Root::from_external_or_empty(&external))?, path: converted(1, RootPath::parse(&path))? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digests, FileTimes, RepositoryId, WriterId};
+    use crate::repository::key::Key;
+    use crate::repository::log::{Archived, Damaged, Fact, Head, Header, Sound, StoredFact};
+
+    struct World {
+        manifest: Manifest,
+        _folder: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let start = Head { sequence: 0, sha256: Sha256([0; 32]) };
+            let manifest = Manifest::create(&folder.path().join("manifest.db"), RepositoryId::random(), &start).unwrap();
+            Self { manifest, _folder: folder }
+        }
+
+        /// Applies the next log entry; its number.
+        fn apply(&mut self, facts: &[Fact]) -> u64 {
+            let before = self.manifest.head();
+            let sequence = before.sequence + 1;
+            let header =
+                Header { format: 1, sequence, previous_sha256: before.sha256, run: None, written_at: Timestamp::UNIX_EPOCH, writer: WriterId::random() };
+            self.manifest.apply_parts(&header, facts, &Head { sequence, sha256: Sha256([0; 32]) }).unwrap();
+            sequence
+        }
+
+        /// What stands: path, log entry, key, whether it is damaged.
+        fn standing(&self, sequence: u64) -> Vec<(String, u64, String, bool)> {
+            let files = self.manifest.standing_files(sequence);
+            files.map(|file| file.unwrap()).map(|file| (file.file.to_string(), file.since, file.key, file.damaged)).collect()
+        }
+
+        fn find(&self, content: &str, sequence: u64) -> Whereabouts {
+            self.manifest.content_with_sha1(&Sha1::of(content.as_bytes()), sequence).unwrap()
+        }
+
+        fn kept(&self, content: &str) -> Vec<(String, bool)> {
+            let kept = self.manifest.each_content_with_sha1(&Sha1::of(content.as_bytes())).unwrap();
+            kept.into_iter().inspect(|kept| assert_eq!(kept.sha256, Sha256::of(content.as_bytes()))).map(|kept| (kept.object.key, kept.stands)).collect()
+        }
+    }
+
+    fn file(path: &str) -> FilePath {
+        match path.split_once(':') {
+            Some((name, path)) => FilePath { root: Root::External(name.parse().unwrap()), path: RootPath::parse(path).unwrap() },
+            None => FilePath::library(RootPath::parse(path).unwrap()),
+        }
+    }
+
+    fn stored_in(path: &str, content: &str, key: &str) -> StoredFact {
+        let digests = Digests { sha256: Sha256::of(content.as_bytes()), sha1: Sha1::of(content.as_bytes()) };
+        let times = FileTimes { size_bytes: content.len() as u64, mtime_ns: 7, ctime_ns: 8, mode: 0o644 };
+        StoredFact::new(&file(path), digests, &times, true, &Key::parse(key).unwrap(), None)
+    }
+
+    fn home(path: &str) -> String {
+        super::super::super::key::home(&file(path)).unwrap().to_string()
+    }
+
+    fn stored(path: &str, content: &str) -> Fact {
+        Fact::Stored(stored_in(path, content, &home(path)))
+    }
+
+    fn archived(path: &str) -> Fact {
+        Fact::Archived(Archived::new(&file(path)))
+    }
+
+    fn damaged(key: &str) -> Fact {
+        Fact::Damaged(Damaged { key: key.to_owned(), problem: "test".to_owned() })
+    }
+
+    #[test]
+    fn files_come_in_the_order_of_library_folder_and_name() {
+        let mut world = World::new();
+        let mut paths = vec!["nas:a", "a-b:z", "upload/a!", "upload/a/b", "upload/é", "z", "upload/a!/c", "upload", "Upload/a"];
+        let facts: Vec<_> = paths.iter().map(|path| stored(path, path)).collect();
+        let sequence = world.apply(&facts);
+        let found: Vec<_> = world.standing(sequence).into_iter().map(|(path, ..)| path).collect();
+        let parts = |path: &str| {
+            let file = file(path);
+            let (folder, name) = file.path.split();
+            (file.root.external_or_empty().as_bytes().to_vec(), folder.as_bytes().to_vec(), name.as_bytes().to_vec())
+        };
+        paths.sort_by_key(|path| parts(path));
+        assert_eq!(found, paths.iter().map(|path| file(path).to_string()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pages_lose_and_repeat_nothing() {
+        let mut world = World::new();
+        // A folder that is exactly one page, one that is more than two, and many small ones.
+        let mut paths: Vec<_> = (0..MANIFEST_PAGE_ROWS).map(|number| format!("a/{number:05}")).collect();
+        paths.extend((0..2 * MANIFEST_PAGE_ROWS + 1).map(|number| format!("b/{number:05}")));
+        paths.extend((0..MANIFEST_PAGE_ROWS + 7).map(|number| format!("c/{number:05}/x")));
+        let facts: Vec<_> = paths.iter().map(|path| stored(path, "same")).collect();
+        let sequence = world.apply(&facts);
+        let found: Vec<_> = world.standing(sequence).into_iter().map(|(path, ..)| path).collect();
+        assert!(found == paths, "{} of {}", found.len(), paths.len());
+        assert_eq!(world.standing(0), []);
+    }
+
+    #[test]
+    fn a_snapshot_has_what_stood_there_then() {
+        let mut world = World::new();
+        let first = world.apply(&[stored("a", "A"), stored("b", "B")]);
+        let second = world.apply(&[Fact::Stored(stored_in("a", "A2", "versions/a/2")), archived("b")]);
+        let third = world.apply(&[Fact::Doubtful(stored_in("a", "A3", "versions/a/3")), damaged("versions/a/2")]);
+        let row = |path: &str, since, key: &str, damaged| (path.to_owned(), since, key.to_owned(), damaged);
+        assert_eq!(world.standing(first), [row("a", first, "library/a", false), row("b", first, "library/b", false)]);
+        assert_eq!(world.standing(second), [row("a", second, "versions/a/2", true)]);
+        assert_eq!(world.standing(third), [row("a", second, "versions/a/2", true)]);
+    }
+
+    #[test]
+    fn a_content_stands_or_is_kept_or_is_nowhere() {
+        let mut world = World::new();
+        let first = world.apply(&[stored("a", "A"), stored("nas:b", "B")]);
+        let second = world.apply(&[archived("a"), Fact::Doubtful(stored_in("nas:b", "D", "versions/%external/nas/b/1"))]);
+        let third = world.apply(&[stored("c", "C")]);
+        let stands = |key: &str| Whereabouts::Stands { since: first, key: key.to_owned() };
+        assert_eq!([first, second, third].map(|n| world.find("A", n)), [stands("library/a"), Whereabouts::Kept, Whereabouts::Kept]);
+        assert_eq!(world.find("B", third), stands("external/nas/b"));
+        assert_eq!(world.find("C", second), Whereabouts::Kept, "it came later");
+        assert_eq!(world.find("D", third), Whereabouts::Kept, "it never stood");
+        assert_eq!(world.find("E", third), Whereabouts::Nowhere);
+    }
+
+    #[test]
+    fn damaged_objects_hold_nothing_until_they_are_sound() {
+        let mut world = World::new();
+        world.apply(&[stored("a", "A"), stored("b", "A")]);
+        let sequence = world.apply(&[damaged("library/a")]);
+        assert_eq!(world.find("A", sequence), Whereabouts::Stands { since: 1, key: "library/b".to_owned() });
+        assert_eq!(world.kept("A"), [("library/b".to_owned(), true)]);
+        let sequence = world.apply(&[damaged("library/b")]);
+        assert_eq!(world.find("A", sequence), Whereabouts::Nowhere);
+        assert_eq!(world.kept("A"), []);
+        let sequence = world.apply(&[Fact::Sound(Sound { key: "library/b".to_owned() }), archived("b")]);
+        assert_eq!(world.find("A", sequence), Whereabouts::Kept);
+        assert_eq!(world.kept("A"), [("library/b".to_owned(), false)]);
+    }
+
+    #[test]
+    fn what_stands_comes_first_and_an_object_once() {
+        let mut world = World::new();
+        world.apply(&[stored("a", "A"), stored("z", "A")]);
+        world.apply(&[archived("a"), Fact::Stored(stored_in("y", "A", "library/z"))]);
+        assert_eq!(world.kept("A"), [("library/z".to_owned(), true), ("library/a".to_owned(), false)]);
+        let facts: Vec<_> = (0..20).map(|number| stored(&format!("many/{number}"), "M")).collect();
+        world.apply(&facts);
+        assert_eq!(world.kept("M").len(), KEPT_OBJECTS_MAX);
+        let kept = world.manifest.each_content_with_sha1(&Sha1::of(b"A")).unwrap();
+        assert_eq!((kept[0].size_bytes, kept[0].mtime_ns, kept[0].mode, &kept[0].object.etag), (1, 7, 0o644, &None));
+    }
+
+    #[test]
+    fn looking_for_a_content_uses_the_index() {
+        let world = World::new();
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT 1 FROM version v WHERE substr(v.sha1, 1, 8) = substr(?2, 1, 8) AND v.sha1 = ?2 AND v.damaged IS NULL AND {STANDS}"
+        );
+        let mut query = world.manifest.connection.prepare(&sql).unwrap();
+        let plan: Vec<String> = query.query_map(params![1, [0_u8; 20]], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+        assert!(plan.iter().any(|step| step.contains("version_by_sha1")), "{plan:?}");
+    }
+
+    #[test]
+    fn a_path_that_leads_outside_is_refused() {
+        let mut world = World::new();
+        let sequence = world.apply(&[stored("a/b", "A")]);
+        world.manifest.connection.execute_batch("UPDATE folder SET path = '../a'").unwrap();
+        assert!(world.manifest.standing_files(sequence).next().unwrap().is_err());
+        assert!(world.manifest.content_with_sha1(&Sha1::of(b"A"), sequence).is_err());
+        assert!(world.manifest.each_content_with_sha1(&Sha1::of(b"A")).is_err());
+    }
 }
