@@ -4,12 +4,12 @@ mod names;
 
 use crate::budget::NAMED_MAX;
 use crate::database::inventory::{Builder, FoundAsset, Inventory, InventoryError, Meaning, Named};
-use crate::database::location::Locations;
 use crate::database::stored::{DumpText, StoredDumpError};
 use crate::event::{Event, Monitor, Phase};
-use crate::model::{Digests, RunId, decode_text};
+use crate::model::{Digests, RunId};
+use crate::prove::locations;
 use crate::repository::fetch::Fetcher;
-use crate::repository::manifest::{Chosen, Choosing, DumpRow, FileRow, Manifest, ManifestError, SnapshotRow};
+use crate::repository::manifest::{Choosing, Chosen, DumpRow, FileRow, Manifest, ManifestError, SnapshotRow};
 use crate::repository::{OpenError, Session};
 use crate::task::blocking;
 use crate::verdict::Thing;
@@ -137,12 +137,14 @@ impl FindError {
             Self::Open(error) => error.hint(),
             Self::Dump(error) => error.hint().map(str::to_owned),
             Self::Inventory(error) => error.hint().map(str::to_owned),
-            Self::NoDump(_) | Self::PrunedDump(_) => {
-                Some("say --snapshot for one that has its dump (`immich-backup snapshots`), or go by --path alone; `backup --database …` stores dumps".to_owned())
-            }
+            Self::NoDump(_) | Self::PrunedDump(_) => Some(
+                "say --snapshot for one that has its dump (`immich-backup snapshots`), or go by --path alone; `backup --database …` stores dumps".to_owned(),
+            ),
             Self::NotImmich(_) => Some("say --snapshot for another one, or go by --path alone".to_owned()),
             Self::NothingEarlier => Some("deleted assets are those that an earlier snapshot's dump has, and the newest one's has not".to_owned()),
-            Self::Unknown { near, what, .. } if near.is_empty() => Some(format!("names are compared as a whole, without regard to case; `*` stands for anything; the {what} may be in another snapshot (--snapshot)")),
+            Self::Unknown { near, what, .. } if near.is_empty() => Some(format!(
+                "names are compared as a whole, without regard to case; `*` stands for anything; the {what} may be in another snapshot (--snapshot)"
+            )),
             Self::Unknown { near, .. } => Some(format!("names are compared as a whole, `*` stands for anything; did you mean {}?", listed(near))),
             Self::Pattern { .. } => Some("`*` stands for anything, `?` for one character, `[ab]` for one of these".to_owned()),
             Self::Interrupted => None,
@@ -162,21 +164,6 @@ pub struct Hit {
     pub asset: FoundAsset,
     /// The snapshot whose dump says so: for a deleted asset, the newest that still had it.
     pub snapshot: RunId,
-}
-
-/// Where the server saw what the snapshot holds, as its run was told.
-///
-/// # Errors
-/// SQLite's.
-pub fn locations(manifest: &Manifest, snapshot: &SnapshotRow) -> Result<Locations, ManifestError> {
-    let started = manifest.run_started(snapshot.id)?;
-    let roots = started.map(|started| started.roots).unwrap_or_default();
-    let externals = roots.into_iter().filter_map(|root| {
-        // What is no canonical text stands for no path that a server could have.
-        let path = decode_text(root.server_path.as_deref().unwrap_or(&root.path))?.into_owned();
-        Some((root.external?, path))
-    });
-    Ok(Locations::new(externals))
 }
 
 /// The dump of `snapshot`.
@@ -213,12 +200,18 @@ impl Drop for Listed {
 ///
 /// # Errors
 /// It has none, or none that can be read.
-pub async fn inventory_of(session: &Session, snapshot: &SnapshotRow, path: &Path, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Inventory, FindError> {
+pub async fn inventory_of(
+    session: &Session,
+    snapshot: &SnapshotRow,
+    path: &Path,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<Inventory, FindError> {
     let dump = dump_of(&session.manifest, snapshot)?;
-    let locations = locations(&session.manifest, snapshot)?;
+    let roots = session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
     monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(dump.fact.plain_size) });
     let mut text = DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), &dump.fact);
-    let mut builder = Builder::create(path, locations)?;
+    let mut builder = Builder::create(path, locations(&roots))?;
     while let Some(piece) = text.next().await? {
         if stop.is_cancelled() {
             return Err(FindError::Interrupted);

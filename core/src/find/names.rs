@@ -171,7 +171,9 @@ mod tests {
 
     #[test]
     fn a_slip_is_near_and_another_word_is_not() {
-        for (sought, name) in [("sumer", "Summer"), ("summer", "Summer 🌞 'n' sea"), ("anna@lab.tst", "anna@lab.test"), ("*sea*x", "seax"), ("grandma e", "Grandma É")] {
+        for (sought, name) in
+            [("sumer", "Summer"), ("summer", "Summer 🌞 'n' sea"), ("anna@lab.tst", "anna@lab.test"), ("*sea*x", "seax"), ("grandma e", "Grandma É")]
+        {
             assert!(distance(sought, name).is_some(), "{sought} {name}");
         }
         for (sought, name) in [("summer", "winter"), ("a", "Summer"), ("", "x"), ("*", "x"), ("sea", "")] {

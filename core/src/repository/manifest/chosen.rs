@@ -43,7 +43,8 @@ impl Choosing {
     /// # Errors
     /// SQLite's.
     pub fn add(&mut self, row: &FileRow) -> Result<(), ManifestError> {
-        let insert = "INSERT OR IGNORE INTO chosen(external, path, sha256, sha1, size, mtime_ns, mode, key, damaged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        let insert =
+            "INSERT OR IGNORE INTO chosen(external, path, sha256, sha1, size, mtime_ns, mode, key, damaged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         let values = params![
             row.file.root.external_or_empty(),
             row.file.path.as_str(),
@@ -133,9 +134,8 @@ impl Manifest {
     /// SQLite's.
     pub fn file_in(&self, sequence: u64, file: &FilePath) -> Result<Option<FileRow>, ManifestError> {
         let (folder, name) = file.path.split();
-        let sql = format!(
-            "SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}"
-        );
+        let sql =
+            format!("SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}");
         let values = params![signed(sequence), file.root.external_or_empty(), folder, name];
         let query = self.connection.prepare_cached(&sql);
         query.and_then(|mut query| query.query_row(values, |row| file_row(row, &file.root, folder)).optional()).map_err(self.failed("read"))
