@@ -122,7 +122,8 @@ impl Fixture {
         if self.external.is_some() {
             roots.push(SourceRoot { external: Some(name.clone()), path: "/nas".to_owned(), server_path: Some("/mnt/external".to_owned()) });
         }
-        let report = self.world.back_up_with(self.world.directory(), "state", &silent(), |plan| {
+        let monitor = silent();
+        let report = self.world.back_up_with(self.world.directory(), "state", &monitor, |plan| {
             if let Some(path) = &self.external {
                 let mut source = plan.sources[0].clone();
                 (source.root, source.path) = (Root::External(name), path.clone());
@@ -284,7 +285,7 @@ async fn assets_are_found_by_the_time_on_the_clock_where_they_were_taken() {
         fixture.back_up().await;
         let time = |row: &Row| format!("{}Z", row["localDateTime"].replace(' ', "T").trim_end_matches("+00")).parse::<Timestamp>().unwrap();
         let rows = fixture.rows(&["asset", "assets"]);
-        let (since, until): (Timestamp, Timestamp) = ("2014-01-05T00:00:00Z".parse().unwrap(), "2020-08-14T10:11:12Z".parse().unwrap());
+        let (since, until): (Timestamp, Timestamp) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-08-14T10:11:12Z".parse().unwrap());
         let live = fixture.live_videos();
         let expected: BTreeSet<_> =
             rows.iter().filter(|row| (since..until).contains(&time(row))).map(|row| row["id"].clone()).filter(|id| !live.contains(id)).collect();
@@ -392,7 +393,9 @@ async fn a_dump_that_is_damaged_or_not_immichs_finds_nothing() {
 async fn what_was_deleted_is_found_in_the_newest_snapshot_that_still_had_it() {
     for generation in GENERATIONS {
         let Some(fixture) = Fixture::take(generation).await else { return };
-        let summer: Vec<_> = fixture.album(SUMMER).into_iter().collect();
+        // Not the one that the album is shown by: its id stands in the album's own row.
+        let covers: BTreeSet<_> = fixture.rows(&["album", "albums"]).into_iter().map(|album| album["albumThumbnailAssetId"].clone()).collect();
+        let summer: Vec<_> = fixture.album(SUMMER).into_iter().filter(|id| !covers.contains(id)).collect();
         let (first, second) = (summer[0].as_str(), summer[5].as_str());
         let runs = [
             fixture.back_up().await,
@@ -528,7 +531,7 @@ async fn assets_of_an_external_library_come_back_below_its_name() {
     let Some(mut fixture) = Fixture::take("immich-3.1.0").await else { return };
     fixture.external = self::fixture("immich-3.1.0/external");
     fixture.back_up().await;
-    let query = Query { name: Some(FileName::new("ext ").unwrap()), ..Query::default() };
+    let query = Query { name: Some(FileName::new("{ext ?,été}.jpg").unwrap()), ..Query::default() };
     let hits = try_find(&fixture.world, &query, None).await.unwrap();
     let external = fixture.ids(|asset| asset["isExternal"] == true);
     assert_eq!(hits.iter().map(|hit| hit.asset.id.to_string()).collect::<BTreeSet<_>>(), external);
@@ -548,7 +551,7 @@ async fn assets_of_an_external_library_come_back_below_its_name() {
 async fn an_asset_outside_of_the_backup_is_found_and_its_file_is_called_missing() {
     let Some(fixture) = Fixture::take("immich-3.1.0").await else { return };
     fixture.back_up().await;
-    let query = Query { name: Some(FileName::new("ext ").unwrap()), ..Query::default() };
+    let query = Query { name: Some(FileName::new("{ext ?,été}.jpg").unwrap()), ..Query::default() };
     assert!(try_find(&fixture.world, &query, None).await.unwrap().iter().all(|hit| hit.asset.file.is_none()));
     let session = fixture.world.reading("reader").await.unwrap();
     let selection = choose(&session, &query, None).await.unwrap();
