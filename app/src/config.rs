@@ -183,13 +183,27 @@ fn config_file(given: Option<&str>, environment: Environment<'_>) -> Result<Opti
     Ok(places.into_iter().flatten().map(|folder| folder.join("immich-backup.toml")).find(|path| path.is_file()))
 }
 
+/// `[database] keep = …` is written `database-keep` here.
+fn flat(table: toml::Table) -> Vec<(String, toml::Value)> {
+    let mut values = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(section) => values.extend(section.into_iter().map(|(name, value)| (format!("{key}-{name}"), value))),
+            value => values.push((key, value)),
+        }
+    }
+    values
+}
+
 fn read_file(path: &Path) -> Result<BTreeMap<&'static str, Found>, UsageError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read the configuration file `{shown}`: {error}")))?;
     let table: toml::Table = text.parse().map_err(|error| UsageError(format!("the configuration file `{shown}` cannot be understood: {error}")))?;
     let mut settings = BTreeMap::new();
-    for (key, value) in table {
-        let Some(setting) = setting(&key.replace('_', "-")).filter(|setting| !matches!(setting.name, "config" | "show-config")) else {
+    for (key, value) in flat(table) {
+        // `[database] url` is what `database` is.
+        let name = key.replace('_', "-");
+        let Some(setting) = setting(&name).or_else(|| setting(name.strip_suffix("-url")?)).filter(|setting| !matches!(setting.name, "config" | "show-config")) else {
             return Err(UsageError(format!("`{key}` in the configuration file `{shown}` is no setting; docs/configuration.md has them all")));
         };
         if setting.environment.is_empty() {

@@ -3,6 +3,9 @@
 use crate::app::GoneAway;
 use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
+use immich_backup_core::database::DatabaseError;
+use immich_backup_core::database::stored::StoredDumpError;
+use immich_backup_core::prove::ProveError;
 use immich_backup_core::prune::PruneError;
 use immich_backup_core::repository::cloud::OpenStoreError;
 use immich_backup_core::repository::log::LogError;
@@ -111,6 +114,14 @@ impl From<anyhow::Error> for Failure {
                 PruneError::Interrupted => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
+        } else if let Some(error) = error.downcast_ref::<ProveError>() {
+            match error {
+                ProveError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) => (Exit::Damaged, error.hint()),
+                ProveError::Interrupted => (Exit::Interrupted, None),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<DatabaseError>() {
+            (Exit::Failed, error.hint().map(Into::into))
         } else if let Some(error) = error.downcast_ref::<SelectError>() {
             (Exit::Failed, error.hint().map(str::to_owned))
         } else if let Some(InitError::Store { source, .. }) = error.downcast_ref::<InitError>() {

@@ -5,6 +5,7 @@ mod app;
 mod cli;
 mod commands;
 mod config;
+mod database;
 mod exit;
 mod privileges;
 mod screen;

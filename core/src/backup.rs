@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod contents;
+mod database;
 mod dry_run;
 mod preflight;
 mod reconcile;
@@ -9,22 +10,28 @@ mod scan;
 mod send;
 mod turn;
 
+pub use database::Database;
 pub use preflight::{PreflightError, refuse_overlap};
 pub use turn::open;
 
+use crate::database::DatabaseError;
+use crate::database::dump::DumpError;
+use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Phase};
 use crate::library::scope::Scope;
 use crate::model::{Class, ExternalName, FilePath, Root, RunId, Sample};
 use crate::repository::key::Key;
-use crate::repository::log::{Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
+use crate::prove::ProveError;
+use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
 use crate::repository::manifest::ManifestError;
 use crate::repository::store::{Attributes, Created, Kind, StoreError};
 use crate::repository::{OpenError, Session};
+use crate::verdict::Proof;
 use jiff::Timestamp;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +42,8 @@ pub struct Source {
     pub root: Root,
     /// Where it lies.
     pub path: PathBuf,
+    /// For an external library: where Immich's server sees it, if that is elsewhere.
+    pub server_path: Option<Vec<u8>>,
 }
 
 /// What a run is to do.
@@ -42,6 +51,8 @@ pub struct Source {
 pub struct Plan {
     /// The media location, and external libraries.
     pub sources: Vec<Source>,
+    /// The database; `None` where the files alone are backed up.
+    pub database: Option<Database>,
     /// What of them is taken.
     pub scope: Scope,
     /// Files that are sent at once.
@@ -94,6 +105,18 @@ pub enum BackupError {
         /// Where.
         path: PathBuf,
     },
+    /// The database could not be reached.
+    #[error("cannot dump the database")]
+    Database(#[from] DatabaseError),
+    /// The database could not be dumped.
+    #[error("cannot dump the database")]
+    NoDump(#[from] DumpError),
+    /// What was dumped is not whole, or cannot be kept.
+    #[error("cannot use the dump of the database")]
+    Dump(#[from] InventoryError),
+    /// The proof could not be made.
+    #[error("cannot prove the backup")]
+    Prove(#[from] ProveError),
     /// Asked to stop while it waited.
     #[error("interrupted while waiting for another run")]
     Interrupted,
@@ -115,9 +138,18 @@ impl BackupError {
             Self::Store(error) => error.hint().map(str::to_owned),
             Self::Busy { .. } => Some("wait longer with --wait, or, if you know that it is dead, use --take-over".to_owned()),
             Self::Empty { .. } => Some("check that it is mounted, and that --library (UPLOAD_LOCATION) names Immich's media location".to_owned()),
+            Self::Database(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
+            Self::NoDump(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
+            Self::Dump(error) => Some(format!("{}nothing of it was stored; run again", sentence(error.hint()))),
+            Self::Prove(error) => error.hint(),
             Self::Interrupted => None,
         }
     }
+}
+
+/// A hint, to be followed by another.
+fn sentence(hint: Option<impl AsRef<str>>) -> String {
+    hint.map_or_else(String::new, |hint| format!("{}; ", hint.as_ref()))
 }
 
 /// How a run ended.
@@ -163,6 +195,8 @@ pub struct Counts {
     pub unread: u64,
     /// Files whose content differs though size and times do not.
     pub bit_rot: u64,
+    /// Files whose content contradicts what Immich recorded, while the right content stands: stored beside it.
+    pub doubtful: u64,
 }
 
 /// What a run did, and what it found wrong.
@@ -180,13 +214,22 @@ pub struct Report {
     pub unread: Vec<Unread>,
     /// The first files that are damaged at the source, probably.
     pub bit_rot: Vec<FilePath>,
+    /// The first files that contradict what Immich recorded of them.
+    pub doubtful: Vec<FilePath>,
+    /// The dump of the database; `None` where none was asked for.
+    pub dump: Option<DumpFact>,
+    /// What the dump names, compared with what is stored; `None` where there is no dump, or one that is not Immich's.
+    pub proof: Option<Proof>,
+    /// Assets outside of what is backed up that the user said to leave out.
+    pub ignored: u64,
 }
 
 impl Report {
     /// Whether everything that should be in the backup is.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.counts.unread == 0 && self.counts.bit_rot == 0
+        let proven = self.proof.as_ref().is_none_or(|proof| proof.is_complete() && proof.outside <= self.ignored);
+        self.counts.unread == 0 && self.counts.bit_rot == 0 && self.counts.doubtful == 0 && proven
     }
 }
 
@@ -202,6 +245,7 @@ struct Run<'a> {
     session: &'a mut Session,
     plan: &'a Plan,
     sources: Vec<OpenSource>,
+    scope: Scope,
     monitor: &'a Arc<dyn Monitor>,
     /// Set when the user asks to stop.
     stop: &'a CancellationToken,
@@ -209,10 +253,23 @@ struct Run<'a> {
     counts: Counts,
     unread: Vec<Unread>,
     bit_rot: Vec<FilePath>,
+    doubtful: Vec<FilePath>,
+    /// What the run's dump says, while files are stored.
+    inventory: Option<Arc<Mutex<Inventory>>>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
     /// Which unchanged files are read again.
     rehashed: Option<crate::model::Part>,
+    /// What the snapshot says of the database.
+    settled: Settled,
+}
+
+/// What came of the database.
+#[derive(Debug, Default)]
+struct Settled {
+    dump: Option<DumpFact>,
+    proof: Option<Proof>,
+    ignored: u64,
 }
 
 /// Backs up.
@@ -233,8 +290,27 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     // Waiting may have taken a while, and the other run may have changed what is known.
     let sources = preflight::check(session, plan, monitor.as_ref())?;
     let id = RunId::random();
-    let mut run =
-        Run { session, plan, sources, monitor, stop, id, counts: Counts::default(), unread: Vec::new(), bit_rot: Vec::new(), slipped: 0, rehashed: None };
+    if let Some(database) = &plan.database {
+        // Asked before anything is written: a wrong password or a missing pg_dump stops the run here.
+        database.client.pg_dump_version().await?;
+    }
+    let mut run = Run {
+        session,
+        plan,
+        sources,
+        scope: plan.scope.clone(),
+        monitor,
+        stop,
+        id,
+        counts: Counts::default(),
+        unread: Vec::new(),
+        bit_rot: Vec::new(),
+        doubtful: Vec::new(),
+        inventory: None,
+        slipped: 0,
+        rehashed: None,
+        settled: Settled::default(),
+    };
     run.start().await?;
     let ending = match run.work().await {
         Ok(ending) => ending,
@@ -246,7 +322,8 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         }
     };
     let totals = run.session.manifest.totals();
-    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot })
+    let Settled { dump, proof, ignored } = run.settled;
+    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot, doubtful: run.doubtful, dump, proof, ignored })
 }
 
 /// Shows what a run would do, without writing anything.
@@ -277,12 +354,20 @@ impl Run<'_> {
         let roots = self.sources.iter().map(|open| SourceRoot {
             external: external(&open.source.root),
             path: crate::model::encode_segment(open.source.path.as_os_str().as_encoded_bytes()).into_owned(),
-            server_path: None,
+            server_path: self.server_path(&open.source).map(|path| crate::model::encode_segment(&path).into_owned()),
         });
         let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
         self.commit(&[Fact::RunStarted(started)]).await?;
         self.monitor.emit(Event::RunStarted { run: self.id, repository: self.session.repository.id });
         Ok(())
+    }
+
+    /// Where Immich's server sees a source, if that was said: what a later proof goes by.
+    fn server_path(&self, source: &Source) -> Option<Vec<u8>> {
+        match &source.root {
+            Root::Library => self.plan.database.as_ref().and_then(|database| database.media_location.clone()).map(String::into_bytes),
+            Root::External(_) => source.server_path.clone(),
+        }
     }
 
     async fn commit(&mut self, facts: &[Fact]) -> Result<(), BackupError> {
@@ -292,6 +377,15 @@ impl Run<'_> {
 
     async fn work(&mut self) -> Result<Ending, BackupError> {
         let started_at = Timestamp::now();
+        // The database first: files that it names may be there later still, the other way round they would be lacking.
+        let mut dump = None;
+        if let Some(database) = &self.plan.database {
+            let Some(mut taken) = self.take_dump(database, 1).await? else { return self.interrupted().await };
+            self.check_scope(&taken)?;
+            self.keep(&mut taken).await?;
+            self.inventory = Some(Arc::clone(&taken.inventory));
+            dump = Some((database, taken));
+        }
         let mut unseen = self.store_all(self.plan.rehash).await?;
         if self.stop.is_cancelled() {
             return self.interrupted().await;
@@ -320,6 +414,12 @@ impl Run<'_> {
         }
         self.archive(&unseen).await?;
         drop(unseen);
+        if let Some((database, dump)) = dump {
+            match self.settle(database, dump).await? {
+                Some(settled) => self.settled = settled,
+                None => return self.interrupted().await,
+            }
+        }
         self.commit_snapshot(started_at).await?;
         self.copy_manifest().await?;
         Ok(Ending::Snapshot)
@@ -344,7 +444,7 @@ impl Run<'_> {
             started_at,
             taken_at: Timestamp::now(),
             label: self.plan.label.clone(),
-            immich_version: self.plan.immich_version.clone(),
+            immich_version: self.settled.dump.as_ref().and_then(|dump| dump.immich_version.clone()).or_else(|| self.plan.immich_version.clone()),
             totals: self.session.manifest.totals(),
             sent: self.counts.sent,
             archived: self.counts.archived.files,
@@ -353,12 +453,12 @@ impl Run<'_> {
             bit_rot_count: self.counts.bit_rot,
             bit_rot: self.bit_rot.iter().map(ToString::to_string).collect(),
             rehashed: self.rehashed,
-            originals_only: self.plan.scope.originals_only,
-            exclude: self.plan.scope.exclude.texts().to_vec(),
-            dump: None,
-            proof: None,
-            doubtful_count: 0,
-            doubtful: Vec::new(),
+            originals_only: self.scope.originals_only,
+            exclude: self.scope.exclude.texts().to_vec(),
+            dump: self.settled.dump.as_ref().map(|dump| dump.key.clone()),
+            proof: self.settled.proof.clone(),
+            doubtful_count: self.counts.doubtful,
+            doubtful: self.doubtful.iter().map(ToString::to_string).collect(),
         };
         self.commit(&[Fact::Snapshot(snapshot)]).await
     }
@@ -408,6 +508,14 @@ impl Run<'_> {
         }
         self.monitor.emit(Event::ManifestCopied { key: key.to_string(), size_bytes: copy.plain_bytes });
         Ok(Some(ManifestCopy { key: key.to_string(), sha256: copy.sha256, sequence, rows: copy.rows }))
+    }
+
+    fn note_doubtful(&mut self, file: FilePath) {
+        self.monitor.emit(Event::FileDoubtful { path: file.clone() });
+        self.counts.doubtful += 1;
+        if self.doubtful.len() < crate::budget::NAMED_MAX {
+            self.doubtful.push(file);
+        }
     }
 
     fn note_unread(&mut self, path: String, problem: String) {

@@ -105,5 +105,9 @@ pub const NAMED_MAX: usize = 1_000;
 /// Names of each verdict that a proof lists; the rest is counted. They go into the log with every snapshot.
 pub const PROOF_NAMED_MAX: usize = 100;
 
+/// Assets that lie where derived files lie, and are taken in spite of `--originals-only`. Normally there is none: Immich puts no asset there under another
+/// name than `…-MP.mp4`.
+pub const SCOPE_ASSETS_MAX: usize = 10_000;
+
 /// Objects that a prune removes at once.
 pub const DELETES_IN_FLIGHT_MAX: usize = 8;

@@ -322,14 +322,17 @@ impl Verifier<'_> {
         }
         self.monitor.emit(Event::ObjectDamaged { key: key.to_owned(), problem: problem.to_owned() });
         self.report.damaged += 1;
-        let replaced = match content {
-            Some(content) => {
-                let others = self.session.manifest.objects_with(&content)?;
-                others.iter().any(|other| other.key != key && !self.found.contains(&other.key))
-            }
-            None => {
-                self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other) && !self.found.contains(other))
-            }
+        let replaced = if key.starts_with(key::DUMPS) {
+            // A later dump says what this one said, and more; the snapshots up to this one have lost their database all the same.
+            let later = self.session.manifest.dumps()?;
+            let taken_at = later.iter().find(|dump| dump.fact.key == key).map(|dump| dump.fact.taken_at);
+            let sound = |other: &str| !self.known.contains(other) && !self.found.contains(other);
+            later.iter().any(|other| !other.pruned && Some(other.fact.taken_at) > taken_at && sound(&other.fact.key))
+        } else if let Some(content) = content {
+            let others = self.session.manifest.objects_with(&content)?;
+            others.iter().any(|other| other.key != key && !self.found.contains(&other.key))
+        } else {
+            self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other) && !self.found.contains(other))
         };
         if !replaced {
             self.report.lost += 1;

@@ -1,6 +1,9 @@
 //! Stand-ins for servers that the tests of immich-backup talk to.
 
+pub mod docker;
+pub mod fixture;
 pub mod gcs;
+pub mod postgres;
 pub mod proxy;
 pub mod servers;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 mod azurite;
 mod bucket;
-mod process;
+pub(crate) mod process;
 mod seaweedfs;
 mod small;
 
@@ -63,9 +63,13 @@ impl std::fmt::Debug for ServerError {
     }
 }
 
+/// The folder that `scripts/servers.sh` installs into.
+pub(crate) fn tools() -> PathBuf {
+    env::var_os("IMMICH_BACKUP_TEST_TOOLS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools"), PathBuf::from)
+}
+
 /// Path of an installed server.
 fn tool(name: &str) -> Result<PathBuf, ServerError> {
-    let folder = env::var_os("IMMICH_BACKUP_TEST_TOOLS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools"), PathBuf::from);
-    let program = folder.join("bin").join(name);
+    let program = tools().join("bin").join(name);
     if program.exists() { Ok(program) } else { Err(ServerError::NotInstalled { program }) }
 }

@@ -2,12 +2,22 @@ use crate::app::{App, Outcome};
 use crate::config::UsageError;
 use crate::exit::Exit;
 use crate::screen;
-use immich_backup_core::backup::{self, Counts, Ending, Plan, Report, Source};
+use crate::database::{self, Said, Wanted};
+use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, Source};
+use immich_backup_core::database::client::Client;
+use immich_backup_core::database::compress::Compression;
+use immich_backup_core::event::Event;
+use immich_backup_core::prune::{self, AfterRun};
+use immich_backup_core::retention::Policy;
 use immich_backup_core::library::scope::Scope;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
-use immich_backup_core::repository::{OpenError, Repository};
+use immich_backup_core::repository::{OpenError, Repository, Session};
+use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
+use immich_backup_core::verify;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -19,19 +29,88 @@ const WALKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 /// Backs up.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let plan = plan(app)?;
+    let mut plan = plan(app)?;
     let place = app.place()?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
+    let policy = super::prune::retention(app)?;
+    let wanted = database::wanted(app, Said::Anywhere).await?;
+    let without_database = matches!(wanted, Wanted::Unsaid);
+    if let Wanted::Database(client) = wanted {
+        plan.database = Some(database_plan(app, *client)?);
+    }
     let repository = open_or_init(app).await?;
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
-    let report = if app.settings.switch("dry-run")? {
-        tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?
-    } else {
-        backup::run(&mut session, &plan, &app.monitor, &app.stop).await?
+    if app.settings.switch("dry-run")? {
+        let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
+        return Ok(outcome(&report, &After { without_database, ..After::default() }, started.elapsed()));
+    }
+    look_at_objects(app, &mut session).await?;
+    let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
+    let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
+    Ok(outcome(&report, &After { without_database, pruned_dumps }, started.elapsed()))
+}
+
+/// What is to be told besides the report of the run itself.
+#[derive(Debug, Default)]
+struct After {
+    /// Nobody said anything of a database.
+    without_database: bool,
+    /// Dumps that the policy removed.
+    pruned_dumps: u64,
+}
+
+fn database_plan(app: &App, client: Client) -> anyhow::Result<Database> {
+    let settings = &app.settings;
+    let compression = match settings.text("compression") {
+        None | Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        Some(other) => return Err(UsageError(format!("--compression takes `gzip` or `zstd`, not `{other}`")).into()),
     };
-    Ok(outcome(&report, started.elapsed()))
+    let text = |name| settings.text(name).map(str::to_owned);
+    Ok(Database {
+        client,
+        compression,
+        lock_wait: settings.time("lock-wait")?.unwrap_or_default(),
+        media_location: text("media-location"),
+        external_ignore: settings.texts("external-ignore").to_vec(),
+        immich_url: text("immich-url"),
+    })
+}
+
+/// Removes older dumps, where a policy says so and the credentials may. The snapshot is committed by then: what goes wrong is a warning.
+async fn prune_dumps(app: &App, session: &mut Session, policy: &Policy) -> u64 {
+    let message = match prune::after_run(session, policy, &TimeZone::system(), app.monitor.as_ref(), &app.stop).await {
+        Ok(AfterRun::Nothing) => return 0,
+        Ok(AfterRun::Done(report)) => return report.removed,
+        Ok(AfterRun::NotPermitted { dumps }) => {
+            format!("{} older dumps may go by --database-keep, and these credentials may not delete: run `immich-backup prune` with others now and then", dumps.files)
+        }
+        Ok(AfterRun::Postponed { who }) => format!("older dumps were not removed: another run has the repository: {who}"),
+        Err(error) => format!("older dumps could not be removed: {error}"),
+    };
+    app.monitor.emit(Event::Warned { message });
+    0
+}
+
+/// Lists the store where that was not done for long: what is lost is found before the walk, which stores it again.
+async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()> {
+    let max_unseen = app.settings.time("max-unseen")?.unwrap_or_default();
+    let last = session.manifest.last_verification("listed", 1)?.map(|listed| listed.at);
+    let first = session.manifest.snapshots()?.first().map(|snapshot| snapshot.fact.taken_at);
+    // A repository that was never listed is as unseen as its first snapshot is old.
+    let Some(since) = last.or(first) else { return Ok(()) };
+    let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
+    if age > max_unseen {
+        let plan = verify::Plan { depth: verify::Depth::Listing, workers: app.workers()?, record: true };
+        let report = verify::run(session, plan, app.monitor.as_ref(), &app.stop).await?;
+        if report.lost > 0 {
+            let message = format!("{} objects are missing or not whole; this run stores again what the library still has of them", report.lost);
+            app.monitor.emit(Event::Warned { message });
+        }
+    }
+    Ok(())
 }
 
 async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
@@ -44,16 +123,18 @@ async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
 
 fn plan(app: &App) -> anyhow::Result<Plan> {
     let settings = &app.settings;
-    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?) };
-    let externals = super::externals(app)?.into_iter().map(|(name, path)| Source { root: Root::External(name), path });
+    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?), server_path: None };
+    let externals = super::externals(app)?.into_iter().map(super::External::source);
     let sources: Vec<_> = std::iter::once(library).chain(externals).collect();
     let dropped = settings.texts("drop-external").iter().map(|name| name.parse()).collect::<Result<Vec<ExternalName>, InvalidPath>>();
     Ok(Plan {
         sources,
+        database: None,
         scope: Scope {
             originals_only: settings.switch("originals-only")?,
             exclude: super::patterns(settings.texts("exclude"))?,
             include: super::patterns(settings.texts("include"))?,
+            ..Scope::default()
         },
         workers: app.workers()?,
         walkers: WALKERS,
@@ -78,13 +159,13 @@ fn exit(report: &Report) -> Exit {
     }
 }
 
-fn outcome(report: &Report, elapsed: Duration) -> Outcome {
+fn outcome(report: &Report, after: &After, elapsed: Duration) -> Outcome {
     let exit = exit(report);
-    Outcome::new(exit, text(report, elapsed), fields(report, elapsed))
+    Outcome::new(exit, text(report, after, elapsed), fields(report, after, elapsed))
 }
 
-fn text(report: &Report, elapsed: Duration) -> String {
-    let Counts { seen, unchanged, touched, new, changed, known, sent, adopted, archived, special, unread, bit_rot } = &report.counts;
+fn text(report: &Report, after: &After, elapsed: Duration) -> String {
+    let Counts { seen, unchanged, touched, new, changed, known, sent, adopted, archived, special, unread, bit_rot, doubtful } = &report.counts;
     let seconds = elapsed.as_secs_f64();
     let first = match &report.ending {
         Ending::Snapshot => {
@@ -97,7 +178,8 @@ fn text(report: &Report, elapsed: Duration) -> String {
         Ending::Interrupted => format!("interrupted: {} is stored, and the next run goes on from there", screen::tally(*sent)),
         Ending::DryRun => "dry run: nothing was done".to_owned(),
     };
-    let mut lines = vec![first];
+    let mut lines: Vec<String> = report.proof.as_ref().map(Proof::headline).into_iter().collect();
+    lines.push(first);
     let mut add = |name: &str, value: Tally| {
         if value.files > 0 {
             lines.push(format!("  {name:<10} {}", screen::tally(value)));
@@ -125,10 +207,55 @@ fn text(report: &Report, elapsed: Duration) -> String {
             "             the stored version stays, and `restore --path FILE --to DIR` brings it back; if the change was meant, `touch` the file".to_owned(),
         );
     }
-    if report.ending == Ending::Snapshot {
-        lines.push("  the database is not part of this version's backups: keep Immich's own dumps (the folder backups/) elsewhere".to_owned());
+    if *doubtful > 0 {
+        lines.push(format!("  {:<10} {} files are not what Immich recorded of them:", "DAMAGED", screen::count(*doubtful)));
+        lines.extend(named(report.doubtful.iter().map(ToString::to_string)));
+        lines.push(
+            "             each is stored beside the good version, which stays; bring that back with `restore --path FILE --to DIR`, and put it in its place".to_owned(),
+        );
     }
+    if let Some(proof) = &report.proof {
+        lines.extend(proof_lines(proof));
+    }
+    lines.extend(dump_lines(report, after));
     lines.join("\n")
+}
+
+/// What the proof found that is not as it should be, by name.
+pub(super) fn proof_lines(proof: &Proof) -> Vec<String> {
+    let mut lines = Vec::new();
+    let kinds = [
+        (Verdict::Missing, "MISSING", proof.missing + proof.companions.missing, "files that the database names are not there"),
+        (Verdict::Mismatched, "MISMATCHED", proof.mismatched, "files do not have the SHA-1 that Immich recorded, and the right content was never seen"),
+        (Verdict::Outside, "outside", proof.outside, "assets lie in external libraries that were not included (--external NAME=DIR:SERVER_DIR, or --external-ignore NAME)"),
+        (Verdict::Untracked, "untracked", proof.untracked, "files that no row of the database names (stored all the same)"),
+    ];
+    for (verdict, name, count, what) in kinds {
+        if count == 0 {
+            continue;
+        }
+        lines.push(format!("  {name:<10} {} {what}:", screen::count(count)));
+        let of_kind: Vec<_> = proof.named.iter().filter(|named| named.verdict == verdict).collect();
+        let kept = |named: &NamedVerdict| if named.kept { " (an earlier backup has it: `find` and `restore` bring it back)" } else { "" };
+        lines.extend(named(of_kind.iter().map(|named| format!("{}{}", named.path, kept(named)))));
+    }
+    lines
+}
+
+fn dump_lines(report: &Report, after: &After) -> Vec<String> {
+    let Some(dump) = &report.dump else {
+        let text = "  NO DATABASE: files alone do not bring Immich back. Give --database URL or --database-container NAME, or say --no-database";
+        return if report.ending == Ending::Snapshot && after.without_database { vec![text.to_owned()] } else { Vec::new() };
+    };
+    let mut lines = vec![format!("  {:<10} {}, {} rows, {}", "database", dump.key, screen::count(dump.rows), screen::bytes(dump.size))];
+    if !dump.without_data.is_empty() {
+        let tables = dump.without_data.join(", ");
+        lines.push(format!("  {:<10} the rows of {tables} could not be dumped: the database is damaged there. Immich can make them again (its jobs Smart Search and Face Detection)", "DAMAGED"));
+    }
+    if after.pruned_dumps > 0 {
+        lines.push(format!("  {:<10} {} older dumps, as --database-keep says", "removed", screen::count(after.pruned_dumps)));
+    }
+    lines
 }
 
 /// How many names a summary for people shows.
@@ -143,7 +270,7 @@ fn named(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
     lines
 }
 
-fn fields(report: &Report, elapsed: Duration) -> Value {
+fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
     let counts = &report.counts;
     let named: [(&str, Tally); 8] = [
         ("seen", counts.seen),
@@ -172,6 +299,11 @@ fn fields(report: &Report, elapsed: Duration) -> Value {
         "unread": report.unread,
         "bit_rot_count": counts.bit_rot,
         "bit_rot": report.bit_rot,
+        "doubtful_count": counts.doubtful,
+        "doubtful": report.doubtful,
+        "dump": report.dump,
+        "proof": report.proof,
+        "pruned_dumps": after.pruned_dumps,
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         "errors": [],
     })

@@ -64,8 +64,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         Some(library) => checks.extend(check_library(Path::new(library))),
         None => checks.push(Check::doubtful("library", "not given: say --library (IMMICH_BACKUP_LIBRARY, UPLOAD_LOCATION)")),
     }
-    for (name, path) in super::externals(app)? {
-        checks.push(check_folder(&format!("external {name}"), &path));
+    for external in super::externals(app)? {
+        checks.push(check_folder(&format!("external {}", external.name), &external.path));
     }
     checks.extend(check_repository(app).await);
     let exit = checks.iter().find_map(|check| if let State::Bad(exit) = check.state { Some(exit) } else { None }).unwrap_or(Exit::Done);

@@ -14,7 +14,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let paths = super::patterns(app.settings.texts("path"))?;
     // Where a restore writes is said here and now: what the configuration names for `backup` is the live library.
     let said_here = app.settings.found("external").is_some_and(|found| found.origin == Origin::Flag);
-    let externals = if said_here { super::externals(app)?.into_iter().collect() } else { BTreeMap::new() };
+    let externals = if said_here { super::externals(app)?.into_iter().map(|external| (external.name, external.path)).collect() } else { BTreeMap::new() };
     let selector = app.settings.parsed::<Selector>("snapshot")?.unwrap_or(Selector::Latest);
     let dry_run = app.settings.switch("dry-run")?;
     let reading = app.reading().await?;

@@ -32,8 +32,13 @@ fn line(snapshot: &SnapshotRow) -> String {
     let fact = &snapshot.fact;
     let label = fact.label.as_ref().map_or_else(String::new, |label| format!("  {}", label.escape_debug()));
     let missing = if fact.unread_count > 0 { format!("  {} unread", screen::count(fact.unread_count)) } else { String::new() };
+    let proof = match (&fact.proof, &fact.dump) {
+        (Some(proof), _) => format!("  {}", proof.headline()),
+        (None, Some(_)) => "  not proven: the dump is not Immich's".to_owned(),
+        (None, None) => "  no database".to_owned(),
+    };
     format!(
-        "{}  {:.0}  {:>10} files  {:>10}  {:>10} sent  {} archived{missing}{label}",
+        "{}  {:.0}{proof}  {:>10} files  {:>10}  {:>10} sent  {} archived{missing}{label}",
         snapshot.id.short(),
         fact.taken_at,
         screen::count(fact.totals.all().files),

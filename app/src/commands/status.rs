@@ -1,10 +1,15 @@
 use crate::app::{App, Outcome};
 use crate::exit::Exit;
 use crate::screen;
+use immich_backup_core::repository::log::DrillOutcome;
 use immich_backup_core::repository::manifest::Verification;
+use immich_backup_core::verdict::Age;
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::Duration;
+
+/// A backup that was not restored for so long may have stopped being one.
+const DRILL_MAX_AGE: Duration = Duration::from_secs(35 * 86_400);
 
 /// Says whether the backup is recent and sound.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
@@ -19,6 +24,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let sampled = manifest.last_verification("read", u64::MAX >> 1)?.filter(|sample| sample.parts > 1);
     let archived = manifest.archived()?;
 
+    let drill = manifest.last_drill()?;
+    let proof = latest.as_ref().and_then(|snapshot| snapshot.fact.proof.as_ref());
+    let with_database = latest.as_ref().is_some_and(|snapshot| snapshot.fact.dump.is_some());
+
     let ended = last_run.as_ref().and_then(|run| run.outcome.as_deref());
     // A run writes at least every minute: one that is silent for longer than three has died.
     let silent = last_run.as_ref().is_some_and(|run| run.outcome.is_none() && is_older(run.last_entry_at, Duration::from_secs(180)));
@@ -29,6 +38,26 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     if rotten > 0 {
         problems.push(format!("{rotten} files of the library differ from what was stored, though size and times are the same: probably damaged there"));
+    }
+    let doubtful = latest.as_ref().map_or(0, |snapshot| snapshot.fact.doubtful_count);
+    if doubtful > 0 {
+        problems.push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
+    }
+    // What was left out on purpose did not count when the snapshot was taken, and is not known here.
+    let unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing);
+    if let Some(proof) = proof.filter(|_| unproven > 0) {
+        problems.push(format!("the newest snapshot lacks something: {}", proof.headline()));
+    }
+    let failed_drill = drill.as_ref().is_some_and(|drill| drill.fact.outcome == DrillOutcome::Failed);
+    if failed_drill {
+        problems.push("the last drill failed: this backup may not come back; `immich-backup drill` says why".to_owned());
+    }
+    let mut remarks = Vec::new();
+    if latest.is_some() && !with_database {
+        remarks.push("the newest snapshot has no database: files alone do not bring Immich back".to_owned());
+    }
+    if with_database && drill.as_ref().is_none_or(|drill| is_older(drill.fact.at, DRILL_MAX_AGE)) {
+        remarks.push("no drill for more than 35 days: `immich-backup drill` shows whether this backup comes back".to_owned());
     }
     match (&latest, max_age) {
         (None, _) => problems.push("there is no snapshot yet".to_owned()),
@@ -54,10 +83,29 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         found.as_ref().map_or_else(|| "never".to_owned(), |found| format!("{}, {} objects", when(Some(found.at)), screen::count(found.objects)))
     };
     let mut lines = vec![if problems.is_empty() { "sound, as far as was looked".to_owned() } else { format!("NOT WELL: {}", problems.join("; ")) }];
+    if let Some(proof) = proof {
+        lines.insert(0, proof.headline());
+    }
+    lines.extend(remarks.iter().map(|remark| format!("  warning        {remark}")));
     lines.push(format!("  repository     {} ({})", session.repository.store.url(), session.repository.id));
     lines.push(format!("  snapshot       {}", when(latest.as_ref().map(|snapshot| snapshot.fact.taken_at))));
     if let Some(snapshot) = &latest {
         lines.push(format!("  it holds       {}", screen::tally(snapshot.fact.totals.all())));
+    }
+    if let Some(proof) = proof {
+        let age = |age: &Age| age.oldest.map_or_else(|| "none".to_owned(), |at| format!("{} assets, the oldest {}", screen::count(age.assets), screen::age(at)));
+        lines.push(format!("  recorded       {}", age(&proof.ages.recorded)));
+        lines.push(format!("  seen in lists  {}", age(&proof.ages.listed)));
+        lines.push(format!("  read back      {}", age(&proof.ages.read)));
+    }
+    if let Some(drill) = &drill {
+        let outcome = match drill.fact.outcome {
+            DrillOutcome::Passed => "passed",
+            DrillOutcome::Partial => "passed in part",
+            DrillOutcome::Failed => "FAILED",
+        };
+        let sampled = format!("{} of {} originals compared", screen::count(drill.fact.sampled), screen::count(drill.fact.assets));
+        lines.push(format!("  drill          {outcome}, {}, {sampled}", when(Some(drill.fact.at))));
     }
     lines.push(format!("  archived       {}", screen::tally(archived)));
     lines.push(format!("  listed         {}", look(&listed)));
@@ -74,7 +122,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         "last_read": at(&read),
         "last_sampled": at(&sampled),
         "damaged": damaged,
+        "proof": proof,
+        "drill": drill.as_ref().map(|drill| &drill.fact),
         "problems": problems,
+        "warnings": remarks,
     });
     let too_old = latest.is_none() || matches!((&latest, max_age), (Some(snapshot), Some(max_age)) if is_older(snapshot.fact.taken_at, max_age));
     let exit = match () {
@@ -82,7 +133,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         () if damaged > 0 => Exit::Damaged,
         () if ended == Some("withheld") => Exit::Withheld,
         () if matches!(ended, Some("failed" | "interrupted")) || silent => Exit::Failed,
-        () if rotten > 0 => Exit::Incomplete,
+        () if failed_drill => Exit::Damaged,
+        () if rotten + doubtful + unproven > 0 => Exit::Incomplete,
         () if missing > 0 => Exit::Incomplete,
         () => Exit::Done,
     };

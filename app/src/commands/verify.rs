@@ -2,6 +2,9 @@ use crate::app::{App, Outcome};
 use crate::config::UsageError;
 use crate::exit::Exit;
 use crate::screen;
+use immich_backup_core::prove::{self, Difference};
+use immich_backup_core::repository::manifest::Selector;
+use immich_backup_core::verdict::{Age, Ages};
 use immich_backup_core::verify::{self, Depth, Plan, Report};
 use serde_json::json;
 
@@ -19,14 +22,43 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let record = app.settings.text("until").is_none();
     let mut reading = app.reading().await?;
     let plan = Plan { depth, workers: app.workers()?, record };
+    let prove = app.settings.switch("proof")?;
+    let selector = app.settings.parsed::<Selector>("snapshot")?.unwrap_or(Selector::Latest);
+    if !prove && app.settings.found("snapshot").is_some_and(|found| found.origin == crate::config::Origin::Flag) {
+        return Err(UsageError("--snapshot goes with --proof: all else looks at every object of every snapshot".to_owned()).into());
+    }
     let report = verify::run(&mut reading.session, plan, app.monitor.as_ref(), &app.stop).await?;
-    Ok(outcome(&report))
+    let proof = if prove && !report.interrupted {
+        let snapshot = reading.session.manifest.select(&selector)?;
+        Some(prove::prove_snapshot(&reading.session, &snapshot, &app.monitor, &app.stop).await?)
+    } else {
+        None
+    };
+    Ok(outcome(&report, proof.as_ref()))
 }
 
-fn outcome(report: &Report) -> Outcome {
+fn proof_lines(report: &prove::Report) -> Vec<String> {
+    let Ages { recorded, listed, read } = report.proof.ages;
+    let age = |age: Age| age.oldest.map_or_else(|| "none".to_owned(), |at| format!("{} assets, the oldest {}", screen::count(age.assets), screen::age(at)));
+    let mut lines = vec![report.proof.headline()];
+    lines.push(format!("  dump       {}", report.dump.key));
+    for (name, look) in [("recorded", recorded), ("in lists", listed), ("read back", read)] {
+        lines.push(format!("  {name:<10} {}", age(look)));
+    }
+    lines.extend(super::backup::proof_lines(&report.proof));
+    for difference in &report.differences {
+        let Difference { what, recorded, now } = difference;
+        lines.push(format!("  differs    {what}: {} when the snapshot was taken, {} now", screen::count(*recorded), screen::count(*now)));
+    }
+    lines
+}
+
+fn outcome(report: &Report, proof: Option<&prove::Report>) -> Outcome {
     let exit = match report {
         Report { lost: 1.., .. } | Report { new: 1.., .. } => Exit::Damaged,
         Report { interrupted: true, .. } => Exit::Interrupted,
+        // What was left out on purpose is not known here: it was weighed when the snapshot was taken.
+        _ if proof.is_some_and(|proof| !proof.proof.is_complete_inside()) => Exit::Incomplete,
         _ => Exit::Done,
     };
     let mut lines = vec![match exit {
@@ -34,6 +66,9 @@ fn outcome(report: &Report) -> Outcome {
         Exit::Interrupted => "interrupted before the end: what was looked at is whole".to_owned(),
         _ => "sound".to_owned(),
     }];
+    if let Some(proof) = proof {
+        lines.splice(0..0, proof_lines(proof));
+    }
     lines.push(format!("  log        {} entries, each follows the one before", screen::count(report.entries)));
     lines.push(format!("  listed     {}", screen::tally(report.listed)));
     if let Some(part) = report.part {
@@ -64,6 +99,12 @@ fn outcome(report: &Report) -> Outcome {
         "damaged": report.damaged,
         "lost": report.lost,
         "findings": findings,
+        "proof": proof.map(|proof| json!({
+            "dump": proof.dump.key,
+            "now": proof.proof,
+            "recorded": proof.recorded,
+            "differences": proof.differences.iter().map(|difference| json!({ "what": difference.what, "recorded": difference.recorded, "now": difference.now })).collect::<Vec<_>>(),
+        })),
         "errors": [],
     });
     Outcome::new(exit, lines.join("\n"), fields)

@@ -48,7 +48,7 @@ impl Bars {
 
     fn begin(&self, current: &mut Current, phase: Phase, files: Option<u64>, bytes: Option<u64>) {
         self.end(current);
-        current.by_bytes = bytes.is_some() || phase == Phase::Store;
+        current.by_bytes = bytes.is_some() || matches!(phase, Phase::Store | Phase::Dump | Phase::ReadDump | Phase::Load);
         current.seen_bytes = 0;
         if phase == Phase::Store {
             let walk = self.screen.add(ProgressBar::no_length().with_style(style(COUNTING)).with_prefix("looking"));
@@ -108,7 +108,7 @@ impl Monitor for Bars {
                 }
                 current.know_bytes(bytes);
             }
-            Event::BytesSent { bytes } if current.by_bytes => drop(current.bar.as_ref().map(|bar| bar.inc(bytes))),
+            Event::BytesSent { bytes } | Event::DumpRead { bytes } | Event::DumpLoaded { bytes } if current.by_bytes => drop(current.bar.as_ref().map(|bar| bar.inc(bytes))),
             Event::ObjectChecked { size_bytes } => drop(current.bar.as_ref().map(|bar| bar.inc(if current.by_bytes { size_bytes } else { 1 }))),
             Event::EntriesApplied { .. } => drop(current.bar.as_ref().map(|bar| bar.inc(1))),
             _ => {}

@@ -40,12 +40,19 @@ pub fn age(at: Timestamp) -> String {
 pub(super) fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Refresh => "reading the log",
+        Phase::Dump => "dumping the database",
+        Phase::SendDump => "sending the dump",
         Phase::Store => "storing",
         Phase::LookAgain => "looking again for what was not seen",
         Phase::List => "listing",
         Phase::ReadBack => "reading back",
+        Phase::Prove => "proving",
+        Phase::ReadDump => "reading the dump",
+        Phase::Load => "loading the database",
+        Phase::CountRows => "counting rows",
         Phase::Compare => "comparing",
         Phase::Write => "restoring",
+        Phase::Remove => "removing",
         Phase::CopyManifest => "copying the manifest",
     }
 }
@@ -56,6 +63,9 @@ pub(super) fn problem(event: &Event) -> Option<String> {
         Event::FileFailed { path, problem } => format!("cannot use `{path}`: {problem}"),
         Event::BitRotSuspected { path } => {
             format!("`{path}` has other content though its size and times are the same: probably damaged at the source; the stored version stays")
+        }
+        Event::FileDoubtful { path } => {
+            format!("`{path}` is not what Immich recorded of it: damaged at the source; it is stored beside the good version, which stays")
         }
         Event::ObjectLost { key } => format!("the object `{key}` is not in the store any more; its content is sent again"),
         Event::ObjectDamaged { key, problem } => format!("object `{key}`: {problem}"),
@@ -87,6 +97,7 @@ pub(super) fn file(event: &Event) -> Option<String> {
             };
             format!("{what} {path} ({})", bytes(*size_bytes))
         }
+        Event::DumpStored { key, size_bytes } => format!("dump     {key} ({})", bytes(*size_bytes)),
         Event::FileArchived { path } => format!("archived {path}"),
         Event::FileRestored { path, size_bytes } => format!("restored {path} ({})", bytes(*size_bytes)),
         _ => return None,

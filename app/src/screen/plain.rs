@@ -52,7 +52,7 @@ impl Progress {
                 self.bytes += unchanged_bytes;
             }
             Event::Counted { bytes, .. } | Event::WalkFinished { bytes, .. } => self.bytes_total = Some(*bytes),
-            Event::BytesSent { bytes } => {
+            Event::BytesSent { bytes } | Event::DumpRead { bytes } | Event::DumpLoaded { bytes } => {
                 self.bytes += bytes;
                 self.bytes_moved += bytes;
             }

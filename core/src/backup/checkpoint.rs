@@ -38,7 +38,7 @@ impl Run<'_> {
         let halt = self.stop.child_token();
         let plan = Scan {
             sources: self.sources.clone(),
-            scope: Arc::new(self.plan.scope.clone()),
+            scope: Arc::new(self.scope.clone()),
             walkers: self.plan.walkers,
             rehash: part,
             count: self.session.manifest.latest_snapshot()?.is_none(),
@@ -50,6 +50,8 @@ impl Run<'_> {
         self.counts.special = 0;
         self.counts.unread = 0;
         self.unread.clear();
+        self.counts.doubtful = 0;
+        self.doubtful.clear();
         let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
         let last_folder = self.session.manifest.last_folder()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::Store, total_files: None, total_bytes: None });
@@ -126,7 +128,7 @@ impl Run<'_> {
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
         let has_damage = !self.session.manifest.damaged_objects()?.is_empty();
         let store = Arc::clone(&self.session.repository.store);
-        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), self.may_find_more()?, has_damage)?);
+        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), (self.may_find_more()?, has_damage), self.inventory.clone())?);
         let (fed, result) = oneshot::channel();
         let feeder_done = done.clone();
         std::thread::spawn(move || {
@@ -213,12 +215,17 @@ impl Run<'_> {
         if !stored.is_empty() {
             self.session.store().sync().await?;
         }
-        let facts: Vec<_> = stored.iter().map(|stored| Fact::Stored(stored.fact.clone())).collect();
+        let fact = |stored: &StoredFile| if stored.doubtful { Fact::Doubtful(stored.fact.clone()) } else { Fact::Stored(stored.fact.clone()) };
+        let facts: Vec<_> = stored.iter().map(fact).collect();
         self.commit(&facts).await?;
         shared.contents.committed(stored.iter().map(|stored| stored.fact.sha256));
         shared.contents.committed_sizes(stored.iter().map(|stored| stored.fact.size));
         for stored in stored {
             self.count(&stored);
+            if stored.doubtful {
+                self.note_doubtful(stored.fact.file());
+                continue;
+            }
             self.monitor.emit(Event::FileStored {
                 path: stored.fact.file(),
                 how: stored.how,
@@ -233,6 +240,7 @@ impl Run<'_> {
     fn count(&mut self, stored: &StoredFile) {
         let size = stored.fact.size;
         match stored.how {
+            _ if stored.doubtful => {}
             Stored::Touched => self.counts.touched.add(size),
             Stored::Known if !stored.changed => self.counts.known.add(size),
             _ if stored.changed => self.counts.changed.add(size),

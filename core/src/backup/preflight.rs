@@ -56,6 +56,14 @@ pub enum PreflightError {
         /// Where that is.
         path: PathBuf,
     },
+    /// What is left out is named by the database.
+    #[error("{count} files that Immich's database names would be left out of the backup, the first is `{first}`")]
+    LosesAssets {
+        /// How many.
+        count: u64,
+        /// The first.
+        first: FilePath,
+    },
     /// `--accept` names a run that withheld nothing, or was accepted before.
     #[error("there is nothing to accept from run `{run}`")]
     NothingToAccept {
@@ -80,6 +88,7 @@ impl PreflightError {
                 format!("give --external {name}=PATH again; if it is gone for good, say --drop-external {name}: its files are archived then, not deleted")
             }
             Self::Nested { .. } => "put the repository and the state folder outside of what is backed up".to_owned(),
+            Self::LosesAssets { .. } => "mend --exclude: it may leave out what no asset needs; nothing was changed".to_owned(),
             Self::NothingToAccept { .. } => "take the run's id from the message of the run that withheld its snapshot; it can be accepted once".to_owned(),
         }
     }

@@ -41,7 +41,7 @@ impl Run<'_> {
             last = Some(end.clone());
             for (file, ..) in page {
                 let Some(folder) = self.folder_of(&file.root) else { continue };
-                if !self.plan.scope.takes(&file) {
+                if !self.scope.takes(&file) {
                     continue;
                 }
                 match look(&folder, &file.path.to_path()) {
@@ -69,7 +69,7 @@ impl Run<'_> {
         self.sources.iter().find(|open| open.source.root == *root).map(|open| Arc::clone(&open.folder))
     }
 
-    async fn store_found(&mut self, found: Vec<Item>, unseen: &Unseen) -> Result<(), BackupError> {
+    pub(super) async fn store_found(&mut self, found: Vec<Item>, unseen: &Unseen) -> Result<(), BackupError> {
         if found.is_empty() {
             return Ok(());
         }
@@ -136,7 +136,8 @@ impl Run<'_> {
     pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<Tripped>, BackupError> {
         let Some(last) = self.session.manifest.latest_snapshot()? else { return Ok(None) };
         let gone = self.lost_originals(unseen)?;
-        let changed = self.changed_originals(last.sequence, unseen)?;
+        // What was stored beside the good content has changed as well, though the good content stands.
+        let changed = self.changed_originals(last.sequence, unseen)? + self.session.manifest.count_doubtful_since(last.sequence)?;
         if gone.is_empty() && changed == 0 {
             return Ok(None);
         }

@@ -3,6 +3,7 @@
 use super::contents::{Claim, Contents};
 use super::{BackupError, Done, Item};
 use crate::budget::{CHUNK_BYTES, CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Stored};
 use crate::library::read::{LiveFile, ReadError};
 use crate::model::{Class, Content, FileTimes, Hasher};
@@ -37,6 +38,8 @@ pub(super) struct StoredFile {
     pub(super) class: Class,
     /// The path held other content before.
     pub(super) changed: bool,
+    /// It contradicts what Immich recorded, and what stands does not: it is kept beside, and what stands stays.
+    pub(super) doubtful: bool,
 }
 
 /// What all workers share.
@@ -53,6 +56,8 @@ pub(super) struct Shared {
     look_first: bool,
     /// Whether the log calls any object damaged, as of the start: where none is, none is asked for.
     has_damage: bool,
+    /// What the dump of this run says of each asset, where there is one.
+    inventory: Option<Arc<Mutex<Inventory>>>,
 }
 
 /// How one try ended other than well.
@@ -69,6 +74,12 @@ impl From<ReadError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<InventoryError> for Failure {
+    fn from(error: InventoryError) -> Self {
         Self::Fatal(error.into())
     }
 }
@@ -204,8 +215,13 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
         let (stored, how) = place(shared, item, &material, monitor).await?;
         return Ok(done(item, &material, stored, how));
     }
+    let beside = is_doubtful(shared, item, &material).await?;
+    let ended = |stored, how| {
+        let done = done(item, &material, stored, how);
+        if beside { doubtful(done) } else { done }
+    };
     let mine = match shared.contents.claim(sha256).await {
-        Claim::Stored(stored) => return Ok(done(item, &material, stored, Stored::Known)),
+        Claim::Stored(stored) => return Ok(ended(stored, Stored::Known)),
         Claim::Mine(mine) => mine,
     };
     let (stored, how) = match known(shared, &material, monitor).await? {
@@ -213,7 +229,7 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
         None => place(shared, item, &material, monitor).await?,
     };
     mine.stored(stored.clone());
-    Ok(done(item, &material, stored, how))
+    Ok(ended(stored, how))
 }
 
 fn done(item: &Item, material: &Material, stored: StoredContent, how: Stored) -> Done {
@@ -224,7 +240,27 @@ fn done(item: &Item, material: &Material, stored: StoredContent, how: Stored) ->
         Err(error) => return Done::Fatal(StoreError::from(error).into()),
     };
     let changed = item.current.as_ref().is_some_and(|current| current.digests != material.content.digests);
-    Done::Stored(Box::new(StoredFile { fact, how, class: item.class(), changed }))
+    Done::Stored(Box::new(StoredFile { fact, how, class: item.class(), changed, doubtful: false }))
+}
+
+/// Whether this content contradicts the SHA-1 that Immich recorded for the asset at this path, while what stands does not: Immich never changes an
+/// original, so the live file is damaged, or was tampered with.
+async fn is_doubtful(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material) -> Result<bool, Failure> {
+    let (Some(inventory), Some(current)) = (&shared.inventory, &item.current) else { return Ok(false) };
+    if current.damaged || current.digests.sha1 == material.content.digests.sha1 {
+        return Ok(false);
+    }
+    let (inventory, file) = (Arc::clone(inventory), item.file.clone());
+    let asset = blocking(move || inventory.lock().unwrap_or_else(PoisonError::into_inner).asset_at(&file)).await?;
+    Ok(asset.and_then(|asset| asset.sha1) == Some(current.digests.sha1))
+}
+
+/// `done` of a doubtful file.
+fn doubtful(done: Done) -> Done {
+    match done {
+        Done::Stored(stored) => Done::Stored(Box::new(StoredFile { doubtful: true, ..*stored })),
+        other => other,
+    }
 }
 
 /// An object that holds this content, seen in the store just now.
@@ -404,7 +440,13 @@ pub(super) async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<
 }
 
 impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, manifest: &Path, halt: CancellationToken, look_first: bool, has_damage: bool) -> Result<Self, ManifestError> {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        manifest: &Path,
+        halt: CancellationToken,
+        (look_first, has_damage): (bool, bool),
+        inventory: Option<Arc<Mutex<Inventory>>>,
+    ) -> Result<Self, ManifestError> {
         let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
         Ok(Self {
             store,
@@ -415,6 +457,7 @@ impl Shared {
             halt,
             look_first,
             has_damage,
+            inventory,
         })
     }
 

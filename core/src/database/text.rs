@@ -87,7 +87,7 @@ impl Visitor for Nobody {
 }
 
 /// The block whose rows are being read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Block {
     table: TableName,
     wanted: bool,
@@ -98,7 +98,7 @@ struct Block {
     line_bytes: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum State {
     /// The first bytes, until there are enough of them.
     Opening(Vec<u8>),
@@ -107,7 +107,7 @@ enum State {
 }
 
 /// What is known of the dump as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Progress {
     whole: Whole,
     /// Between the header and the closing line of `pg_dump`.
@@ -142,7 +142,7 @@ impl Progress {
 }
 
 /// Reads a dump in pieces of any size.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Scanner<V = Nobody> {
     visitor: V,
     state: State,

@@ -3,6 +3,7 @@
 use super::layout;
 use crate::model::{Class, FilePath};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::collections::BTreeSet;
 
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +69,17 @@ pub struct Scope {
     pub exclude: Patterns,
     /// But take what these match.
     pub include: Patterns,
+    /// Files at places of derived files that are originals all the same: an asset row of the database names them.
+    pub assets: BTreeSet<FilePath>,
 }
 
 impl Scope {
+    /// Whether anything is left out that the database might name.
+    #[must_use]
+    pub fn is_narrowed(&self) -> bool {
+        self.originals_only || !self.exclude.is_empty()
+    }
+
     /// Whether a file belongs to the backup. Markers always do: they tell a mounted folder from an empty mount point.
     #[must_use]
     pub fn takes(&self, file: &FilePath) -> bool {
@@ -81,7 +90,7 @@ impl Scope {
         if class == Class::Marker {
             return true;
         }
-        let narrowed = (self.originals_only && class == Class::Derived) || self.is_excluded(file);
+        let narrowed = (self.originals_only && class == Class::Derived && !self.assets.contains(file)) || self.is_excluded(file);
         !narrowed || (!self.include.is_empty() && self.include.matches(&file.to_string()))
     }
 
@@ -103,7 +112,7 @@ mod tests {
 
     fn scope(originals_only: bool, exclude: &[&str], include: &[&str]) -> Scope {
         let patterns = |texts: &[&str]| Patterns::new(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).unwrap();
-        Scope { originals_only, exclude: patterns(exclude), include: patterns(include) }
+        Scope { originals_only, exclude: patterns(exclude), include: patterns(include), assets: BTreeSet::new() }
     }
 
     fn takes(scope: &Scope, path: &str) -> bool {

@@ -84,8 +84,8 @@ pub const DUMPS: &str = "database/";
 pub const LOG: &str = "log/";
 /// Where copies of the manifest lie.
 pub const MANIFESTS: &str = "manifests/";
-/// Where content of files lies: all the prefixes under which verify looks for objects.
-pub const CONTENT: [&str; 3] = ["external/", "library/", "versions/"];
+/// Where dumps and content of files lie: all the prefixes under which verify looks for objects.
+pub const CONTENT: [&str; 4] = [DUMPS, "external/", "library/", "versions/"];
 
 /// The number of the log entry that `key` names: `log/0000000042.ndjson.zst`, or `log/0000000042-<run>.ndjson.zst` as written to
 /// stores without conditional writes.

@@ -441,6 +441,10 @@ impl Session {
         if facts.is_empty() {
             return Ok(());
         }
+        if self.lock.is_some() {
+            // This session is the one that writes.
+            return self.commit(None, facts, monitor).await.map(drop);
+        }
         if let Some(lock) = self.state.try_lock()? {
             self.lock = Some(lock);
             let noted = async {

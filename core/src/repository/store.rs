@@ -21,6 +21,8 @@ pub enum Kind {
     Log,
     /// A copy of the manifest.
     Manifest,
+    /// A dump of the database.
+    Dump,
     /// Content of a file.
     File(Class),
 }

@@ -115,7 +115,8 @@ impl World {
     /// What a run is to do, where nothing special is wanted.
     pub fn plan(&self) -> Plan {
         Plan {
-            sources: vec![Source { root: Root::Library, path: self.library.clone() }],
+            sources: vec![Source { root: Root::Library, path: self.library.clone(), server_path: None }],
+            database: None,
             scope: Scope::default(),
             workers: workers(4),
             walkers: workers(2),

@@ -1,5 +1,6 @@
 //! A server's process: started on free ports, watched until it is ready, killed with all it started.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::TcpListener;
@@ -10,7 +11,7 @@ use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use super::{ServerError, WireError, tool};
@@ -22,6 +23,9 @@ const ATTEMPTS: usize = 3;
 /// A loaded machine is slow; one that is not needs a second or two.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const END_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a server that ends in its own way may take.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
 const LAST_WORDS_BYTES: i64 = 4_096;
 /// File of a server's output, in its folder.
 const OUTPUT: &str = "output.log";
@@ -43,9 +47,46 @@ static STARTER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
 });
 
 /// A running server and its folder.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
+    end: End,
+    stopped: bool,
     folder: TempDir,
+}
+
+/// What ends a server: when it is dropped, and, by the kernel, when its test is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// SIGKILL, for it and all it started.
+    Kill,
+    /// SIGQUIT, and time to end what it started.
+    Quit,
+    /// SIGTERM for it and its group, and time to end; but SIGKILL when its test is killed.
+    Terminate,
+}
+
+impl End {
+    /// What the kernel sends when the test is killed, as `setpriv` names it.
+    fn without_test(self) -> &'static str {
+        match self {
+            Self::Kill | Self::Terminate => "KILL",
+            Self::Quit => "QUIT",
+        }
+    }
+}
+
+/// How a server is started and ended.
+pub(crate) struct Launch {
+    /// Name for people.
+    pub name: String,
+    /// Its program, arguments and environment.
+    pub command: Command,
+    /// Arguments of `setpriv`, e.g. who it runs as.
+    pub privileges: Vec<String>,
+    /// What ends it.
+    pub end: End,
+    /// Where it runs, and what is removed after it.
+    pub folder: TempDir,
 }
 
 impl Process {
@@ -58,41 +99,85 @@ impl Process {
         ready: impl Fn(&[u16]) -> Result<T, WireError>,
     ) -> Result<(Self, T), ServerError> {
         let program = tool(name)?;
-        let cannot_start = |cause| ServerError::Start { program: name.to_string(), cause };
-        let mut attempt = 1;
-        loop {
-            let folder = tempfile::Builder::new().prefix("immich-backup-server-").tempdir().map_err(cannot_start)?;
-            let free = free_ports(ports).map_err(cannot_start)?;
-            let wanted = arguments(folder.path(), &free).map_err(cannot_start)?;
-            let output = File::create(folder.path().join(OUTPUT)).map_err(cannot_start)?;
-            let mut command = Command::new("setpriv");
-            // A test that is killed cannot stop anything; the kernel does.
-            command.args(["--pdeathsig", "KILL", "--"]).arg(&program).args(wanted.get_args());
+        on_free_ports(ports, |free| {
+            let cannot_start = |cause| ServerError::Start { program: name.to_string(), cause };
+            let folder = folder().map_err(cannot_start)?;
+            let wanted = arguments(folder.path(), free).map_err(cannot_start)?;
+            let mut command = Command::new(&program);
+            command.args(wanted.get_args());
             for (key, value) in wanted.get_envs() {
                 match value {
                     Some(value) => command.env(key, value),
                     None => command.env_remove(key),
                 };
             }
-            command.current_dir(folder.path()).stdin(Stdio::null()).process_group(0);
-            command.stdout(output.try_clone().map_err(cannot_start)?).stderr(output);
-            let mut process = Self { child: spawn(command).map_err(cannot_start)?, folder };
-            match process.wait_until(|| ready(&free)) {
-                Ok(value) => return Ok((process, value)),
-                Err(what) if attempt == ATTEMPTS => {
-                    return Err(ServerError::NotReady { program: name.to_string(), what, last_words: process.last_words() });
-                }
-                Err(_) => attempt += 1,
-            }
+            let launch = Launch { name: name.to_string(), command, privileges: Vec::new(), end: End::Kill, folder };
+            Self::launch(launch, || ready(free))
+        })
+    }
+
+    /// Starts a server and returns it with what `ready` returns, once that succeeds.
+    pub(crate) fn launch<T, E: Debug>(launch: Launch, ready: impl Fn() -> Result<T, E>) -> Result<(Self, T), ServerError> {
+        let Launch { name, command: wanted, privileges, end, folder } = launch;
+        let cannot_start = |cause| ServerError::Start { program: name.clone(), cause };
+        let output = File::create(folder.path().join(OUTPUT)).map_err(cannot_start)?;
+        let mut command = Command::new("setpriv");
+        // A test that is killed cannot stop anything; the kernel does.
+        command.args(["--pdeathsig", end.without_test()]).args(privileges).arg("--").arg(wanted.get_program()).args(wanted.get_args());
+        for (key, value) in wanted.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command.current_dir(folder.path()).stdin(Stdio::null()).process_group(0);
+        command.stdout(output.try_clone().map_err(cannot_start)?).stderr(output);
+        let mut process = Self { child: spawn(command).map_err(cannot_start)?, end, stopped: false, folder };
+        match process.wait_until(ready) {
+            Ok(value) => Ok((process, value)),
+            Err(what) => Err(ServerError::NotReady { program: name, what, last_words: process.last_words() }),
         }
     }
 
     /// Where the server keeps its data.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    fn wait_until<T>(&mut self, ready: impl Fn() -> Result<T, WireError>) -> Result<T, String> {
+    /// Ends it, as dropping it does; its folder stays.
+    pub(crate) fn stop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        self.stopped = true;
+        let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
+        let told = matches!(self.child.try_wait(), Ok(None))
+            && match self.end {
+                End::Kill => false,
+                End::Quit => kill_process(id, Signal::QUIT).is_ok(),
+                End::Terminate => kill_process_group(id, Signal::TERM).is_ok(),
+            };
+        if told && self.ends() {
+            return;
+        }
+        // The group, not the process: some servers start others. It is this process's as long as nobody has waited for its first.
+        kill_process_group(id, Signal::KILL).ok();
+        self.child.wait().ok();
+    }
+
+    /// Whether it ends in time.
+    fn ends(&mut self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < ENDED_WITHIN {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return true;
+            }
+            thread::sleep(END_LOOK_EVERY);
+        }
+        false
+    }
+
+    fn wait_until<T, E: Debug>(&mut self, ready: impl Fn() -> Result<T, E>) -> Result<T, String> {
         let began = Instant::now();
         loop {
             match ready() {
@@ -108,9 +193,18 @@ impl Process {
     }
 
     fn last_words(&self) -> String {
+        self.read_output(SeekFrom::End(-LAST_WORDS_BYTES))
+    }
+
+    /// All that it has printed.
+    pub(crate) fn output(&self) -> String {
+        self.read_output(SeekFrom::Start(0))
+    }
+
+    fn read_output(&self, from: SeekFrom) -> String {
         let read = || {
             let mut output = File::open(self.folder().join(OUTPUT))?;
-            if output.seek(SeekFrom::End(-LAST_WORDS_BYTES)).is_err() {
+            if output.seek(from).is_err() {
                 output.rewind()?;
             }
             let mut words = Vec::new();
@@ -123,12 +217,25 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The group, not the process: some servers start others. It is this process's as long as nobody has waited for its first.
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            kill_process_group(group, Signal::KILL).ok();
-        }
-        self.child.wait().ok();
+        self.stop();
     }
+}
+
+/// Runs `start` with `count` free ports, and with others if the server then does not become ready.
+pub(crate) fn on_free_ports<T>(count: usize, start: impl Fn(&[u16]) -> Result<T, ServerError>) -> Result<T, ServerError> {
+    let mut attempt = 1;
+    loop {
+        let free = free_ports(count).map_err(|cause| ServerError::Start { program: "a server".to_string(), cause })?;
+        match start(&free) {
+            Err(ServerError::NotReady { .. }) if attempt < ATTEMPTS => attempt += 1,
+            result => return result,
+        }
+    }
+}
+
+/// A new folder for a server.
+pub(crate) fn folder() -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix("immich-backup-server-").tempdir()
 }
 
 fn spawn(command: Command) -> io::Result<Child> {

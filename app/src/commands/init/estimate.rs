@@ -35,13 +35,14 @@ impl Plan {
     /// The plan that the settings make.
     pub fn of(app: &App, place: &Place, class: Option<&StorageClass>) -> anyhow::Result<Self> {
         let library = Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?) };
-        let externals = super::super::externals(app)?.into_iter().map(|(name, path)| Source { root: Root::External(name), path });
+        let externals = super::super::externals(app)?.into_iter().map(|external| Source { root: Root::External(external.name), path: external.path });
         Ok(Self {
             sources: std::iter::once(library).chain(externals).collect(),
             scope: Scope {
                 originals_only: app.settings.switch("originals-only")?,
                 exclude: super::super::patterns(app.settings.texts("exclude"))?,
                 include: super::super::patterns(app.settings.texts("include"))?,
+                ..Scope::default()
             },
             vendor: Vendor::of(place),
             class: class.map(ToString::to_string),

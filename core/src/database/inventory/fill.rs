@@ -234,7 +234,8 @@ impl Fill {
     fn asset(&mut self, row: &Row<'_>) -> Result<(), Refused> {
         use tables::asset::*;
         let id = needed(row.uuid(ID))?;
-        let path = needed(row.path(PATH))?;
+        // Empty: a row that lost its file. It counts, and lies nowhere.
+        let path = needed(row.bytes(PATH))?;
         let checksum = row.bytes(CHECKSUM).and_then(|value| copy::bytea(&value));
         let external = row.is(EXTERNAL);
         // Before 2.7 that of an external asset is of its path; see IMMICH.md.

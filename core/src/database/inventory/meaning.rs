@@ -189,15 +189,7 @@ impl Inventory {
         );
         let start = after.unwrap_or(FoundCursor { taken: i64::MIN, number: 0 });
         let time = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
-        let values = params![
-            start.taken,
-            start.number,
-            time(meaning.since),
-            time(meaning.until),
-            meaning.kind.map(Kind::immich),
-            meaning.trashed,
-            page_rows()
-        ];
+        let values = params![start.taken, start.number, time(meaning.since), time(meaning.until), meaning.kind.map(Kind::immich), meaning.trashed, page_rows()];
         let found = self.list(&sql, values, |row| {
             let taken: i64 = row.get(1)?;
             let kind: Option<String> = row.get(7)?;
@@ -262,7 +254,9 @@ mod tests {
 
     #[test]
     fn names_match_as_a_whole_without_case_and_with_stars() {
-        for (pattern, text) in [("Été", "été"), ("sum*", "Summer 🌞"), ("*sea", "Summer 'n' sea"), ("*", ""), ("a*b*c", "a-b-b-c"), ("*b*", "abc"), ("[x]?", "[X]?")] {
+        for (pattern, text) in
+            [("Été", "été"), ("sum*", "Summer 🌞"), ("*sea", "Summer 'n' sea"), ("*", ""), ("a*b*c", "a-b-b-c"), ("*b*", "abc"), ("[x]?", "[X]?")]
+        {
             assert!(matches(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [("summer", "summer 2"), ("", "x"), ("a*a", "a"), ("a*b*c", "acb"), ("?", "x"), ("*b", "bc")] {

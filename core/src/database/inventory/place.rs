@@ -170,9 +170,7 @@ impl Paths {
         let sqlite_failed = |source| InventoryError::Sqlite { action: "write", path: inventory.to_owned(), source };
         let mut sorter = Sorter::new(create_file(&sorted_path)?);
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
-        let mut outside = connection
-            .prepare("INSERT INTO outside(thing, offline, asset, sha1, path) VALUES (?1, ?2, ?3, ?4, ?5)")
-            .map_err(sqlite_failed)?;
+        let mut outside = connection.prepare("INSERT INTO outside(thing, offline, asset, sha1, path) VALUES (?1, ?2, ?3, ?4, ?5)").map_err(sqlite_failed)?;
         let (mut path, mut record) = (Vec::new(), Vec::new());
         let mut outside_count = 0;
         for _ in 0..self.count {

@@ -254,7 +254,12 @@ impl Inventory {
         self.list(sql, params![super::signed(after), page_rows()], |row| Ok(Person { id: id_at(row, 0)?, name: row.get(1)?, owner: optional_id_at(row, 2)? }))
     }
 
-    pub(super) fn list<T>(&self, sql: &str, values: impl rusqlite::Params, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, InventoryError> {
+    pub(super) fn list<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, InventoryError> {
         let failed = self.failed();
         let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
         query.query_map(values, read).and_then(Iterator::collect).map_err(&failed)

@@ -31,7 +31,7 @@ pub(super) enum Token {
     CarriageReturn,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Mode {
     Plain,
     Dash { at_line_start: bool },
@@ -47,7 +47,7 @@ enum Mode {
     AfterCopy,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Statement {
     None,
     /// Its first bytes may become `COPY`.
@@ -71,7 +71,7 @@ pub(super) enum End {
     Within,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Lexer {
     mode: Mode,
     statement: Statement,

@@ -1,6 +1,6 @@
 //! Listing: page by page, and, where there is much, several parts of the names at once.
 
-use super::super::key::Key;
+use super::super::key::{self, Key};
 use super::super::store::{ObjectInfo, ObjectStream, StoreError};
 use super::Inner;
 use crate::budget::{LISTED_PAGES_AHEAD_MAX, LISTINGS_IN_FLIGHT_MAX};
@@ -131,7 +131,7 @@ pub(super) fn list(inner: Arc<Inner>, prefix: String, after: Option<Key>) -> Obj
     let whole = format!("{}{prefix}", inner.prefix);
     let after_path = after.as_ref().map(|after| inner.path(after));
     // The log and the manifests lie in one folder each, and are read from somewhere on; the library is large.
-    let flat = after.is_some() || !super::super::key::CONTENT.contains(&prefix.as_str());
+    let flat = after.is_some() || prefix == key::DUMPS || !key::CONTENT.contains(&prefix.as_str());
     let own = inner.prefix.len();
     let after = after.map(|after| after.as_str().to_owned());
     let parts = async move {

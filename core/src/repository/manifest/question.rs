@@ -315,6 +315,18 @@ impl Manifest {
         Ok(())
     }
 
+    /// How many files were found, after the snapshot of log entry `sequence`, to contradict what Immich recorded of them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_doubtful_since(&self, sequence: u64) -> Result<u64, ManifestError> {
+        self.connection
+            .prepare_cached("SELECT count(*) FROM version WHERE until > ?1 AND until = since")
+            .and_then(|mut query| query.query_row([signed(sequence)], |row| row.get(0)))
+            .map(unsigned)
+            .map_err(self.failed("read"))
+    }
+
     /// All snapshots up to log entry `sequence`, oldest first.
     ///
     /// # Errors
@@ -411,7 +423,10 @@ impl Manifest {
                                               WHERE substr(w.sha256, 1, 8) = substr(v.sha256, 1, 8) AND w.sha256 = v.sha256 AND w.damaged IS NULL))
                         + (SELECT count(*) FROM damage d JOIN manifest_copy c ON c.key = d.key
                             WHERE NOT EXISTS (SELECT 1 FROM manifest_copy later
-                                               WHERE later.key > d.key AND later.key NOT IN (SELECT key FROM damage)))";
+                                               WHERE later.key > d.key AND later.key NOT IN (SELECT key FROM damage)))
+                        + (SELECT count(*) FROM damage d JOIN dump ON dump.key = d.key
+                            WHERE dump.pruned IS NULL AND NOT EXISTS (SELECT 1 FROM dump later
+                                               WHERE later.pruned IS NULL AND later.taken_at > dump.taken_at AND later.key NOT IN (SELECT key FROM damage)))";
         self.connection.query_row(sql, [], |row| row.get(0)).map(unsigned).map_err(self.failed("read"))
     }
 

@@ -49,7 +49,7 @@ pub struct ExpectedObject {
     pub sha256: Sha256,
 }
 
-/// All objects that any version of any path needs, by key.
+/// All objects that any version of any path needs, and all dumps, by key.
 #[derive(Debug)]
 pub struct Expected(Scratch);
 
@@ -75,6 +75,8 @@ impl Expected {
                    SELECT coalesce(v.key, CASE f.external WHEN '' THEN 'library/' ELSE 'external/' || f.external || '/' END
                             || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name), v.size, v.sha256
                      FROM manifest.folder f JOIN manifest.version v ON v.folder = f.id;
+                 INSERT OR IGNORE INTO expected
+                   SELECT key, json_extract(fact, '$.size'), unhex(json_extract(fact, '$.sha256')) FROM manifest.dump WHERE pruned IS NULL;
                  COMMIT;
                  DETACH manifest;",
             )

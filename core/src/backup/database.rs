@@ -1,0 +1,437 @@
+//! The database in a run: dumped before the walk, kept once it is whole, and compared with what is stored at the end.
+
+use super::preflight::PreflightError;
+use super::{BackupError, Item, Run, Settled, send};
+use crate::budget::{ONE_SHOT_BYTES_MAX, SCOPE_ASSETS_MAX};
+use crate::database::compress::Compression;
+use crate::database::dump::{self, Destination, DumpError, DumpPlan, Dumped, SinkError, TextSink};
+use crate::database::inventory::{Builder, Inventory};
+use crate::database::location::Locations;
+use crate::database::{Client, Server, version};
+use crate::event::{Event, Phase};
+use crate::library::layout::class_of;
+use crate::library::read::look;
+use crate::library::scope::Scope;
+use crate::model::{Class, FilePath, Root, RootPath};
+use crate::prove;
+use crate::repository::key::Key;
+use crate::repository::log::{DumpFact, Fact};
+use crate::repository::manifest::{Manifest, Unseen};
+use crate::repository::store::{Attributes, Created, Kind, StoreError, Upload};
+use crate::task::blocking;
+use crate::verdict::{NamedVerdict, Proof, Thing, Verdict};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The database of a run.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// How it is reached.
+    pub client: Client,
+    /// How the dump is compressed.
+    pub compression: Compression,
+    /// How long `pg_dump` waits for a lock.
+    pub lock_wait: Duration,
+    /// Where Immich's server sees the library, if the dump does not say.
+    pub media_location: Option<String>,
+    /// External libraries of Immich (by their name there, or a path above their files) that are left out on purpose.
+    pub external_ignore: Vec<String>,
+    /// Immich's own address, asked for its version where nothing else tells.
+    pub immich_url: Option<String>,
+}
+
+/// A whole dump that is in hand, and what it names.
+pub(super) struct InHand {
+    dumped: Dumped,
+    form: Form,
+    compression: Compression,
+    immich_version: Option<String>,
+    rows: u64,
+    is_immich: bool,
+    pub(super) inventory: Arc<Mutex<Inventory>>,
+    _scratch: Scratch,
+}
+
+/// Where the compressed bytes are.
+enum Form {
+    /// In a file of the state folder.
+    Spool(Scratch),
+    /// On their way to the store, under this key: there was no room for a spool.
+    Streamed(Key, Box<dyn Upload>),
+    /// In the repository.
+    Kept(DumpFact),
+    /// Given away: keeping it failed.
+    Gone,
+}
+
+fn taken_already(key: &Key) -> StoreError {
+    StoreError::Io { action: "create", key: key.to_string(), source: std::io::Error::from(std::io::ErrorKind::AlreadyExists) }
+}
+
+/// Reads what a dump names while it is taken.
+struct Names(Builder);
+
+impl TextSink for Names {
+    fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
+        Ok(self.0.feed(text)?)
+    }
+}
+
+/// A file that goes when it is not needed any more.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The next run writes over what cannot be removed.
+        drop(crate::repository::manifest::remove(&self.0));
+    }
+}
+
+/// A compressed dump takes at most one in so many bytes of the database: it has no indexes. Only for a first dump; later ones go by the last.
+const COMPRESSED_SHARE: u64 = 2;
+/// Room that is left free beside a spool.
+const ROOM_KEPT_BYTES: u64 = 64 << 20;
+/// Names that are tried for a dump, a second apart: another one may have begun in the same second.
+const NAMES_TRIED_MAX: i64 = 60;
+
+impl Run<'_> {
+    /// Where Immich's server sees what this run backs up.
+    fn locations(&self, database: &Database) -> Locations {
+        let externals = self.sources.iter().filter_map(|open| match &open.source.root {
+            Root::Library => None,
+            Root::External(name) => {
+                let here = || open.source.path.as_os_str().as_bytes().to_vec();
+                Some((name.clone(), open.source.server_path.clone().unwrap_or_else(here)))
+            }
+        });
+        let mut locations = Locations::new(externals);
+        if let Some(path) = &database.media_location {
+            locations.prefer_media(path.as_bytes());
+        }
+        locations
+    }
+
+    /// Dumps the database, and reads what the dump names. `None` where the run was asked to stop meanwhile.
+    pub(super) async fn take_dump(&mut self, database: &Database, number: u32) -> Result<Option<InHand>, BackupError> {
+        // The next run of this state folder ends what a dead one left: it is known by its name.
+        let application = dump::application(&self.session.writer);
+        let orphans = dump::end_orphans(&database.client, &application).await?;
+        if orphans > 0 {
+            self.monitor.emit(Event::Warned { message: format!("{orphans} connections to the database, left by a run that died, were ended") });
+        }
+        let server = database.client.server().await?;
+        let last = self.session.manifest.dumps()?.pop().map(|dump| dump.fact);
+        let scratch = Scratch(self.session.state.scratch(&format!("inventory-{number}.db")));
+        let (destination, spool) = self.destination(database, &server, last.as_ref(), number).await?;
+        let streamed_to = if let Destination::Store { key, .. } = &destination { Some(key.clone()) } else { None };
+        let plan = DumpPlan {
+            application,
+            compression: database.compression,
+            destination,
+            lock_wait: database.lock_wait,
+            estimated_bytes: Some(last.map_or(server.database_bytes, |last| last.plain_size)),
+        };
+        let (path, locations) = (scratch.0.clone(), self.locations(database));
+        let names = || Ok(Names(Builder::create(&path, locations.clone())?));
+        let (mut dumped, names) = match dump::take(&database.client, &plan, names, self.monitor, self.stop).await {
+            Err(DumpError::Stopped) => return Ok(None),
+            other => other?,
+        };
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::Dump });
+        // Whole, or an error that says where it was cut: then nothing of it was stored.
+        let inventory = blocking(move || names.0.finish()).await?;
+        let summary = inventory.summary().clone();
+        if !summary.is_immich {
+            let message = format!("{} is not a database of Immich: it is backed up, and nothing can be proven", database.client.target());
+            self.monitor.emit(Event::Warned { message });
+        }
+        if dumped.program_is_newer {
+            let message = format!(
+                "pg_dump {} is newer than the server ({}): the dump may not load into a server of that version; install postgresql-client-{}",
+                dumped.program_version,
+                dumped.server.short_version(),
+                dumped.server.major()
+            );
+            self.monitor.emit(Event::Warned { message });
+        }
+        let immich_version = summary.immich_version.or(self.immich_version(database, dumped.server.immich_version.clone()).await);
+        let form = match (spool, streamed_to, dumped.upload.take()) {
+            (Some(spool), ..) => Form::Spool(spool),
+            (None, Some(key), Some(upload)) => Form::Streamed(key, upload),
+            _ => Form::Gone,
+        };
+        Ok(Some(InHand {
+            dumped,
+            form,
+            compression: database.compression,
+            immich_version,
+            rows: summary.rows_total,
+            is_immich: summary.is_immich,
+            inventory: Arc::new(Mutex::new(inventory)),
+            _scratch: scratch,
+        }))
+    }
+
+    /// Immich's version, where its database does not tell: as configured, else as its server says.
+    async fn immich_version(&self, database: &Database, told: Option<String>) -> Option<String> {
+        let configured = told.or_else(|| self.plan.immich_version.clone());
+        let (None, Some(url)) = (&configured, &database.immich_url) else { return configured };
+        match version::of_server(url).await {
+            Ok(version) => Some(version),
+            Err(error) => {
+                self.monitor.emit(Event::Warned { message: format!("Immich's version is not known: {error}") });
+                None
+            }
+        }
+    }
+
+    /// A spool file where there is room for it, else the store at once.
+    async fn destination(
+        &self,
+        database: &Database,
+        server: &Server,
+        last: Option<&DumpFact>,
+        number: u32,
+    ) -> Result<(Destination, Option<Scratch>), BackupError> {
+        let path = self.session.state.scratch(&format!("dump-{number}.sql.part"));
+        let wanted = last.map_or(server.database_bytes / COMPRESSED_SHARE, |last| last.size.saturating_add(last.size / 2));
+        let free = path.parent().map_or(u64::MAX, free_bytes);
+        if free >= wanted.saturating_add(ROOM_KEPT_BYTES) {
+            return Ok((Destination::Spool(path.clone()), Some(Scratch(path))));
+        }
+        let message = format!("no room for the dump in the state folder ({free} bytes left, {wanted} wanted): it is sent while it is taken");
+        self.monitor.emit(Event::Warned { message });
+        let version = self.immich_version(database, server.immich_version.clone()).await;
+        let key = Key::dump(Timestamp::now(), version.as_deref().unwrap_or("unknown"), database.compression.extension());
+        let attributes = Attributes { kind: Kind::Dump, sha256: None, mtime_ns: None, size_bytes: Some(wanted) };
+        Ok((Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes }, None))
+    }
+
+    /// Brings a dump into the repository, under a name of its own, and says so in the log.
+    pub(super) async fn keep(&mut self, dump: &mut InHand) -> Result<(), BackupError> {
+        let Dumped { taken_at, size_bytes, plain_bytes, sha256, .. } = &dump.dumped;
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(*size_bytes) });
+        let attributes = Attributes { kind: Kind::Dump, sha256: Some(*sha256), mtime_ns: None, size_bytes: Some(*size_bytes) };
+        let form = std::mem::replace(&mut dump.form, Form::Gone);
+        let key = match form {
+            Form::Spool(spool) => {
+                let version = dump.immich_version.as_deref().unwrap_or("unknown");
+                self.send_spool(&spool.0, *taken_at, version, dump.compression, &attributes).await?
+            }
+            Form::Streamed(key, upload) => match upload.finish(sha256).await? {
+                Created::New => key,
+                Created::Exists | Created::Unnameable => return Err(taken_already(&key).into()),
+            },
+            Form::Kept(..) | Form::Gone => return Ok(()),
+        };
+        self.session.store().sync().await?;
+        let fact = DumpFact {
+            key: key.to_string(),
+            sha256: *sha256,
+            size: *size_bytes,
+            plain_size: *plain_bytes,
+            taken_at: *taken_at,
+            immich_version: dump.immich_version.clone(),
+            server_version: Some(dump.dumped.server.short_version().to_owned()),
+            program_version: Some(dump.dumped.program_version.to_string()),
+            rows: dump.rows,
+            without_data: dump.dumped.without_data.clone(),
+        };
+        self.commit(&[Fact::Dump(fact.clone())]).await?;
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::SendDump });
+        self.monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
+        dump.form = Form::Kept(fact);
+        Ok(())
+    }
+
+    async fn send_spool(&self, spool: &Path, taken_at: Timestamp, version: &str, compression: Compression, attributes: &Attributes) -> Result<Key, BackupError> {
+        let store = self.session.store();
+        let mut last = None;
+        for later in 0..NAMES_TRIED_MAX {
+            let key = Key::dump(taken_at + SignedDuration::from_secs(later), version, compression.extension());
+            let created = if attributes.size_bytes.is_some_and(|size| size <= ONE_SHOT_BYTES_MAX) {
+                let path = spool.to_owned();
+                let read = blocking(move || std::fs::read(&path).map_err(|source| StoreError::Io { action: "read", key: path.display().to_string(), source }));
+                store.create(&key, Bytes::from(read.await?), attributes).await
+            } else {
+                let mut upload = store.create_streamed(&key, attributes).await?;
+                send::stream_file(spool, upload.as_mut()).await?;
+                let sha256 = attributes.sha256.ok_or_else(|| taken_already(&key))?;
+                upload.finish(&sha256).await
+            };
+            match created {
+                Ok(Created::New) => return Ok(key),
+                // Begun in the same second by somebody else, or sent and never answered: the next second is free.
+                Ok(Created::Exists | Created::Unnameable) | Err(StoreError::Unanswered { .. }) => last = Some(key),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let key = last.unwrap_or_else(|| Key::dump(taken_at, version, compression.extension()));
+        Err(taken_already(&key).into())
+    }
+
+    /// Proves what stands now. `None` where the dump is not Immich's.
+    async fn prove_now(&self, dump: &InHand) -> Result<Option<Proof>, BackupError> {
+        if !dump.is_immich {
+            return Ok(None);
+        }
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::Prove, total_files: None, total_bytes: None });
+        let (manifest, sequence, stop) = (self.session.manifest.path().to_owned(), self.session.manifest.head().sequence, self.stop.clone());
+        let inventory = Arc::clone(&dump.inventory);
+        let proof = blocking(move || {
+            let manifest = Manifest::open_for_reading(&manifest)?;
+            let inventory = inventory.lock().unwrap_or_else(PoisonError::into_inner);
+            prove::prove_at(&manifest, sequence, Timestamp::now(), &inventory, &stop)
+        })
+        .await?;
+        self.monitor.emit(Event::PhaseFinished { phase: Phase::Prove });
+        Ok(Some(proof))
+    }
+
+    /// Proves what stands now; what is missing is looked for on disk once more, and stored if it is there.
+    async fn prove(&mut self, dump: &InHand) -> Result<Option<Proof>, BackupError> {
+        let Some(proof) = self.prove_now(dump).await? else { return Ok(None) };
+        let mut found = Vec::new();
+        for named in proof.named.iter().filter(|named| named.verdict == Verdict::Missing) {
+            let Some((file, folder)) = self.file_named(&named.path) else { continue };
+            // What cannot be looked at is missing.
+            if self.scope.takes(&file)
+                && let Ok(Some(times)) = look(&folder, &file.path.to_path())
+            {
+                found.push(Item { file, folder, current: None, size_bytes: times.size_bytes, rehash: false });
+            }
+        }
+        if found.is_empty() {
+            return Ok(Some(proof));
+        }
+        let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
+        self.store_found(found, &unseen).await?;
+        self.prove_now(dump).await
+    }
+
+    /// The file that a report calls so, and its root.
+    fn file_named(&self, path: &str) -> Option<(FilePath, Arc<std::os::fd::OwnedFd>)> {
+        self.sources.iter().rev().find_map(|open| {
+            let below = match &open.source.root {
+                Root::Library => path,
+                Root::External(name) => path.strip_prefix("external/")?.strip_prefix(name.as_str())?.strip_prefix('/')?,
+            };
+            let file = FilePath { root: open.source.root.clone(), path: RootPath::parse(below).ok()? };
+            Some((file, Arc::clone(&open.folder)))
+        })
+    }
+
+    /// The proof of the snapshot that is about to be committed, and the dump it is about. Where something is missing that the last snapshot had,
+    /// Immich may have deleted it since the dump: one more dump tells. `None` where the run was asked to stop.
+    pub(super) async fn settle(&mut self, database: &Database, mut dump: InHand) -> Result<Option<Settled>, BackupError> {
+        let mut proof = self.prove(&dump).await?;
+        if let Some(first) = &proof
+            && self.is_news(first)?
+            && !self.stop.is_cancelled()
+        {
+            let Some(again) = self.take_dump(database, 2).await? else { return Ok(None) };
+            let second = self.prove(&again).await?;
+            if second.as_ref().is_some_and(|second| lacking(second) < lacking(first)) {
+                dump = again;
+                proof = second;
+                self.keep(&mut dump).await?;
+            }
+        }
+        let ignored = self.count_ignored(database, &dump)?;
+        let Form::Kept(fact) = &dump.form else { return Ok(None) };
+        Ok(Some(Settled { dump: Some(fact.clone()), proof, ignored }))
+    }
+
+    /// Whether something is missing that was not missing in the last snapshot.
+    fn is_news(&self, proof: &Proof) -> Result<bool, BackupError> {
+        if lacking(proof) == 0 {
+            return Ok(false);
+        }
+        let last = self.session.manifest.latest_snapshot()?.and_then(|snapshot| snapshot.fact.proof).unwrap_or_default();
+        let names = |proof: &Proof| -> BTreeSet<(Verdict, String)> {
+            let lacking = |named: &&NamedVerdict| matches!(named.verdict, Verdict::Missing | Verdict::Mismatched);
+            proof.named.iter().filter(lacking).map(|named| (named.verdict, named.path.clone())).collect()
+        };
+        Ok(lacking(proof) != lacking(&last) || names(proof) != names(&last))
+    }
+
+    /// How many assets lie in external libraries that are left out on purpose.
+    fn count_ignored(&self, database: &Database, dump: &InHand) -> Result<u64, BackupError> {
+        if database.external_ignore.is_empty() {
+            return Ok(0);
+        }
+        let inventory = dump.inventory.lock().unwrap_or_else(PoisonError::into_inner);
+        let libraries = inventory.libraries()?;
+        let mut prefixes = BTreeSet::new();
+        for ignored in &database.external_ignore {
+            let named: Vec<_> = libraries.iter().filter(|library| library.name == *ignored).flat_map(|library| library.import_paths.clone()).collect();
+            if named.is_empty() && !ignored.starts_with('/') {
+                let message = format!("--external-ignore `{ignored}`: Immich has no external library of this name");
+                self.monitor.emit(Event::Warned { message });
+            }
+            let path = ignored.starts_with('/').then(|| ignored.clone());
+            prefixes.extend(named.into_iter().chain(path).map(|path| format!("{}/", path.trim_end_matches('/'))));
+        }
+        let (mut ignored, mut after) = (0, None);
+        loop {
+            let (page, next) = inventory.outside_page(after)?;
+            let is_ignored = |path: &str| prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()));
+            ignored += page.iter().filter(|thing| thing.thing == Thing::Asset && !thing.offline && is_ignored(&thing.path)).count() as u64;
+            if next.is_none() {
+                return Ok(ignored);
+            }
+            after = next;
+        }
+    }
+
+    /// What is left out must not be what the database names: an exclude that would lose an asset stops the run. Assets that lie where derived files lie
+    /// are taken in spite of `--originals-only`.
+    pub(super) fn check_scope(&mut self, dump: &InHand) -> Result<(), BackupError> {
+        if !self.scope.is_narrowed() || !dump.is_immich {
+            return Ok(());
+        }
+        let inventory = dump.inventory.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut lost, mut first, mut after) = (0_u64, None, None);
+        let mut assets = BTreeSet::new();
+        loop {
+            let (page, next) = inventory.named_page(after)?;
+            for named in page {
+                if named.thing == Thing::Derived {
+                    continue;
+                }
+                if self.scope.originals_only && class_of(&named.file) == Class::Derived && assets.len() < SCOPE_ASSETS_MAX {
+                    assets.insert(named.file.clone());
+                }
+                let scope: &Scope = &self.scope;
+                if !scope.takes(&named.file) && !assets.contains(&named.file) {
+                    lost += 1;
+                    first.get_or_insert(named.file);
+                }
+            }
+            if next.is_none() {
+                break;
+            }
+            after = next;
+        }
+        drop(inventory);
+        if let Some(first) = first {
+            return Err(PreflightError::LosesAssets { count: lost, first }.into());
+        }
+        self.scope.assets = assets;
+        Ok(())
+    }
+}
+
+/// Assets that the backup lacks.
+fn lacking(proof: &Proof) -> u64 {
+    proof.missing + proof.mismatched + proof.companions.missing
+}
+
+fn free_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
+}
