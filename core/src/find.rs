@@ -1,1 +1,454 @@
-//! placeholder
+//! Finding assets by what they mean to people - album, person, owner, time - from a snapshot's dump and the log alone.
+
+mod names;
+
+use crate::budget::NAMED_MAX;
+use crate::database::inventory::{Builder, FoundAsset, Inventory, InventoryError, Meaning, Named};
+use crate::database::stored::{DumpText, StoredDumpError};
+use crate::event::{Event, Monitor, Phase};
+use crate::model::{Digests, RunId};
+use crate::prove::locations;
+use crate::repository::fetch::Fetcher;
+use crate::repository::manifest::{Choosing, Chosen, DumpRow, FileRow, Manifest, ManifestError, SnapshotRow};
+use crate::repository::{OpenError, Session};
+use crate::task::blocking;
+use crate::verdict::Thing;
+use globset::{GlobBuilder, GlobMatcher};
+use names::Unknown;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+pub use names::What;
+
+/// A part of a file's name, or a glob over all of it; case does not matter.
+#[derive(Debug, Clone)]
+pub enum FileName {
+    /// The name has this in it.
+    Part(String),
+    /// The name is like this.
+    Like(GlobMatcher),
+}
+
+impl FileName {
+    /// What `text` means: with `*`, `?`, `[` or `{` in it a glob, else a part of the name.
+    ///
+    /// # Errors
+    /// It is no glob, though it looks like one.
+    pub fn new(text: &str) -> Result<Self, FindError> {
+        if !text.contains(['*', '?', '[', '{']) {
+            return Ok(Self::Part(text.to_lowercase()));
+        }
+        let glob = GlobBuilder::new(&text.to_lowercase()).build().map_err(|source| FindError::Pattern { pattern: text.to_owned(), source })?;
+        Ok(Self::Like(glob.compile_matcher()))
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let name = name.to_lowercase();
+        match self {
+            Self::Part(part) => name.contains(part),
+            Self::Like(glob) => glob.is_match(&name),
+        }
+    }
+}
+
+/// Which assets.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// By meaning.
+    pub meaning: Meaning,
+    /// By the name it was uploaded with, or that of its file.
+    pub name: Option<FileName>,
+    /// Those that an earlier snapshot's dump has, and the newest one's has not.
+    pub deleted: bool,
+}
+
+impl Query {
+    /// Whether any asset will do.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.meaning == Meaning::default() && self.name.is_none() && !self.deleted
+    }
+
+    fn takes(&self, asset: &FoundAsset) -> bool {
+        let Some(name) = &self.name else { return true };
+        name.matches(&asset.original_name) || asset.file.as_ref().is_some_and(|file| name.matches(file.path.split().1))
+    }
+}
+
+/// Why nothing could be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The repository failed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The dump could not be read, or is not what was stored.
+    #[error(transparent)]
+    Dump(#[from] StoredDumpError),
+    /// The dump could not be understood.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// The snapshot was taken without the database.
+    #[error("snapshot {} was taken without the database: nothing tells what its files mean", .0.short())]
+    NoDump(RunId),
+    /// Its dump was removed.
+    #[error("the dump of snapshot {} was pruned", .0.short())]
+    PrunedDump(RunId),
+    /// Its dump is of something else.
+    #[error("the dump of snapshot {} is not one of Immich's database", .0.short())]
+    NotImmich(RunId),
+    /// There is nothing to compare the newest dump with.
+    #[error("there is no earlier snapshot with a dump: nothing tells what was deleted")]
+    NothingEarlier,
+    /// No such album, user or person.
+    #[error("there is no {what} `{}`", .name.escape_debug())]
+    Unknown {
+        /// What was asked for.
+        what: What,
+        /// By which name.
+        name: String,
+        /// Names like it, the likest first.
+        near: Vec<String>,
+    },
+    /// A file name that is no glob.
+    #[error("cannot understand the pattern `{pattern}`")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        source: globset::Error,
+    },
+    /// Asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<ManifestError> for FindError {
+    fn from(error: ManifestError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl FindError {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.hint(),
+            Self::Dump(error) => error.hint().map(str::to_owned),
+            Self::Inventory(error) => error.hint().map(str::to_owned),
+            Self::NoDump(_) | Self::PrunedDump(_) => Some(
+                "say --snapshot for one that has its dump (`immich-backup snapshots`), or go by --path alone; `backup --database …` stores dumps".to_owned(),
+            ),
+            Self::NotImmich(_) => Some("say --snapshot for another one, or go by --path alone".to_owned()),
+            Self::NothingEarlier => Some("deleted assets are those that an earlier snapshot's dump has, and the newest one's has not".to_owned()),
+            Self::Unknown { near, what, .. } if near.is_empty() => Some(format!(
+                "names are compared as a whole, without regard to case; `*` stands for anything; the {what} may be in another snapshot (--snapshot)"
+            )),
+            Self::Unknown { near, .. } => Some(format!("names are compared as a whole, `*` stands for anything; did you mean {}?", listed(near))),
+            Self::Pattern { .. } => Some("`*` stands for anything, `?` for one character, `[ab]` for one of these".to_owned()),
+            Self::Interrupted => None,
+        }
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{}`", name.escape_debug())).collect();
+    quoted.join(", ")
+}
+
+/// An asset that was found.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// What the dump says of it.
+    pub asset: FoundAsset,
+    /// The snapshot whose dump says so: for a deleted asset, the newest that still had it.
+    pub snapshot: RunId,
+}
+
+/// The dump of `snapshot`.
+fn dump_of(manifest: &Manifest, snapshot: &SnapshotRow) -> Result<DumpRow, FindError> {
+    let Some(key) = &snapshot.fact.dump else { return Err(FindError::NoDump(snapshot.id)) };
+    match manifest.dump(key)? {
+        Some(dump) if dump.pruned => Err(FindError::PrunedDump(snapshot.id)),
+        Some(dump) => Ok(dump),
+        None => Err(FindError::NoDump(snapshot.id)),
+    }
+}
+
+/// What a dump names, in a file that goes with it.
+struct Listed {
+    inventory: Option<Inventory>,
+}
+
+impl Listed {
+    fn get(&self) -> Option<&Inventory> {
+        self.inventory.as_ref()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if let Some(inventory) = self.inventory.take() {
+            // A scratch file: the next one of this name replaces it.
+            inventory.remove().ok();
+        }
+    }
+}
+
+/// Reads the dump of `snapshot` and lists what it names in the file `path`: its object has to be what was stored, and whole.
+///
+/// # Errors
+/// It has none, or none that can be read.
+pub async fn inventory_of(
+    session: &Session,
+    snapshot: &SnapshotRow,
+    path: &Path,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<Inventory, FindError> {
+    let dump = dump_of(&session.manifest, snapshot)?;
+    let roots = session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
+    monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(dump.fact.plain_size) });
+    let mut text = DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), &dump.fact);
+    let mut builder = Builder::create(path, locations(&roots))?;
+    while let Some(piece) = text.next().await? {
+        if stop.is_cancelled() {
+            return Err(FindError::Interrupted);
+        }
+        let bytes = piece.len() as u64;
+        builder = blocking(move || builder.feed(&piece).map(|()| builder)).await?;
+        monitor.emit(Event::DumpRead { bytes });
+    }
+    let inventory = blocking(move || builder.finish()).await?;
+    monitor.emit(Event::PhaseFinished { phase: Phase::ReadDump });
+    if inventory.summary().is_immich { Ok(inventory) } else { Err(FindError::NotImmich(snapshot.id)) }
+}
+
+/// Scratch files of this process: at most three inventories at a time.
+fn scratch(session: &Session, number: usize) -> PathBuf {
+    session.state.own_scratch(&format!("find-{}.db", number % 3))
+}
+
+async fn list(session: &Session, snapshot: &SnapshotRow, number: usize, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Listed, FindError> {
+    Ok(Listed { inventory: Some(inventory_of(session, snapshot, &scratch(session, number), monitor, stop).await?) })
+}
+
+/// Shows each asset of `inventory` that `query` takes and `wanted` does.
+fn each_in(
+    inventory: &Inventory,
+    query: &Query,
+    wanted: impl Fn(&FoundAsset) -> Result<bool, FindError>,
+    stop: &CancellationToken,
+    show: &mut dyn FnMut(&Inventory, FoundAsset) -> Result<(), FindError>,
+) -> Result<(), FindError> {
+    let mut cursor = None;
+    loop {
+        let (page, next) = inventory.find_page(&query.meaning, cursor)?;
+        for asset in page {
+            if stop.is_cancelled() {
+                return Err(FindError::Interrupted);
+            }
+            if query.takes(&asset) && wanted(&asset)? {
+                show(inventory, asset)?;
+            }
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+        cursor = next;
+    }
+}
+
+/// Shows each asset that `query` means, in the order of time: those of `snapshot` (the newest with a dump, where there is none given); with
+/// [`Query::deleted`] those that `snapshot` still had, or, where none is given, any earlier one, the newest first.
+async fn each(
+    session: &Session,
+    query: &Query,
+    snapshot: Option<&SnapshotRow>,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+    show: &mut dyn FnMut(&SnapshotRow, &Inventory, FoundAsset) -> Result<(), FindError>,
+) -> Result<(), FindError> {
+    let snapshots = session.manifest.snapshots()?;
+    if !query.deleted {
+        let Some(snapshot) = snapshot.or(snapshots.last()) else { return Ok(()) };
+        let listed = list(session, snapshot, 0, monitor, stop).await?;
+        let Some(inventory) = listed.get() else { return Ok(()) };
+        names::unknown(inventory, &query.meaning)?.refuse()?;
+        return each_in(inventory, query, |_| Ok(true), stop, &mut |inventory, asset| show(snapshot, inventory, asset));
+    }
+    let mut with_dump = Vec::new();
+    for snapshot in &snapshots {
+        match dump_of(&session.manifest, snapshot) {
+            Ok(_) => with_dump.push(snapshot),
+            Err(FindError::NoDump(_) | FindError::PrunedDump(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(newest) = with_dump.pop() else { return Err(FindError::NothingEarlier) };
+    let earlier: Vec<&SnapshotRow> = match snapshot {
+        Some(snapshot) if snapshot.sequence >= newest.sequence => return Err(FindError::NothingEarlier),
+        Some(snapshot) => vec![snapshot],
+        None => with_dump.into_iter().rev().collect(),
+    };
+    if earlier.is_empty() {
+        return Err(FindError::NothingEarlier);
+    }
+    let now = list(session, newest, 0, monitor, stop).await?;
+    let Some(now) = now.get() else { return Ok(()) };
+    let mut later: Option<Listed> = None;
+    let mut unknown: Option<Unknown> = None;
+    for (place, snapshot) in earlier.into_iter().enumerate() {
+        // Of the two places beside the newest one's, the one that is not `later`'s.
+        let listed = list(session, snapshot, 1 + place % 2, monitor, stop).await?;
+        let Some(inventory) = listed.get() else { continue };
+        let here = names::unknown(inventory, &query.meaning)?;
+        unknown = Some(unknown.map_or(here.clone(), |before| before.and(&here)));
+        let known_later = |asset: &FoundAsset| later.as_ref().and_then(Listed::get).map_or(Ok(false), |later| later.has_asset(asset.id));
+        let wanted = |asset: &FoundAsset| Ok(!now.has_asset(asset.id)? && !known_later(asset)?);
+        each_in(inventory, query, wanted, stop, &mut |inventory, asset| show(snapshot, inventory, asset))?;
+        later = Some(listed);
+    }
+    unknown.map_or(Ok(()), Unknown::refuse)
+}
+
+/// Shows each asset that `query` means, as [`Hit`]; how many there are.
+///
+/// # Errors
+/// See [`FindError`].
+pub async fn find(
+    session: &Session,
+    query: &Query,
+    snapshot: Option<&SnapshotRow>,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+    show: &mut dyn FnMut(Hit),
+) -> Result<u64, FindError> {
+    let mut count = 0;
+    each(session, query, snapshot, monitor, stop, &mut |snapshot, _, asset| {
+        count += 1;
+        show(Hit { asset, snapshot: snapshot.id });
+        Ok(())
+    })
+    .await?;
+    Ok(count)
+}
+
+/// The files of assets that were found.
+#[derive(Debug)]
+pub struct Selection {
+    /// The files that are there.
+    pub chosen: Arc<Chosen>,
+    /// Assets found.
+    pub assets: u64,
+    /// Files that lie elsewhere than the dump says, or stand no more: found by their SHA-1.
+    pub by_content: u64,
+    /// Files whose content is not the one that Immich recorded, and the right one is stored nowhere.
+    pub mismatched: u64,
+    /// Files that are stored nowhere, and assets that lie outside of the backup.
+    pub missing: u64,
+    /// The first of them.
+    pub named: Vec<String>,
+}
+
+/// Chooses the files of each asset that `query` means - the original, its sidecars, the video of a live photo - for a restore: at the path where each
+/// stands in the snapshot, else found by its SHA-1.
+///
+/// # Errors
+/// See [`FindError`].
+pub async fn choose(
+    session: &Session,
+    query: &Query,
+    snapshot: Option<&SnapshotRow>,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<Selection, FindError> {
+    let mut chooser = Chooser {
+        manifest: &session.manifest,
+        choosing: Choosing::new(&session.state.own_scratch("chosen.db"))?,
+        assets: 0,
+        by_content: 0,
+        mismatched: 0,
+        missing: 0,
+        named: Vec::new(),
+    };
+    each(session, query, snapshot, monitor, stop, &mut |snapshot, inventory, asset| chooser.take(snapshot.sequence, inventory, &asset)).await?;
+    let Chooser { choosing, assets, by_content, mismatched, missing, named, .. } = chooser;
+    Ok(Selection { chosen: Arc::new(choosing.finish()?), assets, by_content, mismatched, missing, named })
+}
+
+struct Chooser<'a> {
+    manifest: &'a Manifest,
+    choosing: Choosing,
+    assets: u64,
+    by_content: u64,
+    mismatched: u64,
+    missing: u64,
+    named: Vec<String>,
+}
+
+impl Chooser<'_> {
+    fn take(&mut self, sequence: u64, inventory: &Inventory, asset: &FoundAsset) -> Result<(), FindError> {
+        self.assets += 1;
+        if asset.file.is_none() {
+            self.miss(&asset.original_name);
+        }
+        for named in inventory.files_of(asset.id)? {
+            if matches!(named.thing, Thing::Asset | Thing::Sidecar) {
+                self.take_file(sequence, &named)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_file(&mut self, sequence: u64, named: &Named) -> Result<(), FindError> {
+        let standing = self.manifest.file_in(sequence, &named.file)?;
+        let right = |row: &FileRow| named.sha1.is_none_or(|sha1| sha1 == row.digests.sha1);
+        if let Some(row) = standing.as_ref().filter(|row| right(row)) {
+            self.choosing.add(row)?;
+            return Ok(());
+        }
+        if let Some(row) = self.by_content(sequence, named)? {
+            self.by_content += 1;
+            self.choosing.add(&row)?;
+        } else if let Some(row) = standing {
+            // Better than nothing.
+            self.mismatched += 1;
+            self.name(&named.file.to_string());
+            self.choosing.add(&row)?;
+        } else {
+            self.miss(&named.file.to_string());
+        }
+        Ok(())
+    }
+
+    /// The file with the content that Immich recorded: where it stands in the snapshot, else, out of what is kept of it, at the dump's path.
+    fn by_content(&self, sequence: u64, named: &Named) -> Result<Option<FileRow>, FindError> {
+        let Some(sha1) = named.sha1 else { return Ok(None) };
+        if let Some(row) = self.manifest.file_with_sha1(sequence, &sha1)? {
+            return Ok(Some(row));
+        }
+        let kept = self.manifest.each_content_with_sha1(&sha1)?.into_iter().next();
+        Ok(kept.map(|kept| FileRow {
+            file: named.file.clone(),
+            digests: Digests { sha256: kept.sha256, sha1 },
+            size_bytes: kept.size_bytes,
+            mtime_ns: kept.mtime_ns,
+            mode: kept.mode,
+            key: kept.object.key,
+            damaged: false,
+        }))
+    }
+
+    fn miss(&mut self, name: &str) {
+        self.missing += 1;
+        self.name(name);
+    }
+
+    fn name(&mut self, name: &str) {
+        if self.named.len() < NAMED_MAX {
+            self.named.push(name.to_owned());
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::model::{ExternalName, FilePath, Hasher, Root};
 use crate::repository::fetch::Fetcher;
 use crate::repository::key::Key;
 use crate::repository::log::{Tally, Unread};
-use crate::repository::manifest::{FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
+use crate::repository::manifest::{Chosen, FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
@@ -36,10 +36,19 @@ pub struct Plan {
     pub externals: BTreeMap<ExternalName, PathBuf>,
     /// Only what these match; all, where there are none.
     pub paths: Patterns,
+    /// Only these files, in place of all that stands in the snapshot.
+    pub chosen: Option<Arc<Chosen>>,
     /// Replace files that differ.
     pub overwrite: bool,
     /// Files that are written at once.
     pub workers: NonZeroUsize,
+}
+
+impl Plan {
+    /// Whether only a part of the snapshot is wanted.
+    fn is_part(&self) -> bool {
+        !self.paths.is_empty() || self.chosen.is_some()
+    }
 }
 
 /// What a restore will do.
@@ -132,7 +141,7 @@ pub enum RestoreError {
         /// The folder.
         path: PathBuf,
     },
-    /// Nothing matches `--path`.
+    /// Nothing matches `--path`, or no file of what was found is there.
     #[error("no file of the snapshot matches")]
     NothingMatches,
 }
@@ -201,11 +210,11 @@ fn set_bit(bits: &mut Vec<u64>, index: usize) {
     }
 }
 
-/// A row of the snapshot that is wanted, and its place in the manifest's order.
+/// A row of the snapshot that is wanted, and its place in the manifest's order, or among the chosen ones.
 type Row = (usize, FileRow);
 
-/// Hands the wanted rows of the snapshot on, from a thread of its own; ends when nobody wants any more.
-fn feed_rows(manifest: PathBuf, sequence: u64, paths: Patterns, rows: mpsc::Sender<Row>) -> std::thread::JoinHandle<Result<(), ManifestError>> {
+/// Hands the wanted rows on, from a thread of its own; ends when nobody wants any more.
+fn feed_rows(manifest: PathBuf, plan: &Plan, rows: mpsc::Sender<Row>) -> std::thread::JoinHandle<Result<(), ManifestError>> {
     enum Halt {
         Enough,
         Failed(ManifestError),
@@ -215,15 +224,19 @@ fn feed_rows(manifest: PathBuf, sequence: u64, paths: Patterns, rows: mpsc::Send
             Self::Failed(error)
         }
     }
+    let (sequence, paths, chosen) = (plan.snapshot.sequence, plan.paths.clone(), plan.chosen.clone());
     std::thread::spawn(move || {
-        let manifest = Manifest::open_for_reading(&manifest)?;
         let mut index = 0;
-        let fed = manifest.each_file(sequence, |row| {
+        let feed = |row: FileRow| {
             let wanted = paths.is_empty() || paths.matches(&row.file.to_string());
             let sent = !wanted || rows.blocking_send((index, row)).is_ok();
             index += 1;
             if sent { Ok(()) } else { Err(Halt::Enough) }
-        });
+        };
+        let fed = match chosen {
+            Some(chosen) => chosen.each(feed),
+            None => Manifest::open_for_reading(&manifest)?.each_file(sequence, feed),
+        };
         match fed {
             Ok(()) | Err(Halt::Enough) => Ok(()),
             Err(Halt::Failed(error)) => Err(error),
@@ -242,11 +255,11 @@ fn thread_joined<T>(result: std::thread::Result<T>) -> T {
 pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Prepared, RestoreError> {
     let targets = Arc::new(Targets::open(session, &plan)?);
     let mut prepared = Prepared { targets: Arc::clone(&targets), right: Vec::new(), touch: Vec::new(), library_bytes: 0, preview: Preview::default(), plan };
-    let total = prepared.plan.snapshot.fact.totals.all();
+    let total = prepared.plan.chosen.as_ref().map_or_else(|| prepared.plan.snapshot.fact.totals.all(), |chosen| chosen.files());
     monitor.emit(Event::PhaseStarted { phase: Phase::Compare, total_files: Some(total.files), total_bytes: None });
     let workers = prepared.plan.workers.get();
     let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
-    let feeder = feed_rows(session.manifest.path().to_owned(), prepared.plan.snapshot.sequence, prepared.plan.paths.clone(), sender);
+    let feeder = feed_rows(session.manifest.path().to_owned(), &prepared.plan, sender);
     let mut comparing = JoinSet::new();
     loop {
         tokio::select! {
@@ -310,7 +323,7 @@ impl Prepared {
             return Err(RestoreError::Differs { count: preview.differ, first: first.clone() });
         }
         preview.replace = preview.differ;
-        if preview.write.files + preview.right.files == 0 && !self.plan.paths.is_empty() {
+        if preview.write.files + preview.right.files == 0 && self.plan.is_part() {
             return Err(RestoreError::NothingMatches);
         }
         if self.library_bytes > preview.free_bytes {
@@ -355,7 +368,7 @@ impl Prepared {
             monitor: Arc::clone(monitor),
         });
         let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
-        let feeder = feed_rows(session.manifest.path().to_owned(), self.plan.snapshot.sequence, self.plan.paths.clone(), sender);
+        let feeder = feed_rows(session.manifest.path().to_owned(), &self.plan, sender);
         let mut writing = JoinSet::new();
         let mut written = Written::default();
         let mut more = true;
@@ -395,7 +408,7 @@ impl Prepared {
         drop(rows);
         thread_joined(feeder.join())?;
         report.interrupted = stop.is_cancelled();
-        if self.plan.paths.is_empty() && !report.interrupted {
+        if !self.plan.is_part() && !report.interrupted {
             report.markers = self.targets.make_markers()?;
         }
         self.targets.sync()?;

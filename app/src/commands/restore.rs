@@ -21,7 +21,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let snapshot = reading.session.manifest.select(&selector)?;
     let id = snapshot.id;
     let heading = format!("snapshot {} of {:.0} to {}", id.short(), snapshot.fact.taken_at, to.display());
-    let plan = Plan { snapshot, to, externals, paths, overwrite: app.settings.switch("overwrite")?, workers: app.workers()? };
+    let plan = Plan { snapshot, to, externals, paths, chosen: None, overwrite: app.settings.switch("overwrite")?, workers: app.workers()? };
     let prepared: Prepared = match restore::prepare(&reading.session, plan, app.monitor.as_ref(), &app.stop).await {
         Err(error @ RestoreError::Differs { .. }) if dry_run => return Err(error.into()),
         other => other?,

@@ -8,6 +8,7 @@ mod question;
 mod sort;
 mod tables;
 
+pub(crate) use meaning::matches;
 pub use meaning::{FoundAsset, FoundCursor, Kind, Meaning};
 pub use question::{Album, AssetAt, Library, Named, NamedCursor, Outside, OutsideCursor, Person, User};
 

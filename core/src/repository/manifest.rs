@@ -1,6 +1,7 @@
 //! The manifest: a SQLite database made by applying the log. Losing it costs time, never data. All SQL is here and below.
 
 mod apply;
+mod chosen;
 mod copy;
 mod lookup;
 mod question;
@@ -10,6 +11,7 @@ mod select;
 mod standing;
 
 pub use apply::Applied;
+pub use chosen::{Choosing, Chosen};
 pub use copy::unpack;
 pub use lookup::{Lookup, StandingFolder};
 pub use question::{CurrentFile, DrillRow, DumpRow, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};

@@ -195,6 +195,7 @@ pub async fn restore_from(session: &Session, which: &str, to: &Path) -> Result<r
         to: to.to_owned(),
         externals: BTreeMap::new(),
         paths: Patterns::default(),
+        chosen: None,
         overwrite: false,
         workers: workers(2),
     };

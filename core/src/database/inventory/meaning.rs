@@ -91,7 +91,7 @@ pub struct FoundCursor {
 const ALBUMS_MAX: i64 = 100;
 
 /// Whether `text` is what `pattern` describes: the same but for case, and `*` for anything.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
@@ -221,6 +221,16 @@ impl Inventory {
             page.push(asset);
         }
         Ok((page, cursor))
+    }
+
+    /// Whether there is an asset of this id, also as the video of a live photo.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_asset(&self, id: Uuid) -> Result<bool, InventoryError> {
+        self.findable()?;
+        let mut query = self.connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM asset WHERE id = ?1)").map_err(self.failed())?;
+        query.query_row([id.into_bytes()], |row| row.get(0)).map_err(self.failed())
     }
 
     /// The files of an asset: its original, its sidecars, what was derived from it, and all of that for its live photo's video.

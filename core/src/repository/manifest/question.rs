@@ -134,7 +134,7 @@ pub struct Verification {
     pub damaged: u64,
 }
 
-const FILE_COLUMNS: &str = "v.name, v.sha256, v.sha1, v.size, v.mtime_ns, v.mode, v.key, v.damaged IS NOT NULL";
+pub(super) const FILE_COLUMNS: &str = "v.name, v.sha256, v.sha1, v.size, v.mtime_ns, v.mode, v.key, v.damaged IS NOT NULL";
 /// What stands in the snapshot of log entry `?1`.
 pub(super) const STANDS: &str = "v.since <= ?1 AND (v.until IS NULL OR v.until > ?1)";
 
@@ -147,7 +147,7 @@ pub(super) fn converted<T, E: std::error::Error + Send + Sync + 'static>(column:
     result.map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error)))
 }
 
-fn file_row(row: &Row<'_>, root: &Root, folder: &str) -> rusqlite::Result<FileRow> {
+pub(super) fn file_row(row: &Row<'_>, root: &Root, folder: &str) -> rusqlite::Result<FileRow> {
     let name: String = row.get(0)?;
     // What a copy of the manifest says is no more to be trusted than the log: parse, never assume.
     let whole = if folder.is_empty() { name } else { format!("{folder}/{name}") };
