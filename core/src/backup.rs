@@ -24,7 +24,7 @@ use crate::repository::key::Key;
 use crate::prove::ProveError;
 use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
 use crate::repository::manifest::ManifestError;
-use crate::repository::store::{Attributes, Created, Kind, StoreError};
+use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::{OpenError, Session};
 use crate::verdict::Proof;
 use jiff::Timestamp;
@@ -498,7 +498,7 @@ impl Run<'_> {
         let key = Key::manifest(sequence);
         let attributes = Attributes::of(Kind::Manifest, copy.sha256);
         let mut upload = self.session.store().create_streamed(&key, &attributes).await?;
-        let sent = send::stream_file(&packed, upload.as_mut()).await;
+        let sent = stream_file(&packed, upload.as_mut()).await;
         drop(std::fs::remove_file(&packed));
         sent?;
         let created = upload.finish(&copy.sha256).await?;

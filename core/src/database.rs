@@ -10,6 +10,7 @@ pub mod dump;
 pub mod error;
 pub mod filter;
 pub mod inventory;
+pub mod keep;
 pub mod load;
 pub mod location;
 pub mod process;

@@ -1,11 +1,12 @@
 //! The database in a run: dumped before the walk, kept once it is whole, and compared with what is stored at the end.
 
 use super::preflight::PreflightError;
-use super::{BackupError, Item, Run, Settled, send};
-use crate::budget::{ONE_SHOT_BYTES_MAX, SCOPE_ASSETS_MAX};
+use super::{BackupError, Item, Run, Settled};
+use crate::budget::SCOPE_ASSETS_MAX;
 use crate::database::compress::Compression;
-use crate::database::dump::{self, Destination, DumpError, DumpPlan, Dumped, SinkError, TextSink};
+use crate::database::dump::{self, Destination, DumpError, DumpPlan, SinkError, TextSink};
 use crate::database::inventory::{Builder, Inventory};
+use crate::database::keep::Whole;
 use crate::database::location::Locations;
 use crate::database::{Client, Server, version};
 use crate::event::{Event, Phase};
@@ -17,11 +18,10 @@ use crate::prove;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Fact};
 use crate::repository::manifest::{Manifest, Unseen};
-use crate::repository::store::{Attributes, Created, Kind, StoreError, Upload};
+use crate::repository::store::{Attributes, Kind, Upload};
 use crate::task::blocking;
 use crate::verdict::{NamedVerdict, Proof, Thing, Verdict};
-use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -47,11 +47,8 @@ pub struct Database {
 
 /// A whole dump that is in hand, and what it names.
 pub(super) struct InHand {
-    dumped: Dumped,
+    whole: Whole,
     form: Form,
-    compression: Compression,
-    immich_version: Option<String>,
-    rows: u64,
     is_immich: bool,
     pub(super) inventory: Arc<Mutex<Inventory>>,
     _scratch: Scratch,
@@ -67,10 +64,6 @@ enum Form {
     Kept(DumpFact),
     /// Given away: keeping it failed.
     Gone,
-}
-
-fn taken_already(key: &Key) -> StoreError {
-    StoreError::Io { action: "create", key: key.to_string(), source: std::io::Error::from(std::io::ErrorKind::AlreadyExists) }
 }
 
 /// Reads what a dump names while it is taken.
@@ -96,8 +89,6 @@ impl Drop for Scratch {
 const COMPRESSED_SHARE: u64 = 2;
 /// Room that is left free beside a spool.
 const ROOM_KEPT_BYTES: u64 = 64 << 20;
-/// Names that are tried for a dump, a second apart: another one may have begun in the same second.
-const NAMES_TRIED_MAX: i64 = 60;
 
 impl Run<'_> {
     /// Where Immich's server sees what this run backs up.
@@ -166,11 +157,8 @@ impl Run<'_> {
             _ => Form::Gone,
         };
         Ok(Some(InHand {
-            dumped,
+            whole: Whole { dumped, compression: database.compression, immich_version, rows: summary.rows_total },
             form,
-            compression: database.compression,
-            immich_version,
-            rows: summary.rows_total,
             is_immich: summary.is_immich,
             inventory: Arc::new(Mutex::new(inventory)),
             _scratch: scratch,
@@ -214,65 +202,21 @@ impl Run<'_> {
 
     /// Brings a dump into the repository, under a name of its own, and says so in the log.
     pub(super) async fn keep(&mut self, dump: &mut InHand) -> Result<(), BackupError> {
-        let Dumped { taken_at, size_bytes, plain_bytes, sha256, .. } = &dump.dumped;
-        self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(*size_bytes) });
-        let attributes = Attributes { kind: Kind::Dump, sha256: Some(*sha256), mtime_ns: None, size_bytes: Some(*size_bytes) };
-        let form = std::mem::replace(&mut dump.form, Form::Gone);
-        let key = match form {
-            Form::Spool(spool) => {
-                let version = dump.immich_version.as_deref().unwrap_or("unknown");
-                self.send_spool(&spool.0, *taken_at, version, dump.compression, &attributes).await?
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(dump.whole.dumped.size_bytes) });
+        let store = Arc::clone(&self.session.repository.store);
+        let fact = match std::mem::replace(&mut dump.form, Form::Gone) {
+            Form::Spool(spool) => dump.whole.send(store.as_ref(), &spool.0).await?,
+            Form::Streamed(key, upload) => dump.whole.finish(store.as_ref(), &key, upload).await?,
+            form @ (Form::Kept(_) | Form::Gone) => {
+                dump.form = form;
+                return Ok(());
             }
-            Form::Streamed(key, upload) => match upload.finish(sha256).await? {
-                Created::New => key,
-                Created::Exists | Created::Unnameable => return Err(taken_already(&key).into()),
-            },
-            Form::Kept(..) | Form::Gone => return Ok(()),
-        };
-        self.session.store().sync().await?;
-        let fact = DumpFact {
-            key: key.to_string(),
-            sha256: *sha256,
-            size: *size_bytes,
-            plain_size: *plain_bytes,
-            taken_at: *taken_at,
-            immich_version: dump.immich_version.clone(),
-            server_version: Some(dump.dumped.server.short_version().to_owned()),
-            program_version: Some(dump.dumped.program_version.to_string()),
-            rows: dump.rows,
-            without_data: dump.dumped.without_data.clone(),
         };
         self.commit(&[Fact::Dump(fact.clone())]).await?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::SendDump });
         self.monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
         dump.form = Form::Kept(fact);
         Ok(())
-    }
-
-    async fn send_spool(&self, spool: &Path, taken_at: Timestamp, version: &str, compression: Compression, attributes: &Attributes) -> Result<Key, BackupError> {
-        let store = self.session.store();
-        let mut last = None;
-        for later in 0..NAMES_TRIED_MAX {
-            let key = Key::dump(taken_at + SignedDuration::from_secs(later), version, compression.extension());
-            let created = if attributes.size_bytes.is_some_and(|size| size <= ONE_SHOT_BYTES_MAX) {
-                let path = spool.to_owned();
-                let read = blocking(move || std::fs::read(&path).map_err(|source| StoreError::Io { action: "read", key: path.display().to_string(), source }));
-                store.create(&key, Bytes::from(read.await?), attributes).await
-            } else {
-                let mut upload = store.create_streamed(&key, attributes).await?;
-                send::stream_file(spool, upload.as_mut()).await?;
-                let sha256 = attributes.sha256.ok_or_else(|| taken_already(&key))?;
-                upload.finish(&sha256).await
-            };
-            match created {
-                Ok(Created::New) => return Ok(key),
-                // Begun in the same second by somebody else, or sent and never answered: the next second is free.
-                Ok(Created::Exists | Created::Unnameable) | Err(StoreError::Unanswered { .. }) => last = Some(key),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let key = last.unwrap_or_else(|| Key::dump(taken_at, version, compression.extension()));
-        Err(taken_already(&key).into())
     }
 
     /// Proves what stands now. `None` where the dump is not Immich's.

@@ -2,7 +2,7 @@
 
 use super::contents::{Claim, Contents};
 use super::{BackupError, Done, Item};
-use crate::budget::{CHUNK_BYTES, CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::budget::{CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Stored};
 use crate::library::read::{LiveFile, ReadError};
@@ -11,11 +11,10 @@ use crate::repository::checksum::{Checksum, Comparison};
 use crate::repository::key::{self, Key};
 use crate::repository::log::StoredFact;
 use crate::repository::manifest::{Lookup, ManifestError, StoredContent};
-use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, Upload};
+use crate::repository::store::{Attributes, Created, Kind, Store, StoreError};
 use crate::task::{blocking, joined};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -421,21 +420,6 @@ async fn stream(
         // It may have happened: what is there decides.
         Err(StoreError::Unanswered { .. }) if holds(shared, key, &content, Again::File(item)).await? => Ok(Some((content, times, trusted))),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Sends a local file as it is.
-pub(super) async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Io { action: "read", key: path.display().to_string(), source };
-    let mut file = std::fs::File::open(path).map_err(failed)?;
-    loop {
-        let mut piece = vec![0; CHUNK_BYTES];
-        let count = file.read(&mut piece).map_err(failed)?;
-        if count == 0 {
-            return Ok(());
-        }
-        piece.truncate(count);
-        upload.write(Bytes::from(piece)).await?;
     }
 }
 

@@ -290,6 +290,24 @@ pub trait Upload: Send {
     async fn finish(self: Box<Self>, sha256: &Sha256) -> Result<Created, StoreError>;
 }
 
+/// Sends a local file as it is.
+///
+/// # Errors
+/// It cannot be read, or not be sent.
+pub async fn stream_file(path: &Path, upload: &mut dyn Upload) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Io { action: "read", key: path.display().to_string(), source };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    loop {
+        let mut piece = vec![0; crate::budget::CHUNK_BYTES];
+        let count = std::io::Read::read(&mut file, &mut piece).map_err(failed)?;
+        if count == 0 {
+            return Ok(());
+        }
+        piece.truncate(count);
+        upload.write(Bytes::from(piece)).await?;
+    }
+}
+
 /// Reads an object into memory.
 ///
 /// # Errors
