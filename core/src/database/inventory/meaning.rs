@@ -125,7 +125,7 @@ impl Inventory {
                  COMMIT;",
             )
             .map_err(self.failed())?;
-        let _ = self.findable.set(());
+        self.findable.get_or_init(|| ());
         Ok(())
     }
 
