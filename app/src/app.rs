@@ -307,8 +307,16 @@ impl App {
     /// # Errors
     /// See [`OpenError`].
     pub async fn reading(&self) -> anyhow::Result<Reading> {
+        self.reading_until(self.settings.parsed("until")?).await
+    }
+
+    /// Opens the repository for reading; as it stood at a log entry, where one is given.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn reading_until(&self, until: Option<u64>) -> anyhow::Result<Reading> {
         let repository = self.repository().await?;
-        if let Some(until) = self.settings.parsed::<u64>("until")? {
+        if let Some(until) = until {
             let temporary = self.temporary_state()?;
             let state = StateFolder::open(temporary.path(), repository.id).map_err(OpenError::from)?;
             let session = Session::open_until(repository, state, until, self.monitor.as_ref()).await?;

@@ -2,6 +2,7 @@
 
 mod backup;
 mod doctor;
+mod find;
 mod init;
 mod ls;
 mod prune;
@@ -37,6 +38,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "restore" => restore::run(app).await,
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
+        "find" => find::run(app).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }
 }

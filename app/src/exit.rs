@@ -5,6 +5,7 @@ use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::database::DatabaseError;
 use immich_backup_core::database::stored::StoredDumpError;
+use immich_backup_core::find::FindError;
 use immich_backup_core::prove::ProveError;
 use immich_backup_core::prune::PruneError;
 use immich_backup_core::repository::cloud::OpenStoreError;
@@ -106,6 +107,14 @@ impl From<anyhow::Error> for Failure {
         } else if let Some(error) = error.downcast_ref::<RestoreError>() {
             match error {
                 RestoreError::Open(open) => of_open(open),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<FindError>() {
+            match error {
+                FindError::Open(open) => of_open(open),
+                FindError::Interrupted => (Exit::Interrupted, None),
+                FindError::Pattern { .. } => (Exit::Usage, error.hint()),
+                FindError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<PruneError>() {

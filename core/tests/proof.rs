@@ -93,9 +93,9 @@ impl Fixture {
 
     async fn back_up_bytes(&self, text: &[u8], change: impl FnOnce(&mut DumpFact)) -> RunId {
         let mut roots = vec![SourceRoot { external: None, path: "/photos".to_owned(), server_path: None }];
-        let mut sources = vec![Source { root: Root::Library, path: self.world.library.clone() }];
+        let mut sources = vec![Source { root: Root::Library, path: self.world.library.clone(), server_path: None }];
         if let Some(path) = &self.external {
-            sources.push(Source { root: Root::External("nas".parse().unwrap()), path: path.clone() });
+            sources.push(Source { root: Root::External("nas".parse().unwrap()), path: path.clone(), server_path: None });
             roots.push(SourceRoot { external: Some("nas".parse().unwrap()), path: "/nas".to_owned(), server_path: Some("/mnt/external".to_owned()) });
         }
         self.world.back_up_with(self.world.directory(), "state", &silent(), |plan| plan.sources = sources).await.unwrap();
@@ -391,7 +391,7 @@ async fn a_dump_that_was_pruned_or_is_damaged_or_cut_or_of_another_database_prov
     assert_eq!(fixture.proof().await.proven, 93);
 
     let mut session = fixture.world.writing(fixture.world.directory(), "state").await.unwrap();
-    let pruned = Pruned { at: Timestamp::now(), keys: vec![key.clone()], rule: "test".to_owned() };
+    let pruned = Pruned { at: Timestamp::now(), keys: vec![key.clone()], rule: "test".to_owned(), removed_up_to: None };
     session.commit(None, &[Fact::Pruned(pruned)], &Silent).await.unwrap();
     drop(session);
     let error = fixture.report(&run.to_string(), "state", &silent()).await.unwrap_err();

@@ -34,11 +34,18 @@ struct Guarded {
     inner: DirectoryStore,
     says: Option<bool>,
     left: AtomicU64,
+    /// Another machine, and what it writes into the log once the first object is gone.
+    intruder: tokio::sync::Mutex<Option<(Session, Fact)>>,
 }
 
 impl Guarded {
     fn new(root: &Path, says: Option<bool>, left: u64) -> Arc<dyn Store> {
-        Arc::new(Self { inner: DirectoryStore::new(root), says, left: AtomicU64::new(left) })
+        Arc::new(Self { inner: DirectoryStore::new(root), says, left: AtomicU64::new(left), intruder: tokio::sync::Mutex::default() })
+    }
+
+    fn with_intruder(root: &Path, intruder: Session, fact: Fact) -> Arc<dyn Store> {
+        let intruder = tokio::sync::Mutex::new(Some((intruder, fact)));
+        Arc::new(Self { inner: DirectoryStore::new(root), says: None, left: AtomicU64::new(u64::MAX), intruder })
     }
 }
 
@@ -84,7 +91,11 @@ impl Store for Guarded {
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
             return Err(StoreError::Denied { action: "delete", key: key.to_string(), source: io::Error::other("AccessDenied") });
         }
-        self.inner.delete(key).await
+        self.inner.delete(key).await?;
+        if let Some((mut session, fact)) = self.intruder.lock().await.take() {
+            session.commit(None, &[fact], &Silent).await.unwrap();
+        }
+        Ok(())
     }
 
     async fn may_delete(&self) -> Option<bool> {
@@ -584,6 +595,28 @@ async fn what_was_stored_in_an_object_that_was_given_up_is_not_taken_away() {
     assert_eq!((report.removed, report.needed, report.missed), (0, 1, 0));
     assert!(world.repository.join("library/thumbs/u/a.webp").exists());
     is_sound(&world, "state").await;
+}
+
+#[tokio::test]
+async fn what_another_machine_stored_in_an_object_while_it_was_removed_is_called_damaged_and_stored_again() {
+    let world = World::with_files(2).await;
+    world.write("thumbs/u/a.webp", b"a");
+    world.back_up().await;
+    let fact = stored_in(&writing(&world, "state").await, "thumbs/u/a.webp", "thumbs/u/b.webp", "library/thumbs/u/a.webp");
+    world.remove("thumbs/u/a.webp");
+    world.back_up().await;
+    let store = Guarded::with_intruder(&world.repository, writing(&world, "other").await, fact);
+    let report = prune_with(&world, store, "state", &derived()).await.unwrap();
+    assert_eq!((report.removed, report.missed), (1, 1));
+    let damaged = writing(&world, "state").await.manifest.damaged_objects().unwrap();
+    assert_eq!(damaged.len(), 1);
+    assert_eq!(damaged[0].0, "library/thumbs/u/a.webp");
+    world.write("thumbs/u/b.webp", b"a");
+    world.back_up().await;
+    let to = world.beside("restored");
+    assert_eq!(world.restore("fresh", "latest", &to).await.unwrap().failed, 0);
+    assert_eq!(std::fs::read(to.join("thumbs/u/b.webp")).unwrap(), b"a");
+    assert!(world.verify("state", false).await.unwrap().is_sound());
 }
 
 #[tokio::test]
