@@ -2,6 +2,7 @@
 
 mod backup;
 mod doctor;
+mod drill;
 mod find;
 mod init;
 mod ls;
@@ -36,6 +37,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "status" => status::run(app).await,
         "verify" => verify::run(app).await,
         "restore" => restore::run(app).await,
+        "drill" => drill::run(app).await,
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
         "find" => find::run(app).await,

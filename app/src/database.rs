@@ -152,3 +152,10 @@ fn password(settings: &Settings) -> anyhow::Result<Option<Password>> {
     }
     Ok(PASSWORDS.into_iter().find_map(environment).map(Password::new))
 }
+
+/// User and group of the account `name`, as /etc/passwd has it.
+pub fn account(name: &str) -> Option<(u32, u32)> {
+    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = accounts.lines().map(|line| line.split(':')).find(|fields| fields.clone().next() == Some(name))?;
+    Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
+}

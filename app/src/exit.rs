@@ -4,8 +4,10 @@ use crate::app::GoneAway;
 use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::database::DatabaseError;
+use immich_backup_core::database::load::LoadError;
 use immich_backup_core::database::stored::StoredDumpError;
 use immich_backup_core::find::FindError;
+use immich_backup_core::drill::DrillError;
 use immich_backup_core::prove::ProveError;
 use immich_backup_core::prune::PruneError;
 use immich_backup_core::repository::cloud::OpenStoreError;
@@ -107,6 +109,8 @@ impl From<anyhow::Error> for Failure {
         } else if let Some(error) = error.downcast_ref::<RestoreError>() {
             match error {
                 RestoreError::Open(open) => of_open(open),
+                RestoreError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
+                RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_)) => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<FindError>() {
@@ -127,6 +131,12 @@ impl From<anyhow::Error> for Failure {
             match error {
                 ProveError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) => (Exit::Damaged, error.hint()),
                 ProveError::Interrupted => (Exit::Interrupted, None),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<DrillError>() {
+            match error {
+                DrillError::Open(open) => of_open(open),
+                DrillError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<DatabaseError>() {

@@ -1,6 +1,9 @@
 //! Finding assets by what they mean to people - album, person, owner, time - from a snapshot's dump and the log alone.
 
+mod arrange;
 mod names;
+
+pub use arrange::{arrange, is_out_of_place};
 
 use crate::budget::NAMED_MAX;
 use crate::database::inventory::{Builder, FoundAsset, Inventory, InventoryError, Meaning, Named};
@@ -364,18 +367,9 @@ pub async fn choose(
     monitor: &dyn Monitor,
     stop: &CancellationToken,
 ) -> Result<Selection, FindError> {
-    let mut chooser = Chooser {
-        manifest: &session.manifest,
-        choosing: Choosing::new(&session.state.own_scratch("chosen.db"))?,
-        assets: 0,
-        by_content: 0,
-        mismatched: 0,
-        missing: 0,
-        named: Vec::new(),
-    };
+    let mut chooser = Chooser::new(session)?;
     each(session, query, snapshot, monitor, stop, &mut |snapshot, inventory, asset| chooser.take(snapshot.sequence, inventory, &asset)).await?;
-    let Chooser { choosing, assets, by_content, mismatched, missing, named, .. } = chooser;
-    Ok(Selection { chosen: Arc::new(choosing.finish()?), assets, by_content, mismatched, missing, named })
+    chooser.finish()
 }
 
 struct Chooser<'a> {
@@ -388,7 +382,17 @@ struct Chooser<'a> {
     named: Vec<String>,
 }
 
-impl Chooser<'_> {
+impl<'a> Chooser<'a> {
+    fn new(session: &'a Session) -> Result<Self, FindError> {
+        let choosing = Choosing::new(&session.state.own_scratch("chosen.db"))?;
+        Ok(Self { manifest: &session.manifest, choosing, assets: 0, by_content: 0, mismatched: 0, missing: 0, named: Vec::new() })
+    }
+
+    fn finish(self) -> Result<Selection, FindError> {
+        let Self { choosing, assets, by_content, mismatched, missing, named, .. } = self;
+        Ok(Selection { chosen: Arc::new(choosing.finish()?), assets, by_content, mismatched, missing, named })
+    }
+
     fn take(&mut self, sequence: u64, inventory: &Inventory, asset: &FoundAsset) -> Result<(), FindError> {
         self.assets += 1;
         if asset.file.is_none() {
@@ -414,8 +418,7 @@ impl Chooser<'_> {
             self.choosing.add(&row)?;
         } else if let Some(row) = standing {
             // Better than nothing.
-            self.mismatched += 1;
-            self.name(&named.file.to_string());
+            self.mismatch(&named.file.to_string());
             self.choosing.add(&row)?;
         } else {
             self.miss(&named.file.to_string());
@@ -439,6 +442,11 @@ impl Chooser<'_> {
             key: kept.object.key,
             damaged: false,
         }))
+    }
+
+    fn mismatch(&mut self, name: &str) {
+        self.mismatched += 1;
+        self.name(name);
     }
 
     fn miss(&mut self, name: &str) {

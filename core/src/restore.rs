@@ -1,8 +1,14 @@
 //! Bringing a snapshot back: a plan first, then every byte verified while it is written.
 
+mod database;
 mod target;
 
+pub use database::{DatabasePlan, DatabaseReport, DumpSource, PreparedDatabase, prepare_database};
+
 use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX, WRITTEN_BYTES_MAX, WRITTEN_FILES_MAX};
+use crate::database::dump::DumpError;
+use crate::database::inventory::InventoryError;
+use crate::database::load::LoadError;
 use crate::event::{Event, Monitor, Phase};
 use crate::library::{layout, scope::Patterns};
 use crate::model::{ExternalName, FilePath, Hasher, Root};
@@ -141,6 +147,18 @@ pub enum RestoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// The database cannot be loaded.
+    #[error("cannot restore the database")]
+    Load(#[from] LoadError),
+    /// What is in the database cannot be dumped before it is replaced.
+    #[error("cannot dump what is in the database now, which has to be done before it is replaced; nothing was changed")]
+    Save(#[from] DumpError),
+    /// That dump is not whole.
+    #[error("the dump of what is in the database now is not whole; nothing was changed")]
+    Saved(#[from] InventoryError),
+    /// That dump cannot be stored.
+    #[error("cannot store the dump of what is in the database now; nothing was changed")]
+    Store(#[from] StoreError),
     /// Nothing matches `--path`, or no file of what was found is there.
     #[error("no file of the snapshot matches")]
     NothingMatches,
@@ -167,6 +185,10 @@ impl RestoreError {
             Self::SamePlace { name } => Some(format!("nothing was changed; say --external {name}=PATH to put it elsewhere")),
             Self::Nested { .. } => Some("nothing was changed; take another target".to_owned()),
             Self::Busy { .. } => Some("wait until it has ended, or end it; nothing was changed by this one".to_owned()),
+            Self::Load(error) => return error.hint(),
+            Self::Save(error) => return error.hint().map(Into::into),
+            Self::Saved(error) => return error.hint().map(Into::into),
+            Self::Store(error) => return error.hint().map(Into::into),
             Self::NothingMatches => Some("`immich-backup ls` shows what the snapshot holds; `*` stops at `/`, `**` does not".to_owned()),
         }
     }

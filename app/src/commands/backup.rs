@@ -259,7 +259,7 @@ fn dump_lines(report: &Report, after: &After) -> Vec<String> {
 }
 
 /// How many names a summary for people shows.
-const SHOWN: usize = 20;
+pub(super) const SHOWN: usize = 20;
 
 fn named(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
     let more = names.len().saturating_sub(SHOWN);

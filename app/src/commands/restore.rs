@@ -1,10 +1,16 @@
 use crate::app::{App, Outcome};
-use crate::config::Origin;
+use crate::config::{Origin, UsageError};
+use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
-use immich_backup_core::find::{self, Selection};
-use immich_backup_core::repository::manifest::Selector;
-use immich_backup_core::restore::{self, Plan, Prepared, Preview, Report, RestoreError};
+use immich_backup_core::database::Client;
+use immich_backup_core::database::load::LoadPlan;
+use immich_backup_core::event::Event;
+use immich_backup_core::find::{self, FindError, Selection};
+use immich_backup_core::prove;
+use immich_backup_core::repository::Session;
+use immich_backup_core::repository::manifest::{Selector, SnapshotRow};
+use immich_backup_core::restore::{self, DatabasePlan, DatabaseReport, DumpSource, Plan, Prepared, PreparedDatabase, Preview, Report, RestoreError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +18,13 @@ use std::sync::Arc;
 
 /// Restores.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
-    let to = PathBuf::from(app.settings.required("to")?);
+    let database = wanted_database(app).await?;
+    let Some(to) = app.settings.text("to").map(PathBuf::from) else {
+        return match database {
+            Some(client) => database_alone(app, client).await,
+            None => Err(UsageError("say --to DIR, or --database URL, or both".to_owned()).into()),
+        };
+    };
     let paths = super::patterns(app.settings.texts("path"))?;
     // Where a restore writes is said here and now: what the configuration names for `backup` is the live library.
     let said_here = app.settings.found("external").is_some_and(|found| found.origin == Origin::Flag);
@@ -20,10 +32,16 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let selector = app.settings.parsed::<Selector>("snapshot")?.unwrap_or(Selector::Latest);
     let dry_run = app.settings.switch("dry-run")?;
     let query = super::find::query(app)?;
-    let reading = app.reading_until(super::find::log_end(app)?).await?;
+    let mut reading = app.reading_until(super::find::log_end(app)?).await?;
     let snapshot = reading.session.manifest.select(&selector)?;
+    let prepared_database = match database {
+        Some(client) => Some(prepare_database(app, &reading.session, &snapshot, client).await?),
+        None => None,
+    };
     let selection = if query.is_any() {
-        None
+        // Files go where the database expects them, whatever Immich moved while the snapshot was taken.
+        let arranged = snapshot.fact.dump.is_some() && find::is_out_of_place(&snapshot);
+        if arranged { arrange(app, &reading.session, &snapshot).await? } else { None }
     } else {
         let asked = super::find::snapshot(app, &reading.session.manifest, query.deleted)?;
         Some(find::choose(&reading.session, &query, asked.as_ref(), app.monitor.as_ref(), &app.stop).await?)
@@ -38,9 +56,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     };
     if !app.json && !app.settings.switch("quiet")? {
         let found = selection.as_ref().map_or_else(String::new, found_text);
-        screen::print_error(&format!("{heading}\n{found}{}", plan_text(&prepared.preview)));
+        let database = prepared_database.as_ref().map_or_else(String::new, |prepared| format!("\n{}", load_text(&prepared.load)));
+        screen::print_error(&format!("{heading}\n{found}{}{database}", plan_text(&prepared.preview)));
     }
-    let fields = |report: &Report, dry_run: bool| {
+    let fields = |report: &Report, dry_run: bool, database: Option<Value>| {
         let preview = &report.preview;
         json!({
             "snapshot": id,
@@ -51,24 +70,125 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
             "damaged": report.damaged,
             "failures": report.failures,
             "markers_made": report.markers,
+            "database": database,
             "found": selection.as_ref().map(found_object),
             "errors": [],
         })
     };
     if dry_run {
         let report = Report { preview: prepared.preview, ..Report::default() };
-        return Ok(Outcome::new(Exit::Done, "dry run: nothing was written".to_owned(), fields(&report, true)));
+        return Ok(Outcome::new(Exit::Done, "dry run: nothing was written".to_owned(), fields(&report, true, None)));
     }
     let report = prepared.run(&reading.session, &app.monitor, &app.stop).await?;
-    let exit = match &report {
+    let mut exit = match &report {
         Report { damaged: 1.., .. } => Exit::Damaged,
         Report { interrupted: true, .. } => Exit::Interrupted,
         Report { failed: 1.., .. } => Exit::Incomplete,
         _ if selection.as_ref().is_some_and(|selection| selection.missing + selection.mismatched > 0) => Exit::Incomplete,
         _ => Exit::Done,
     };
-    let lacking = selection.as_ref().map_or_else(String::new, lacking_text);
-    Ok(Outcome::new(exit, format!("{}{lacking}", text(exit, &report)), fields(&report, false)))
+    let mut told = format!("{}{}", text(exit, &report), selection.as_ref().map_or_else(String::new, lacking_text));
+    let mut loaded = None;
+    if let Some(prepared) = prepared_database.filter(|_| exit != Exit::Interrupted) {
+        let report = prepared.run(&mut reading.session, &app.monitor, &app.stop).await?;
+        told = format!("{told}\n{}", database_text(&report));
+        loaded = Some(database_object(&report));
+        if !report.differ.is_empty() && exit == Exit::Done {
+            exit = Exit::Incomplete;
+        }
+    }
+    Ok(Outcome::new(exit, told, fields(&report, false, loaded)))
+}
+
+/// The database to restore into. What the environment or the configuration names is the live one, and does not count.
+async fn wanted_database(app: &App) -> anyhow::Result<Option<Client>> {
+    let wanted = database::wanted(app, Said::OnCommandLine).await?;
+    let client = if let Wanted::Database(client) = wanted { Some(*client) } else { None };
+    for name in ["replace", "dump-file"] {
+        if client.is_none() && app.settings.found(name).is_some_and(|found| found.origin == Origin::Flag) {
+            return Err(UsageError(format!("--{name} goes with --database or --database-container")).into());
+        }
+    }
+    Ok(client)
+}
+
+async fn prepare_database(app: &App, session: &Session, snapshot: &SnapshotRow, client: Client) -> anyhow::Result<PreparedDatabase> {
+    let replace = app.settings.switch("replace")?;
+    if replace && app.settings.text("until").is_some() {
+        return Err(UsageError("--replace writes to the repository, and --until only reads".to_owned()).into());
+    }
+    let source = match app.settings.text("dump-file") {
+        Some(path) => DumpSource::File(PathBuf::from(path)),
+        None => DumpSource::Object(prove::dump_of(&session.manifest, snapshot)?),
+    };
+    Ok(restore::prepare_database(session, DatabasePlan { client, source, replace }, app.monitor.as_ref()).await?)
+}
+
+async fn database_alone(app: &App, client: Client) -> anyhow::Result<Outcome> {
+    let selector = app.settings.parsed::<Selector>("snapshot")?.unwrap_or(Selector::Latest);
+    let mut reading = app.reading().await?;
+    let snapshot = reading.session.manifest.select(&selector)?;
+    let prepared = prepare_database(app, &reading.session, &snapshot, client).await?;
+    if !app.json && !app.settings.switch("quiet")? {
+        screen::print_error(&format!("snapshot {} of {:.0}\n{}", snapshot.id.short(), snapshot.fact.taken_at, load_text(&prepared.load)));
+    }
+    if app.settings.switch("dry-run")? {
+        return Ok(Outcome::new(Exit::Done, "dry run: nothing was written".to_owned(), json!({ "snapshot": snapshot.id, "dry_run": true, "errors": [] })));
+    }
+    let report = prepared.run(&mut reading.session, &app.monitor, &app.stop).await?;
+    let exit = if report.differ.is_empty() { Exit::Done } else { Exit::Incomplete };
+    let fields = json!({ "snapshot": snapshot.id, "dry_run": false, "database": database_object(&report), "errors": [] });
+    Ok(Outcome::new(exit, database_text(&report), fields))
+}
+
+/// The snapshot's files as its dump expects them; where the dump cannot be read, as they stood, which is said.
+async fn arrange(app: &App, session: &Session, snapshot: &SnapshotRow) -> anyhow::Result<Option<Selection>> {
+    match find::arrange(session, snapshot, app.monitor.as_ref(), &app.stop).await {
+        Ok(selection) => Ok(Some(selection)),
+        Err(error @ (FindError::Interrupted | FindError::Open(_))) => Err(error.into()),
+        Err(error) => {
+            let message = format!("files go where they stood, and not where the database expects those that were moved meanwhile: {error}");
+            app.monitor.emit(Event::Warned { message });
+            Ok(None)
+        }
+    }
+}
+
+fn load_text(plan: &LoadPlan) -> String {
+    let mut lines = vec![format!("  to load        the database, into {} (PostgreSQL {})", plan.target, plan.server_version)];
+    if !plan.replaces.is_empty() {
+        lines.push(format!("  to replace     {} tables and other things there; a dump of them is stored first", screen::count(plan.replaces.len() as u64)));
+    }
+    lines.join("\n")
+}
+
+fn database_text(report: &DatabaseReport) -> String {
+    let rows = report.loaded.rows.values().sum();
+    let tables = report.loaded.rows.len() as u64;
+    let mut lines = vec![if report.differ.is_empty() {
+        format!("restored {}: {} rows in {} tables, counted", report.target, screen::count(rows), screen::count(tables))
+    } else {
+        format!("restored {}, and the rows are NOT those of the dump (is Immich running?):", report.target)
+    }];
+    lines.extend(report.differ.iter().map(|differ| format!("  {differ}")));
+    if let Some(saved) = &report.saved {
+        lines.push(format!("  what was there before is in {}", saved.key));
+    }
+    if report.loaded.maintenance_cleared {
+        lines.push("  the dump was taken in Immich's maintenance mode, which is over now".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn database_object(report: &DatabaseReport) -> Value {
+    json!({
+        "target": report.target,
+        "tables": report.loaded.rows.len(),
+        "rows": report.loaded.rows.values().sum::<u64>(),
+        "differ": report.differ.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "saved": report.saved,
+        "left_out": report.loaded.left_out,
+    })
 }
 
 fn found_text(found: &Selection) -> String {

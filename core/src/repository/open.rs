@@ -404,6 +404,14 @@ impl Session {
         if entry.sha256 == head.sha256 { Ok(()) } else { Err(LogError::Rewritten { sequence: head.sequence }.into()) }
     }
 
+    /// Makes ready for objects that are written beside the log. [`Self::commit`] and [`Self::note`] do it by themselves.
+    ///
+    /// # Errors
+    /// The store cannot be written to.
+    pub async fn begin_writing(&mut self) -> Result<(), OpenError> {
+        self.begin().await
+    }
+
     /// Before the first write: finds out what the store can do, and ends what a dead run of this state folder began.
     async fn begin(&mut self) -> Result<(), OpenError> {
         if !self.begun {

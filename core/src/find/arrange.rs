@@ -1,0 +1,87 @@
+//! A whole snapshot, each file where its dump expects it.
+
+use super::{Chooser, FindError, Selection, inventory_of};
+use crate::budget::NAMED_MAX;
+use crate::database::inventory::Inventory;
+use crate::event::Monitor;
+use crate::model::FilePath;
+use crate::repository::Session;
+use crate::repository::manifest::{FileRow, SnapshotRow};
+use crate::verdict::Thing;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// Whether files of `snapshot` lie elsewhere than its dump says, or are kept though they do not stand in it: the database would not find them.
+#[must_use]
+pub fn is_out_of_place(snapshot: &SnapshotRow) -> bool {
+    snapshot.fact.proof.as_ref().is_some_and(|proof| proof.moved + proof.missing + proof.mismatched > 0)
+}
+
+/// All files of `snapshot`, each asset at the path that the dump names: what Immich moved while the snapshot was taken, and what is only kept (archived, an
+/// earlier version), are found by their SHA-1.
+///
+/// # Errors
+/// It has no dump, or none that can be read.
+pub async fn arrange(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Selection, FindError> {
+    let listed = Listed(session.state.own_scratch("arrange.db"));
+    let inventory = inventory_of(session, snapshot, &listed.0, monitor, stop).await?;
+    let mut chooser = Chooser::new(session)?;
+    let moved = take_assets(&mut chooser, snapshot.sequence, &inventory, stop)?;
+    session.manifest.each_file::<FindError>(snapshot.sequence, |row| {
+        if stop.is_cancelled() {
+            return Err(FindError::Interrupted);
+        }
+        if !moved.contains(&row.file) {
+            chooser.choosing.add(&row)?;
+        }
+        Ok(())
+    })?;
+    drop(inventory);
+    chooser.finish()
+}
+
+/// A scratch file, removed when it is not needed any more.
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        // The next one of this name replaces it.
+        crate::repository::manifest::remove(&self.0).ok();
+    }
+}
+
+/// Takes what the dump names and is not simply there. Returns where moved assets stand now, if nothing of the dump is there: the first of them, the others are
+/// restored at both places, which costs room and nothing else.
+fn take_assets(chooser: &mut Chooser<'_>, sequence: u64, inventory: &Inventory, stop: &CancellationToken) -> Result<BTreeSet<FilePath>, FindError> {
+    let (mut moved, mut cursor) = (BTreeSet::new(), None);
+    loop {
+        let (page, next) = inventory.named_page(cursor)?;
+        for named in page.iter().filter(|named| named.thing == Thing::Asset) {
+            if stop.is_cancelled() {
+                return Err(FindError::Interrupted);
+            }
+            chooser.assets += 1;
+            let Some(sha1) = named.sha1 else { continue };
+            let standing = chooser.manifest.file_in(sequence, &named.file)?;
+            if standing.as_ref().is_some_and(|row| row.digests.sha1 == sha1 && !row.damaged) {
+                continue;
+            }
+            match chooser.by_content(sequence, named)? {
+                Some(row) => {
+                    chooser.by_content += 1;
+                    if row.file != named.file && moved.len() < NAMED_MAX && inventory.asset_at(&row.file)?.is_none() {
+                        moved.insert(row.file.clone());
+                    }
+                    chooser.choosing.add(&FileRow { file: named.file.clone(), ..row })?;
+                }
+                None if standing.is_some() => chooser.mismatch(&named.file.to_string()),
+                None => chooser.miss(&named.file.to_string()),
+            }
+        }
+        if next.is_none() {
+            return Ok(moved);
+        }
+        cursor = next;
+    }
+}

@@ -1,0 +1,146 @@
+//! Bringing a database back: looked at first, loaded in one transaction, its rows counted.
+
+use super::RestoreError;
+use crate::database::Client;
+use crate::database::compress::Compression;
+use crate::database::dump::{self, Destination, DumpPlan, LOCK_WAIT_DEFAULT, SinkError, TextSink};
+use crate::database::inventory::Builder;
+use crate::database::keep::Whole;
+use crate::database::load::{self, LoadOptions, LoadPlan, Loaded, RowsDiffer};
+use crate::database::location::Locations;
+use crate::database::stored::DumpText;
+use crate::event::{Event, Monitor, Phase};
+use crate::repository::Session;
+use crate::repository::fetch::Fetcher;
+use crate::repository::log::{DumpFact, Fact};
+use crate::task::blocking;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Where the dump is taken from.
+#[derive(Debug, Clone)]
+pub enum DumpSource {
+    /// From the repository.
+    Object(DumpFact),
+    /// From a file: one that Immich itself wrote.
+    File(PathBuf),
+}
+
+/// What to load, and where.
+#[derive(Debug, Clone)]
+pub struct DatabasePlan {
+    /// The database.
+    pub client: Client,
+    /// The dump.
+    pub source: DumpSource,
+    /// The database is not empty: what is there is dumped into the repository first, and then replaced.
+    pub replace: bool,
+}
+
+/// A restore of a database that was looked at and can be done.
+#[derive(Debug)]
+pub struct PreparedDatabase {
+    plan: DatabasePlan,
+    /// What it will do.
+    pub load: LoadPlan,
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct DatabaseReport {
+    /// The database, as people call it.
+    pub target: String,
+    /// What was loaded.
+    pub loaded: Loaded,
+    /// Tables that do not have the rows that the dump has.
+    pub differ: Vec<RowsDiffer>,
+    /// The dump of what was there before.
+    pub saved: Option<DumpFact>,
+}
+
+impl DatabasePlan {
+    fn text(&self, session: &Session) -> DumpText {
+        match &self.source {
+            DumpSource::Object(fact) => DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), fact),
+            DumpSource::File(path) => DumpText::of_file(path),
+        }
+    }
+}
+
+/// Looks at the dump's beginning and at the database. Changes nothing.
+///
+/// # Errors
+/// The dump could not be loaded there.
+pub async fn prepare_database(session: &Session, plan: DatabasePlan, monitor: &dyn Monitor) -> Result<PreparedDatabase, RestoreError> {
+    let head = load::survey(load::stream(plan.text(session)), None).await?;
+    let options = LoadOptions { replace: plan.replace, ..LoadOptions::default() };
+    let mut load = load::preflight(&plan.client, &head, &options).await?;
+    if let DumpSource::Object(fact) = &plan.source {
+        load.text_bytes = Some(fact.plain_size);
+    }
+    for message in &load.warnings {
+        monitor.emit(Event::Warned { message: message.clone() });
+    }
+    Ok(PreparedDatabase { plan, load })
+}
+
+impl PreparedDatabase {
+    /// Does it.
+    ///
+    /// # Errors
+    /// The database is as it was before, unless the error says that this is not known.
+    pub async fn run(self, session: &mut Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<DatabaseReport, RestoreError> {
+        let saved = if self.load.replaces.is_empty() { None } else { Some(self.save(session, monitor, stop).await?) };
+        let text = load::stream(self.plan.text(session));
+        let loaded = load::load(&self.plan.client, &self.load, text, monitor.as_ref(), stop).await?;
+        monitor.emit(Event::PhaseStarted { phase: Phase::CountRows, total_files: None, total_bytes: None });
+        let found = load::count_rows(&self.plan.client).await?;
+        monitor.emit(Event::PhaseFinished { phase: Phase::CountRows });
+        let differ = load::differences(&loaded.rows, &found);
+        Ok(DatabaseReport { target: self.plan.client.target(), loaded, differ, saved })
+    }
+
+    /// Dumps what is about to be replaced, as an object of the repository.
+    async fn save(&self, session: &mut Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<DumpFact, RestoreError> {
+        let (spool, names) = (Scratch(session.state.own_scratch("before.sql")), Scratch(session.state.own_scratch("before.db")));
+        let plan = DumpPlan {
+            application: dump::application(&session.writer),
+            compression: Compression::Gzip,
+            destination: Destination::Spool(spool.0.clone()),
+            lock_wait: LOCK_WAIT_DEFAULT,
+            estimated_bytes: None,
+        };
+        let path = names.0.clone();
+        let sink = || Ok(Names(Builder::create(&path, Locations::new([]))?));
+        let (dumped, sink) = dump::take(&self.plan.client, &plan, sink, monitor, stop).await?;
+        monitor.emit(Event::PhaseFinished { phase: Phase::Dump });
+        let inventory = blocking(move || sink.0.finish()).await?;
+        let summary = inventory.summary().clone();
+        drop(inventory);
+        let whole = Whole { dumped, compression: Compression::Gzip, immich_version: summary.immich_version, rows: summary.rows_total };
+        session.begin_writing().await?;
+        let fact = whole.send(session.store(), &spool.0).await?;
+        session.note(&[Fact::Dump(fact.clone())], monitor.as_ref()).await?;
+        monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
+        Ok(fact)
+    }
+}
+
+struct Names(Builder);
+
+impl TextSink for Names {
+    fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
+        Ok(self.0.feed(text)?)
+    }
+}
+
+/// A file that is not needed any more when this goes.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is swept with the state folder's other scratch files.
+        crate::repository::manifest::remove(&self.0).ok();
+    }
+}
