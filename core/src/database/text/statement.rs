@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_form_of_copy_that_pg_dump_writes_is_read() {
-        let (name, columns) = copy(b"COPY public.asset (id, \"ownerId\", \"a \"\"b\"\", \"x)y\") FROM stdin;").unwrap();
+        let (name, columns) = copy(b"COPY public.asset (id, \"ownerId\", \"a \"\"b\"\"\", \"x)y\") FROM stdin;").unwrap();
         assert_eq!((name, columns.join("|")), (table("public", "asset"), "id|ownerId|a \"b\"|x)y".to_owned()));
         assert_eq!(copy(b"COPY public.\"user\" (id) FROM stdin;").unwrap().0, table("public", "user"));
         assert_eq!(copy("COPY \"o.d\".\"t\u{fc} t\" (id) FROM stdin;".as_bytes()).unwrap().0, table("o.d", "t\u{fc} t"));
