@@ -55,7 +55,9 @@ pub(super) fn remove_groups(folder: &Path) -> bool {
     // One tree (version 2), or one for each controller (version 1).
     let controllers = fs::read_dir(CONTROL_GROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
     let groups = controllers.chain([PathBuf::from(CONTROL_GROUPS)]).map(|tree| tree.join(name));
-    groups.fold(true, |gone, group| remove_group(&group) && gone)
+    // Each, also after one that stays.
+    let stay = groups.filter(|group| !remove_group(group)).count();
+    stay == 0
 }
 
 fn remove_group(group: &Path) -> bool {
