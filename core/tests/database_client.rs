@@ -103,14 +103,16 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Children of this process that run `program`, by their numbers.
-fn children(program: &str) -> Vec<u32> {
+/// Children of this process that run `program` on `server`, by their numbers: other tests run at the same time.
+fn children(server: &Postgres, program: &str) -> Vec<u32> {
     let own = std::process::id().to_string();
     let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let is_child = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let (name, rest) = stat.split_once(") ").unwrap_or_default();
-        name.ends_with(&format!("({program}")) && rest.split(' ').nth(1) == Some(own.as_str())
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let is_here = environment.split(|byte| *byte == 0).any(|entry| entry == format!("PGPORT={}", server.port()).as_bytes());
+        is_here && name.ends_with(&format!("({program}")) && rest.split(' ').nth(1) == Some(own.as_str())
     };
     processes.filter(is_child).collect()
 }
@@ -121,7 +123,13 @@ struct Session(Child);
 impl Session {
     fn begin(server: &Postgres, database: &str, application: &str, sql: &str) -> Self {
         let mut command = Command::new(server.programs().join("psql"));
-        command.envs(server.environment()).env("PGAPPNAME", application).args(["-X", "-q", "-d", database]).stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .envs(server.environment())
+            .env("PGAPPNAME", application)
+            .args(["-X", "-q", "-d", database])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         // Its stdin stays open, and so does the session.
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), sql.as_bytes()).unwrap();
@@ -344,7 +352,7 @@ async fn a_pg_dump_that_was_killed_midway_is_never_taken_for_whole() {
     tried.hold.store(true, Ordering::SeqCst);
     let kill = async {
         until("text", || !tried.text.lock().unwrap().is_empty()).await;
-        let [pid] = children("pg_dump")[..] else { panic!("there is one pg_dump") };
+        let [pid] = children(&server, "pg_dump")[..] else { panic!("there is one pg_dump") };
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
         tried.hold.store(false, Ordering::SeqCst);
     };
@@ -406,7 +414,7 @@ async fn what_is_stopped_leaves_no_program_no_connection_and_no_file_behind() {
         };
         let (taken, ()) = tokio::join!(tried.take(&client), stop);
         assert!(matches!(taken, Err(DumpError::Stopped)), "{taken:?}");
-        assert!(children("pg_dump").is_empty() && !tried.spool().exists());
+        assert!(children(&server, "pg_dump").is_empty() && !tried.spool().exists());
         until("the end of the connection", || server.connections("immich").iter().all(|one| one.application != tried.plan.application)).await;
         drop(session);
     }
@@ -416,7 +424,7 @@ async fn what_is_stopped_leaves_no_program_no_connection_and_no_file_behind() {
     let until_text = until("text", || !tried.text.lock().unwrap().is_empty());
     tokio::select! { _ = tried.take(&client) => panic!("it is held"), () = until_text => {} }
     tried.hold.store(false, Ordering::SeqCst);
-    until("the end of pg_dump", || children("pg_dump").is_empty()).await;
+    until("the end of pg_dump", || children(&server, "pg_dump").is_empty()).await;
     until("the end of the connection", || server.connections("immich").is_empty()).await;
 }
 
@@ -453,6 +461,8 @@ fn damage(server: &Postgres, database: &str, table: &str) {
              DELETE FROM {toast}; UPDATE pg_class SET relkind = 't' WHERE relname = split_part('{toast}', '.', 2);"
         ),
     );
+    // Chunks that are deleted are still found by who has their number.
+    server.psql(database, &format!("VACUUM {table}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -493,7 +503,7 @@ async fn the_password_stands_on_no_command_line_and_no_variable_of_ours_reaches_
     tried.hold.store(true, Ordering::SeqCst);
     let look = async {
         until("text", || !tried.text.lock().unwrap().is_empty()).await;
-        let [pid] = children("pg_dump")[..] else { panic!("there is one pg_dump") };
+        let [pid] = children(&server, "pg_dump")[..] else { panic!("there is one pg_dump") };
         let read = |name: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{name}")).unwrap()).into_owned();
         let (arguments, environment) = (read("cmdline"), read("environ"));
         assert!(!arguments.contains(Postgres::PASSWORD) && arguments.contains("--no-password"), "{arguments}");
@@ -521,7 +531,7 @@ async fn a_reader_that_wants_no_more_and_a_spool_that_cannot_be_written_end_the_
     let sinks = || Ok(|_: &[u8]| -> Result<(), SinkError> { Err("that is no SQL".into()) });
     let refused = take(&client, &tried.plan, sinks, &monitor, &tried.halt).await.map(|(dumped, _)| dumped).unwrap_err();
     assert!(matches!(&refused, DumpError::Sink { .. }) && told(&refused).contains("that is no SQL"), "{refused:?}");
-    assert!(children("pg_dump").is_empty() && !tried.spool().exists());
+    assert!(children(&server, "pg_dump").is_empty() && !tried.spool().exists());
     tried.plan.destination = Destination::Spool(tried.folder.path().join("none/spool"));
     let error = tried.take(&client).await.unwrap_err();
     assert!(matches!(&error, DumpError::Spool { .. }), "{error:?}");

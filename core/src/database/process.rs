@@ -128,7 +128,7 @@ impl Process {
             child.stdout.take().map_or_else(|| futures_util::stream::empty().boxed(), |stdout| pieces(stdout).map(move |piece| piece.map_err(failed)).boxed());
         let input = child.stdin.take().map(|stdin| Box::pin(stdin) as Pin<Box<dyn AsyncWrite + Send>>);
         let running = Running::Local(child, stderr);
-        Ok(Self { program, output, unread: VecDeque::new(), unread_bytes: 0, target, input, tail, secret, running })
+        Ok(Self { program, output: output.fuse().boxed(), unread: VecDeque::new(), unread_bytes: 0, target, input, tail, secret, running })
     }
 
     /// One that runs in a container.
@@ -140,6 +140,7 @@ impl Process {
         purpose: Purpose,
     ) -> Self {
         let Purpose { program, target, secret, .. } = purpose;
+        let output = output.fuse().boxed();
         Self { program, output, unread: VecDeque::new(), unread_bytes: 0, target, input, tail, secret, running: Running::Exec(exec) }
     }
 
