@@ -245,14 +245,22 @@ fn read_dump(
         let _entered = runtime.enter();
         DumpText::of_object(fetcher, fact)
     };
+    let mut not_whole = None;
     while let Some(piece) = runtime.block_on(text.next())? {
         if stop.is_cancelled() {
             return Err(ProveError::Interrupted);
         }
         monitor.emit(Event::DumpRead { bytes: piece.len() as u64 });
-        builder.feed(&piece).map_err(failed)?;
+        if not_whole.is_none() {
+            match builder.feed(&piece) {
+                Ok(()) => {}
+                // It may be no dump any more because it is damaged, and what is damaged shows at its end only.
+                Err(error @ InventoryError::NotWhole(_)) => not_whole = Some(error),
+                Err(error) => return Err(failed(error)),
+            }
+        }
     }
-    let inventory = builder.finish().map_err(failed)?;
+    let inventory = not_whole.map_or_else(|| builder.finish(), Err).map_err(failed)?;
     monitor.emit(Event::PhaseFinished { phase: Phase::ReadDump });
     Ok(inventory)
 }
@@ -304,5 +312,62 @@ impl<T, C, F: FnMut(Option<C>) -> Result<(Vec<T>, Option<C>), ProveError>> Itera
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::location::Place;
+    use crate::verdict::Presence;
+
+    fn root(external: Option<&str>, path: &str, server_path: Option<&str>) -> SourceRoot {
+        SourceRoot { external: external.map(|name| name.parse().unwrap()), path: path.to_owned(), server_path: server_path.map(str::to_owned) }
+    }
+
+    fn place(locations: &Locations, path: &str) -> String {
+        match locations.place(path.as_bytes()) {
+            Place::In(file) => file.to_string(),
+            Place::Outside => "outside".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_log_says_where_the_server_saw_external_libraries() {
+        let roots = [root(None, "/srv/immich", None), root(Some("nas"), "/mnt/nas", Some("/external/100%25")), root(Some("usb"), "/mnt/usb", None)];
+        let locations = locations(&roots);
+        let places = ["/external/100%/a", "/mnt/usb/a", "/mnt/nas/a", "/data/a", "/srv/immich/a"].map(|path| place(&locations, path));
+        assert_eq!(places, ["external/nas/a", "external/usb/a", "outside", "a", "outside"]);
+    }
+
+    #[test]
+    fn the_log_may_say_where_the_server_saw_the_media_location() {
+        let locations = locations(&[root(None, "/srv/immich", Some("/photos"))]);
+        assert_eq!(["/photos/a", "/data/a"].map(|path| place(&locations, path)), ["a", "a"]);
+    }
+
+    #[test]
+    fn pages_are_read_to_the_last_and_no_further() {
+        let pages = [vec![1, 2], vec![], vec![3]];
+        let mut reads = Vec::new();
+        let things = Pages::new(|after: Option<usize>| {
+            let number = after.unwrap_or(0);
+            reads.push(number);
+            Ok((pages[number].clone(), (number < 2).then_some(number + 1)))
+        });
+        assert_eq!(things.map(Result::unwrap).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(reads, [0, 1, 2]);
+        let mut failing = Pages::<u8, u8, _>::new(|_| Err(ProveError::Interrupted));
+        assert!(matches!(failing.next(), Some(Err(ProveError::Interrupted))));
+        assert!(failing.next().is_none(), "an error is the end");
+    }
+
+    #[test]
+    fn every_count_that_differs_is_told() {
+        let now = Proof { assets: 1, proven: 2, moved: 3, unprovable: 4, outside: 5, offline: 6, mismatched: 7, missing: 8, untracked: 9, ..Proof::default() };
+        let now = Proof { companions: Presence { present: 10, missing: 11 }, derived: Presence { present: 12, missing: 13 }, ..now };
+        let told: Vec<_> = differences(&Proof::default(), &now).into_iter().map(|difference| (difference.recorded, difference.now)).collect();
+        assert_eq!(told, (1..=13).map(|number| (0, number)).collect::<Vec<_>>());
+        assert_eq!(differences(&now, &now), []);
     }
 }

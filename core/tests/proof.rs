@@ -106,7 +106,8 @@ impl Fixture {
         let taken_at = Timestamp::from_second(1_700_000_000 + number).unwrap();
         let key = Key::dump(taken_at, "3.1.0", "gz");
         let sha256 = Sha256::of(&bytes);
-        let attributes = Attributes { kind: Kind::Dump, sha256: Some(sha256), mtime_ns: None, size_bytes: None };
+        // Of what kind it is concerns object stores only.
+        let attributes = Attributes { kind: Kind::Manifest, sha256: Some(sha256), mtime_ns: None, size_bytes: None };
         let size = bytes.len() as u64;
         let store = self.world.directory();
         store.create(&key, bytes, &attributes).await.unwrap();
@@ -365,7 +366,8 @@ async fn a_dump_that_was_pruned_or_is_damaged_or_cut_or_of_another_database_prov
     let error = fixture.error().await;
     assert!(matches!(error, ProveError::Inventory { .. }), "{error:?}");
 
-    fixture.back_up("--\n-- PostgreSQL database dump\n--\n\nSELECT 1;\n\n--\n-- PostgreSQL database dump complete\n--\n\n").await;
+    // Whole, and without a table of assets.
+    fixture.back_up(&fixture.dump.replace("COPY public.asset ", "COPY public.thing ")).await;
     let error = fixture.error().await;
     assert!(matches!(error, ProveError::NotImmich { .. }), "{error:?}");
 

@@ -131,6 +131,11 @@ mod tests {
             looks.add_reading(10 + day, at(i64::try_from(day).unwrap()), Part { of: 4, part: day % 4 });
         }
         assert_eq!(looks.listed.0.len(), 1);
+        looks.add_listing(2_000, at(999));
+        assert_eq!(looks.listed.0, BTreeMap::from([(2_000, at(999))]), "no newer, and of more objects");
+        looks.add_listing(5, at(998));
+        looks.add_listing(5, at(1_000));
+        assert_eq!(looks.listed.0, BTreeMap::from([(5, at(1_000)), (2_000, at(999))]));
         assert_eq!(looks.read.values().flat_map(BTreeMap::values).map(|series| series.0.len()).collect::<Vec<_>>(), [1, 1, 1, 1]);
     }
 
