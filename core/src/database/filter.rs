@@ -236,11 +236,13 @@ impl Filter {
     /// # Errors
     /// The dump has what is not let pass.
     pub fn feed(&mut self, mut text: &[u8], out: &mut Vec<u8>) -> Result<(), FilterError> {
-        if memchr(0, text).is_some() {
-            return Err(FilterError::Unclear { line: self.lexer.line(), what: "a byte that is zero" });
-        }
+        let zero = memchr(0, text);
+        text = zero.and_then(|zero| text.get(..zero)).unwrap_or(text);
         while !text.is_empty() {
             text = if self.rows.is_some() && !self.lexer.is_before_rows() { self.feed_rows(text, out)? } else { self.feed_sql(text, out)? };
+        }
+        if zero.is_some() {
+            return Err(FilterError::Unclear { line: self.lexer.line(), what: "a byte that is zero" });
         }
         Ok(())
     }
