@@ -357,7 +357,7 @@ fn names_are_the_first_of_each_kind_and_missing_assets_go_before_what_belongs_to
     for number in 0..PROOF_NAMED_MAX + 5 {
         case = case.names(Thing::Sidecar, &format!("upload/{number:03}.xmp"), None, false).stands(&format!("upload/u{number:03}"), &number.to_string());
     }
-    let proof = case.clone().proof();
+    let proof = case.proof();
     let most = PROOF_NAMED_MAX as u64;
     assert_eq!((proof.companions.missing, proof.untracked), (most + 5, most + 5));
     let count = |proof: &Proof, verdict| proof.named.iter().filter(|named| named.verdict == verdict).count();
