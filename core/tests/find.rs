@@ -1,5 +1,5 @@
 //! Assets are found by what they mean to people, from a snapshot's dump and the log alone, and their files come back: in what real servers wrote.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr, reason = "a test may")]
 
 mod support;
 
