@@ -108,7 +108,10 @@ async fn each_generation_is_loaded_whole_with_the_same_rows_in_every_table() {
         assert_eq!(recorder.events().last(), Some(&Event::PhaseFinished { phase: Phase::Load }));
         // Indexes, constraints and triggers are there too: as many as the dump has.
         let text = String::from_utf8(text).unwrap();
-        let made = text.matches("\nCREATE INDEX ").count() + text.matches("\nCREATE UNIQUE INDEX ").count() + text.matches(" PRIMARY KEY (").count() + text.matches(" UNIQUE (").count();
+        let made = text.matches("\nCREATE INDEX ").count()
+            + text.matches("\nCREATE UNIQUE INDEX ").count()
+            + text.matches(" PRIMARY KEY (").count()
+            + text.matches(" UNIQUE (").count();
         let indexes = server.psql(name, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'");
         assert_eq!(indexes.trim().parse::<usize>().unwrap(), made, "{name}");
     }
@@ -173,7 +176,10 @@ async fn a_database_that_is_not_empty_is_left_alone_or_replaced_in_one_transacti
     loaded(&client, &older.dump_text()).await.unwrap();
     let before = server.rows("immich");
     let error = loaded(&client, &newer.dump_text()).await.unwrap_err();
-    assert!(matches!(&error, LoadError::NotEmpty { there, .. } if there.contains(&"assets".to_owned()) && there.contains(&"system_metadata".to_owned())), "{error}");
+    assert!(
+        matches!(&error, LoadError::NotEmpty { there, .. } if there.contains(&"assets".to_owned()) && there.contains(&"system_metadata".to_owned())),
+        "{error}"
+    );
     assert!(error.to_string().contains(" more") && error.hint().unwrap().contains("--replace"), "{error}");
 
     let replace = LoadOptions { replace: true, ..LoadOptions::default() };
@@ -277,13 +283,37 @@ async fn a_load_that_is_stopped_leaves_nothing() {
     panic!("somebody is still connected");
 }
 
+/// A folder with a `psql` that says that it is of this version.
+fn pretending(server: &Postgres, version: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("psql");
+    let real = server.programs().join("psql");
+    std::fs::write(&program, format!("#!/bin/sh\n[ \"$1\" = --version ] && echo 'psql (PostgreSQL) {version}' && exit\nexec '{}' \"$@\"\n", real.display()))
+        .unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
 #[tokio::test]
-async fn commands_in_a_dump_do_nothing_with_a_new_and_with_an_old_psql() {
-    for server in [Postgres::start().unwrap(), Postgres::start_plain().unwrap()] {
+async fn a_psql_that_is_too_old_to_tell_statements_apart_is_refused() {
+    let server = Postgres::start_plain().unwrap();
+    let old = pretending(&server, "13.22");
+    let client = Client::local(Connection::parse(&server.url("postgres")).unwrap(), vec![old.path().to_owned()]);
+    let error = preflight(&client, &Head::default(), &LoadOptions::default()).await.unwrap_err();
+    assert!(matches!(error, LoadError::Psql { major: 13, minor: 22 }), "{error}");
+}
+
+#[tokio::test]
+async fn commands_in_a_dump_do_nothing_whether_psql_knows_restrict_or_not() {
+    for (server, version) in [(Postgres::start().unwrap(), None), (Postgres::start_plain().unwrap(), Some("15.13"))] {
         let Some(fixture) = Fixture::open(IMMICH_3) else { return };
         let text = String::from_utf8(fixture.dump_text()).unwrap();
         server.create_database("immich");
-        let client = client(&server, "immich");
+        let old = version.map(|version| pretending(&server, version));
+        let client = match &old {
+            Some(old) => Client::local(Connection::parse(&server.url("immich")).unwrap(), vec![old.path().to_owned()]),
+            None => client(&server, "immich"),
+        };
         let plan = planned(&client, text.as_bytes(), &as_text()).await.unwrap();
         let trap = trap();
         let touch = trap.display();
@@ -308,7 +338,11 @@ async fn commands_in_a_dump_do_nothing_with_a_new_and_with_an_old_psql() {
             assert_eq!(server.counts("immich").len(), 0, "{command}");
         }
         // Among rows it is a row like any other.
-        let row = text.replacen("COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n", &format!("COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n\\\\! touch {touch}\tx\n"), 1);
+        let row = text.replacen(
+            "COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n",
+            &format!("COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n\\\\! touch {touch}\tx\n"),
+            1,
+        );
         assert_ne!(row, text);
         load(&client, &plan, pieces(row.as_bytes()), &Silent, &CancellationToken::new()).await.unwrap();
         assert_eq!(server.psql("immich", "SELECT count(*) FROM kysely_migrations WHERE name LIKE '%touch%'").trim(), "1");
