@@ -11,7 +11,7 @@ use immich_backup_core::database::load::LoadError;
 use immich_backup_core::database::{Client, Connection};
 use immich_backup_core::drill::{self, DrillError, DrillPlan, DrillReport, DrillTarget};
 use immich_backup_core::event::Silent;
-use immich_backup_core::model::{Part, RunId, Sample, Sha256};
+use immich_backup_core::model::{Class, Part, RunId, Sample, Sha256};
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::log::{DrillOutcome, DumpFact, Fact, RunStarted, SnapshotFact, SourceRoot};
 use immich_backup_core::repository::store::{Attributes, Kind};
@@ -65,7 +65,7 @@ impl Backup {
         let sha256 = Sha256::of(&bytes);
         let size = bytes.len() as u64;
         let store = world.directory();
-        store.create(&key, bytes, &Attributes { kind: Kind::Dump, sha256: Some(sha256), mtime_ns: None, size_bytes: Some(size) }).await.unwrap();
+        store.create(&key, bytes, &Attributes { kind: Kind::File(Class::Derived), sha256: Some(sha256), mtime_ns: None, size_bytes: Some(size) }).await.unwrap();
         let dump = DumpFact {
             key: key.to_string(),
             sha256,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures_util::stream;
-use immich_backup_core::database::filter::{FilterError, Head};
+use immich_backup_core::database::filter::{Filter, FilterError, FilterOptions, Head};
 use immich_backup_core::database::load::{LoadError, LoadOptions, LoadPlan, Loaded, clear, count_rows, differences, load, preflight, survey};
 use immich_backup_core::database::{Client, Connection};
 use immich_backup_core::event::{Event, Phase, Recorder, Silent};
@@ -375,4 +375,89 @@ async fn maintenance_is_over_after_a_load() {
             "table `system_metadata` has 3 rows, and the dump has 4",
         ]
     );
+}
+
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap() % limit
+    }
+}
+
+/// What a hostile dump may be made of, to have `psql` and the filter disagree on what is in quotes.
+const CRUMBS: [&str; 44] = [
+    "'", "'", "'", "\"", "E'", "e'", "U&'", "N'", "B'", "xE'", "1E'", "$1E'", "''", "\\'", "\\\\", "\\", "$$", "$a$", "$b$", "$", "$1", "1$a$", "a$b$", "--",
+    "-- x", "/*", "*/", "/", "*", "-", "\n", "\n", "\r", "\t", " ", " ", "(", ")", ";", "a", "é", "::text", "\u{c}", "||",
+];
+const BLOCKS: [&str; 7] = [" begin ", " atomic ", " end ", " case ", " select 1; ", " return 1 ", "; "];
+
+#[tokio::test]
+async fn whatever_the_filter_lets_pass_has_no_command_for_psql_in_it() {
+    let servers = [Postgres::start().unwrap(), Postgres::start_plain().unwrap()];
+    let trap = trap();
+    let touch = format!("\\! touch {}", trap.display());
+    let head = "--\n-- PostgreSQL database dump\n--\nCREATE TABLE public.asset (id uuid);\n";
+    let end = "\n--\n-- PostgreSQL database dump complete\n--\n";
+    let mut numbers = Numbers(0x5EED);
+    let (mut passed, mut with_trap) = (String::new(), 0);
+    for round in 0..400_000 {
+        let beginning =
+            ["COMMENT ON TABLE public.asset IS ", "CREATE FUNCTION f() RETURNS int LANGUAGE sql ", "CREATE OR REPLACE PROCEDURE f() ", ""][round % 4];
+        let mut text = beginning.to_owned();
+        for _ in 0..2 + numbers.below(12) {
+            match numbers.below(12) {
+                0 => text.push_str(&touch),
+                1 if round % 4 != 0 => text.push_str(BLOCKS[numbers.below(BLOCKS.len())]),
+                _ => text.push_str(CRUMBS[numbers.below(CRUMBS.len())]),
+            }
+        }
+        let mut filter = Filter::new(FilterOptions { server_version_num: 180_000, ..FilterOptions::default() });
+        let mut out = Vec::new();
+        let whole = format!("{head}{text};\n{end}");
+        if filter.feed(whole.as_bytes(), &mut out).is_ok() && filter.finish().is_ok() {
+            let out = String::from_utf8(out).unwrap();
+            let out = out.trim_start().strip_prefix("CREATE TABLE public.asset (id uuid);").unwrap().trim();
+            with_trap += usize::from(out.contains("touch"));
+            passed.push_str(out);
+            passed.push('\n');
+        }
+    }
+    assert!(with_trap > 500, "only {with_trap} of what passed has the trap in it");
+    for server in servers {
+        server.create_database("immich");
+        server.psql("immich", "CREATE TABLE public.asset (id uuid)");
+        let file = trap.with_file_name("passed.sql");
+        std::fs::write(&file, &passed).unwrap();
+        let ran = std::process::Command::new(server.programs().join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--file"])
+            .arg(&file)
+            .arg(server.url("immich"))
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap();
+        // Most of it is no SQL; what matters is that nothing of it was a command.
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(said.contains("ERROR:"));
+        assert!(!trap.exists(), "{}", server.programs().display());
+        for sign in ["invalid command", "backslash", "unterminated"] {
+            let line = said.lines().find(|line| line.contains(sign) && !line.contains("ERROR:"));
+            assert_eq!(line, None);
+        }
+        // The last statement is one that must work: nothing before it was left open.
+        std::fs::write(&file, format!("{passed}\nCREATE TABLE public.end_was_reached ();\n")).unwrap();
+        std::process::Command::new(server.programs().join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--file"])
+            .arg(&file)
+            .arg(server.url("immich"))
+            .output()
+            .unwrap();
+        assert_eq!(server.psql("immich", "SELECT count(*) FROM pg_tables WHERE tablename = 'end_was_reached'").trim(), "1");
+        assert!(!trap.exists());
+    }
+    std::fs::remove_dir_all(trap.parent().unwrap()).unwrap();
 }
