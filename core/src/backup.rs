@@ -277,7 +277,7 @@ struct Settled {
 /// # Errors
 /// What stopped the run. All that was stored stays, and the next run takes it up.
 pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
-    let result = attempt(session, plan, monitor, stop).await;
+    let result = Box::pin(attempt(session, plan, monitor, stop)).await;
     if let Err(BackupError::Open(error)) = &result {
         session.discard_if_damaged(error);
     }
@@ -312,7 +312,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         settled: Settled::default(),
     };
     run.start().await?;
-    let ending = match run.work().await {
+    let ending = match Box::pin(run.work()).await {
         Ok(ending) => ending,
         Err(error) => {
             // Said so that nobody waits for this run; where even that fails, its silence says it.
@@ -415,7 +415,7 @@ impl Run<'_> {
         self.archive(&unseen).await?;
         drop(unseen);
         if let Some((database, dump)) = dump {
-            match self.settle(database, dump).await? {
+            match Box::pin(self.settle(database, dump)).await? {
                 Some(settled) => self.settled = settled,
                 None => return self.interrupted().await,
             }
@@ -460,7 +460,7 @@ impl Run<'_> {
             doubtful_count: self.counts.doubtful,
             doubtful: self.doubtful.iter().map(ToString::to_string).collect(),
         };
-        self.commit(&[Fact::Snapshot(snapshot)]).await
+        self.commit(&[Fact::Snapshot(Box::new(snapshot))]).await
     }
 
     /// Stores a copy of the manifest when the log has grown enough since the last one. A copy that fails costs the next reader time,

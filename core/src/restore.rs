@@ -185,10 +185,10 @@ impl RestoreError {
             Self::SamePlace { name } => Some(format!("nothing was changed; say --external {name}=PATH to put it elsewhere")),
             Self::Nested { .. } => Some("nothing was changed; take another target".to_owned()),
             Self::Busy { .. } => Some("wait until it has ended, or end it; nothing was changed by this one".to_owned()),
-            Self::Load(error) => return error.hint(),
-            Self::Save(error) => return error.hint().map(Into::into),
-            Self::Saved(error) => return error.hint().map(Into::into),
-            Self::Store(error) => return error.hint().map(Into::into),
+            Self::Load(error) => error.hint(),
+            Self::Save(error) => error.hint().map(Into::into),
+            Self::Saved(error) => error.hint().map(Into::into),
+            Self::Store(error) => error.hint().map(Into::into),
             Self::NothingMatches => Some("`immich-backup ls` shows what the snapshot holds; `*` stops at `/`, `**` does not".to_owned()),
         }
     }

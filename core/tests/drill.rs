@@ -84,7 +84,7 @@ impl Backup {
         let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None };
         let snapshot = session.manifest.latest_snapshot().unwrap().unwrap().fact;
         session.commit(Some(run), &[Fact::RunStarted(started), Fact::Dump(dump)], &Silent).await.unwrap();
-        session.commit(Some(run), &[Fact::Snapshot(SnapshotFact { dump: Some(key.to_string()), ..snapshot })], &Silent).await.unwrap();
+        session.commit(Some(run), &[Fact::Snapshot(Box::new(SnapshotFact { dump: Some(key.to_string()), ..snapshot }))], &Silent).await.unwrap();
         let servers = tempfile::Builder::new().prefix("drills-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(servers.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
         Some(Self { dump: world.repository.join(key.as_str()), world, servers })

@@ -158,7 +158,7 @@ impl Fixture {
         let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None };
         let snapshot = session.manifest.latest_snapshot().unwrap().unwrap().fact;
         session.commit(Some(run), &[Fact::RunStarted(started), Fact::Dump(dump.clone())], &Silent).await.unwrap();
-        session.commit(Some(run), &[Fact::Snapshot(SnapshotFact { dump: Some(dump.key), ..snapshot })], &Silent).await.unwrap();
+        session.commit(Some(run), &[Fact::Snapshot(Box::new(SnapshotFact { dump: Some(dump.key), ..snapshot }))], &Silent).await.unwrap();
         run
     }
 

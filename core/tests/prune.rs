@@ -153,7 +153,7 @@ async fn dump(session: &mut Session, at: &str, proof: Option<Proof>, label: Opti
         doubtful_count: 0,
         doubtful: Vec::new(),
     };
-    session.commit(Some(run), &[Fact::Dump(dump), Fact::Snapshot(snapshot)], &Silent).await.unwrap();
+    session.commit(Some(run), &[Fact::Dump(dump), Fact::Snapshot(Box::new(snapshot))], &Silent).await.unwrap();
     key.to_string()
 }
 

@@ -201,7 +201,7 @@ impl Lexer {
                 } else if tag.is_empty() && byte.is_ascii_digit() {
                     self.word = vec![b'$', byte];
                     self.state = State::Word;
-                } else if continues_name(byte) && !(tag.is_empty() && !starts_name(byte)) && tag.len() < WORD_BYTES_MAX * 4 {
+                } else if continues_name(byte) && (starts_name(byte) || !tag.is_empty()) && tag.len() < WORD_BYTES_MAX * 4 {
                     tag.push(byte);
                 } else {
                     return self.unclear("a dollar that begins nothing");

@@ -17,7 +17,7 @@ pub enum Fact {
     /// A path is no longer in the library. Its object stays.
     Archived(Archived),
     /// The header's run ended well: all that stands at this point is a snapshot.
-    Snapshot(SnapshotFact),
+    Snapshot(Box<SnapshotFact>),
     /// The header's run ended without a snapshot.
     RunEnded(Ended),
     /// A copy of the manifest exists.
