@@ -3,7 +3,7 @@
 use super::question::{STANDS, StoredContent, converted, object_key};
 use super::{Folders, Manifest, ManifestError, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
-use crate::model::{FilePath, Root, RootPath, Sha1, Sha256};
+use crate::model::{FilePath, InvalidPath, Root, RootPath, Sha1, Sha256};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 use std::collections::VecDeque;
@@ -17,10 +17,18 @@ pub struct StandingFile {
     pub sha1: Sha1,
     /// The log entry that stored it.
     pub since: u64,
-    /// The object that holds it.
-    pub key: String,
+    /// The object that holds it, where that is not the path's home.
+    pub key: Option<String>,
     /// Whether that object is known to be missing or damaged.
     pub damaged: bool,
+}
+
+impl StandingFile {
+    /// The key of the object that holds it.
+    #[must_use]
+    pub fn object_key(&self) -> String {
+        object_key(self.key.clone(), &self.file)
+    }
 }
 
 /// Where a content is that is looked for by its SHA-1. Objects that are known to be missing or damaged hold nothing.
@@ -109,12 +117,18 @@ impl StandingFiles<'_> {
             "SELECT v.name, v.sha1, v.since, v.key, v.damaged IS NOT NULL FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND {STANDS} ORDER BY v.name LIMIT ?4"
         );
         let mut query = self.manifest.connection.prepare_cached(&sql).map_err(&failed)?;
+        // What a copy of the manifest says is no more to be trusted than the log: parse, never assume. The folder once, names each.
+        if !folder.is_empty() {
+            converted(0, RootPath::parse(folder)).map_err(&failed)?;
+        }
         let rows = query.query_map(params![signed(self.sequence), id, last, signed(room as u64)], |row| {
-            let name = row.get_ref(0)?.as_str()?;
-            // What a copy of the manifest says is no more to be trusted than the log: parse, never assume.
-            let path = if folder.is_empty() { RootPath::parse(name) } else { RootPath::parse(&format!("{folder}/{name}")) };
-            let file = FilePath { root: root.clone(), path: converted(0, path)? };
-            Ok(StandingFile { sha1: Sha1(row.get(1)?), since: unsigned(row.get(2)?), key: object_key(row.get(3)?, &file), damaged: row.get(4)?, file })
+            let name = converted(0, RootPath::parse(row.get_ref(0)?.as_str()?))?;
+            let path = match name.as_str() {
+                text if text.contains('/') => return converted(0, Err(InvalidPath::NotCanonical(text.to_owned()))),
+                text => RootPath::in_folder(folder, text),
+            };
+            let file = FilePath { root: root.clone(), path };
+            Ok(StandingFile { file, sha1: Sha1(row.get(1)?), since: unsigned(row.get(2)?), key: row.get(3)?, damaged: row.get(4)? })
         });
         for row in rows.map_err(&failed)? {
             page.push(row.map_err(&failed)?);
@@ -255,7 +269,7 @@ mod tests {
         /// What stands: path, log entry, key, whether it is damaged.
         fn standing(&self, sequence: u64) -> Vec<(String, u64, String, bool)> {
             let files = self.manifest.standing_files(sequence);
-            files.map(|file| file.unwrap()).map(|file| (file.file.to_string(), file.since, file.key, file.damaged)).collect()
+            files.map(|file| file.unwrap()).map(|file| (file.file.to_string(), file.since, file.object_key(), file.damaged)).collect()
         }
 
         fn find(&self, content: &str, sequence: u64) -> Whereabouts {
@@ -400,5 +414,9 @@ mod tests {
         assert!(world.manifest.standing_files(sequence).next().unwrap().is_err());
         assert!(world.manifest.content_with_sha1(&Sha1::of(b"A"), sequence).is_err());
         assert!(world.manifest.each_content_with_sha1(&Sha1::of(b"A")).is_err());
+        for name in ["..", "b/c", "%41"] {
+            world.manifest.connection.execute_batch(&format!("UPDATE folder SET path = 'a'; UPDATE version SET name = '{name}'")).unwrap();
+            assert!(world.manifest.standing_files(sequence).next().unwrap().is_err(), "{name}");
+        }
     }
 }
