@@ -31,12 +31,12 @@ use std::path::PathBuf;
 pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
     match name {
         "init" => init::run(app).await,
-        "backup" => backup::run(app).await,
+        "backup" => Box::pin(backup::run(app)).await,
         "snapshots" => snapshots::run(app).await,
         "ls" => ls::run(app).await,
         "status" => status::run(app).await,
         "verify" => verify::run(app).await,
-        "restore" => restore::run(app).await,
+        "restore" => Box::pin(restore::run(app)).await,
         "drill" => drill::run(app).await,
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,

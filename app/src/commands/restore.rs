@@ -21,7 +21,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let database = wanted_database(app).await?;
     let Some(to) = app.settings.text("to").map(PathBuf::from) else {
         return match database {
-            Some(client) => database_alone(app, client).await,
+            Some(client) => Box::pin(database_alone(app, client)).await,
             None => Err(UsageError("say --to DIR, or --database URL, or both".to_owned()).into()),
         };
     };

@@ -379,9 +379,9 @@ impl Filter {
             }
             Decision::Extension { name, keep } => {
                 if self.section == Section::Taken {
-                    self.found.head.extensions.insert(name.clone());
+                    self.found.head.extensions.insert(name);
                 } else if self.head.extensions.len() < LEFT_OUT_MAX {
-                    self.head.extensions.insert(name.clone());
+                    self.head.extensions.insert(name);
                 }
                 if keep { self.sink(out).extend_from_slice(text) } else { self.blank(newlines(text), out) }
             }

@@ -28,6 +28,9 @@ struct Asset {
     sha1: Sha1,
 }
 
+/// What was read of an object, its SHA-1 and size, and what it should be.
+type Fetched = (Result<(Sha1, u64), StoreError>, Wanted);
+
 /// An object that should hold an asset.
 struct Wanted {
     asset: Asset,
@@ -175,7 +178,7 @@ impl Drill<'_> {
         Ok(None)
     }
 
-    async fn take_next(&mut self, reading: &mut JoinSet<(Result<(Sha1, u64), StoreError>, Wanted)>) -> Result<(), DrillError> {
+    async fn take_next(&mut self, reading: &mut JoinSet<Fetched>) -> Result<(), DrillError> {
         let Some(ended) = reading.join_next().await else { return Ok(()) };
         let (read, Wanted { asset, key, .. }) = joined(ended);
         let problem = match read {
