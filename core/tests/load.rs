@@ -390,9 +390,59 @@ impl Numbers {
 }
 
 /// What a hostile dump may be made of, to have `psql` and the filter disagree on what is in quotes.
-const CRUMBS: [&str; 44] = [
-    "'", "'", "'", "\"", "E'", "e'", "U&'", "N'", "B'", "xE'", "1E'", "$1E'", "''", "\\'", "\\\\", "\\", "$$", "$a$", "$b$", "$", "$1", "1$a$", "a$b$", "--",
-    "-- x", "/*", "*/", "/", "*", "-", "\n", "\n", "\r", "\t", " ", " ", "(", ")", ";", "a", "é", "::text", "\u{c}", "||",
+const CRUMBS: [&str; 52] = [
+    "E'x'\n'\\''",
+    "E'x'--y\n'\\''",
+    "E'x'/**/'\\''",
+    "E'x'/**/\n'\\''",
+    "E'x'\n'",
+    "E'x'--\n'",
+    "E'x'/**/\n'",
+    "E'x' '",
+    "'",
+    "'",
+    "'",
+    "\"",
+    "E'",
+    "e'",
+    "U&'",
+    "N'",
+    "B'",
+    "xE'",
+    "1E'",
+    "$1E'",
+    "''",
+    "\\'",
+    "\\\\",
+    "\\",
+    "$$",
+    "$a$",
+    "$b$",
+    "$",
+    "$1",
+    "1$a$",
+    "a$b$",
+    "--",
+    "-- x",
+    "/*",
+    "*/",
+    "/",
+    "*",
+    "-",
+    "\n",
+    "\n",
+    "\r",
+    "\t",
+    " ",
+    " ",
+    "(",
+    ")",
+    ";",
+    "a",
+    "é",
+    "::text",
+    "\u{c}",
+    "||",
 ];
 const BLOCKS: [&str; 7] = [" begin ", " atomic ", " end ", " case ", " select 1; ", " return 1 ", "; "];
 
@@ -433,31 +483,32 @@ async fn whatever_the_filter_lets_pass_has_no_command_for_psql_in_it() {
         server.psql("immich", "CREATE TABLE public.asset (id uuid)");
         let file = trap.with_file_name("passed.sql");
         std::fs::write(&file, &passed).unwrap();
-        let ran = std::process::Command::new(server.programs().join("psql"))
-            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--file"])
-            .arg(&file)
-            .arg(server.url("immich"))
-            .stderr(std::process::Stdio::piped())
-            .output()
-            .unwrap();
+        let run = || {
+            let mut psql = std::process::Command::new(server.programs().join("psql"));
+            psql.args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--file"]).arg(&file).arg(server.url("immich"));
+            psql.current_dir(file.parent().unwrap()).output().unwrap()
+        };
+        let ran = run();
         // Most of it is no SQL; what matters is that nothing of it was a command.
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert!(said.contains("ERROR:"));
-        assert!(!trap.exists(), "{}", server.programs().display());
+        sprung(&file, &server);
         for sign in ["invalid command", "backslash", "unterminated"] {
             let line = said.lines().find(|line| line.contains(sign) && !line.contains("ERROR:"));
             assert_eq!(line, None);
         }
         // The last statement is one that must work: nothing before it was left open.
         std::fs::write(&file, format!("{passed}\nCREATE TABLE public.end_was_reached ();\n")).unwrap();
-        std::process::Command::new(server.programs().join("psql"))
-            .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--file"])
-            .arg(&file)
-            .arg(server.url("immich"))
-            .output()
-            .unwrap();
+        run();
         assert_eq!(server.psql("immich", "SELECT count(*) FROM pg_tables WHERE tablename = 'end_was_reached'").trim(), "1");
-        assert!(!trap.exists());
+        sprung(&file, &server);
     }
     std::fs::remove_dir_all(trap.parent().unwrap()).unwrap();
+}
+
+/// Nothing but the file that `psql` ran may be in its folder: where a trap is sprung, what follows it makes up names.
+#[track_caller]
+fn sprung(file: &std::path::Path, server: &Postgres) {
+    let left: Vec<_> = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path != file).collect();
+    assert!(left.is_empty(), "{}: {left:?}", server.programs().display());
 }
