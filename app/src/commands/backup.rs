@@ -102,7 +102,9 @@ async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()>
     // A repository that was never listed is as unseen as its first snapshot is old.
     let Some(since) = last.or(first) else { return Ok(()) };
     let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
-    if age > max_unseen {
+    // Another machine may be at it: what is found would go into the log beside its run, which a store without conditions cannot keep apart.
+    let others = session.manifest.runs(1)?.into_iter().any(|run| run.outcome.is_none() && run.writer != session.writer);
+    if age > max_unseen && !others {
         let plan = verify::Plan { depth: verify::Depth::Listing, workers: app.workers()?, record: true };
         let report = verify::run(session, plan, app.monitor.as_ref(), &app.stop).await?;
         if report.lost > 0 {

@@ -3,7 +3,7 @@ use crate::exit::Exit;
 use crate::screen;
 use immich_backup_core::repository::log::DrillOutcome;
 use immich_backup_core::repository::manifest::Verification;
-use immich_backup_core::verdict::Age;
+use immich_backup_core::verdict::{Age, Ages};
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::Duration;
@@ -93,10 +93,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         lines.push(format!("  it holds       {}", screen::tally(snapshot.fact.totals.all())));
     }
     if let Some(proof) = proof {
-        let age = |age: &Age| age.oldest.map_or_else(|| "none".to_owned(), |at| format!("{} assets, the oldest {}", screen::count(age.assets), screen::age(at)));
-        lines.push(format!("  recorded       {}", age(&proof.ages.recorded)));
-        lines.push(format!("  seen in lists  {}", age(&proof.ages.listed)));
-        lines.push(format!("  read back      {}", age(&proof.ages.read)));
+        // As of the backup; what was looked at since stands below.
+        let Ages { recorded, listed, read } = proof.ages;
+        let known = |age: Age| screen::count(age.assets);
+        lines.push(format!("  at the backup  {} assets recorded, {} of them seen in a listing by then, {} read back", known(recorded), known(listed), known(read)));
     }
     if let Some(drill) = &drill {
         let outcome = match drill.fact.outcome {
