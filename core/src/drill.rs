@@ -173,7 +173,9 @@ fn told(error: &dyn std::error::Error) -> String {
 /// What a failed load says: the dump is not good, or it could not be tried.
 fn judged(error: LoadError) -> Result<String, DrillError> {
     let of_dump = match &error {
-        LoadError::Filter(_) | LoadError::NotWhole(_) | LoadError::Sql { .. } => true,
+        LoadError::Filter(_) | LoadError::NotWhole(_) => true,
+        // What has a remedy at the server (no room, a lock) is not the dump's fault.
+        LoadError::Sql { .. } => error.hint().is_none(),
         LoadError::Text(source) => matches!(
             source.downcast_ref::<StoredDumpError>(),
             Some(

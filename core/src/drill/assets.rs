@@ -28,15 +28,15 @@ struct Asset {
     sha1: Sha1,
 }
 
-/// What was read of an object, its SHA-1 and size, and what it should be.
-type Fetched = (Result<(Sha1, u64), StoreError>, Wanted);
-
 /// An object that should hold an asset.
 struct Wanted {
     asset: Asset,
     key: String,
     size_bytes: u64,
 }
+
+/// What hashing an object gave, and which it was.
+type Hashed = (Result<(Sha1, u64), StoreError>, Wanted);
 
 async fn ask<T: DeserializeOwned>(client: &Client, wanted: &'static str, sql: &str) -> Result<T, DrillError> {
     let answer = client.query(sql).await.map_err(|error| DrillError::Load(error.into()))?;
@@ -178,7 +178,7 @@ impl Drill<'_> {
         Ok(None)
     }
 
-    async fn take_next(&mut self, reading: &mut JoinSet<Fetched>) -> Result<(), DrillError> {
+    async fn take_next(&mut self, reading: &mut JoinSet<Hashed>) -> Result<(), DrillError> {
         let Some(ended) = reading.join_next().await else { return Ok(()) };
         let (read, Wanted { asset, key, .. }) = joined(ended);
         let problem = match read {
