@@ -9,18 +9,8 @@ use immich_backup_core::database::container::ContainerOptions;
 use std::path::{Path, PathBuf};
 
 /// What PostgreSQL's programs read from the environment and what is passed on to them; hosts, names and passwords have settings of their own.
-const PASSED_ON: [&str; 10] = [
-    "HOME",
-    "PGPASSFILE",
-    "PGREQUIRESSL",
-    "PGSSLMODE",
-    "PGSSLROOTCERT",
-    "PGSSLCERT",
-    "PGSSLKEY",
-    "PGSSLCRL",
-    "PGCHANNELBINDING",
-    "PGGSSENCMODE",
-];
+const PASSED_ON: [&str; 10] =
+    ["HOME", "PGPASSFILE", "PGREQUIRESSL", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL", "PGCHANNELBINDING", "PGGSSENCMODE"];
 
 /// Names under which people keep the password. Immich's own is among them.
 const PASSWORDS: [&str; 3] = ["IMMICH_BACKUP_DATABASE_PASSWORD", "DB_PASSWORD", "PGPASSWORD"];
@@ -97,7 +87,8 @@ async fn in_container(settings: &Settings) -> anyhow::Result<Client> {
 /// Where PostgreSQL's programs are looked for, in order.
 pub fn programs(settings: &Settings) -> Vec<PathBuf> {
     let mut folders: Vec<_> = settings.texts("postgres-programs").iter().map(PathBuf::from).collect();
-    let mut installed: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
+    let mut installed: Vec<_> =
+        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
     installed.sort();
     folders.extend(installed);
     folders.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));

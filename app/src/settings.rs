@@ -215,7 +215,14 @@ pub const SETTINGS: &[Setting] = &[
         default: None,
         help: "The container that Immich's database runs in (`immich_postgres`): PostgreSQL's programs are run in there, through Docker's API",
     },
-    Setting { name: "no-database", short: None, takes: Takes::Switch, environment: &["IMMICH_BACKUP_NO_DATABASE"], default: None, help: "Back up the files alone" },
+    Setting {
+        name: "no-database",
+        short: None,
+        takes: Takes::Switch,
+        environment: &["IMMICH_BACKUP_NO_DATABASE"],
+        default: None,
+        help: "Back up the files alone",
+    },
     Setting {
         name: "database-host",
         short: None,
@@ -539,14 +546,7 @@ pub const SETTINGS: &[Setting] = &[
         default: None,
         help: "Only assets of this user: e-mail address, name or storage label",
     },
-    Setting {
-        name: "person",
-        short: None,
-        takes: Takes::Values("NAME"),
-        environment: &[],
-        default: None,
-        help: "Only assets with this person",
-    },
+    Setting { name: "person", short: None, takes: Takes::Values("NAME"), environment: &[], default: None, help: "Only assets with this person" },
     Setting {
         name: "since",
         short: None,
@@ -563,14 +563,7 @@ pub const SETTINGS: &[Setting] = &[
         default: None,
         help: "Only assets of this kind: image, video, audio or other",
     },
-    Setting {
-        name: "trashed",
-        short: None,
-        takes: Takes::Switch,
-        environment: &[],
-        default: None,
-        help: "Only assets in the trash",
-    },
+    Setting { name: "trashed", short: None, takes: Takes::Switch, environment: &[], default: None, help: "Only assets in the trash" },
     Setting {
         name: "deleted",
         short: None,

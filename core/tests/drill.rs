@@ -65,7 +65,10 @@ impl Backup {
         let sha256 = Sha256::of(&bytes);
         let size = bytes.len() as u64;
         let store = world.directory();
-        store.create(&key, bytes, &Attributes { kind: Kind::File(Class::Derived), sha256: Some(sha256), mtime_ns: None, size_bytes: Some(size) }).await.unwrap();
+        store
+            .create(&key, bytes, &Attributes { kind: Kind::File(Class::Derived), sha256: Some(sha256), mtime_ns: None, size_bytes: Some(size) })
+            .await
+            .unwrap();
         let dump = DumpFact {
             key: key.to_string(),
             sha256,

@@ -165,10 +165,10 @@ fn what_knows_postgresql_knows_nothing_of_an_operation() {
 
 #[test]
 fn the_proof_and_the_retention_ask_nobody() {
-    // What they compare is handed to them: types of the repository, and no connection to anything.
+    // What they compare is handed to them: types of the inventory and the repository, and no connection to anything.
     for part in ["proof", "retention"] {
-        uses_none_of(part, &all_but(&["database"], &[part]), &[]);
-        for (path, code) in module(part) {
+        uses_none_of(part, &all_but(&[], &[part]), &[]);
+        for (path, code) in module(part).into_iter().filter(|(path, _)| !path.ends_with("/tests.rs")) {
             for word in ["async ", "rusqlite", "std::fs", "Timestamp::now", "Session", "dyn Store"] {
                 assert!(!code.contains(word), "{path} has `{word}`");
             }
@@ -189,8 +189,25 @@ fn no_operation_uses_another() {
 fn every_module_has_its_place() {
     // A new one at the top has to be given its rules here.
     let known = [
-        "backup", "budget", "database", "drill", "durable", "estimate", "event", "find", "library", "model", "proof", "prove", "prune", "repository", "restore",
-        "retention", "task", "verdict", "verify",
+        "backup",
+        "budget",
+        "database",
+        "drill",
+        "durable",
+        "estimate",
+        "event",
+        "find",
+        "library",
+        "model",
+        "proof",
+        "prove",
+        "prune",
+        "repository",
+        "restore",
+        "retention",
+        "task",
+        "verdict",
+        "verify",
     ];
     let code = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let modules: Vec<_> = code.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')).collect();

@@ -41,7 +41,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     let doubtful = latest.as_ref().map_or(0, |snapshot| snapshot.fact.doubtful_count);
     if doubtful > 0 {
-        problems.push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
+        problems
+            .push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
     }
     // What was left out on purpose did not count when the snapshot was taken, and is not known here.
     let unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing);
@@ -96,7 +97,12 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         // As of the backup; what was looked at since stands below.
         let Ages { recorded, listed, read } = proof.ages;
         let known = |age: Age| screen::count(age.assets);
-        lines.push(format!("  at the backup  {} assets recorded, {} of them seen in a listing by then, {} read back", known(recorded), known(listed), known(read)));
+        lines.push(format!(
+            "  at the backup  {} assets recorded, {} of them seen in a listing by then, {} read back",
+            known(recorded),
+            known(listed),
+            known(read)
+        ));
     }
     if let Some(drill) = &drill {
         let outcome = match drill.fact.outcome {
