@@ -52,7 +52,7 @@ pub enum ProveError {
         /// The dump's key.
         key: String,
         /// Why.
-        source: InventoryError,
+        source: Box<InventoryError>,
     },
     /// What it names could not be read again.
     #[error(transparent)]
@@ -84,7 +84,8 @@ impl ProveError {
                 Some("choose another snapshot with --snapshot; `immich-backup snapshots` shows which have a dump".to_owned())
             }
             Self::Dump(error) => error.hint().map(str::to_owned),
-            Self::Inventory { source, .. } | Self::Listed(source) => source.hint().map(Into::into),
+            Self::Inventory { source, .. } => source.hint().map(str::to_owned),
+            Self::Listed(error) => error.hint().map(str::to_owned),
             Self::NotImmich { .. } => Some("check which database `backup` is given: its name is `immich`, unless you chose another".to_owned()),
             Self::Manifest(error) => error.hint().map(str::to_owned),
             Self::OutOfOrder(_) | Self::Interrupted => None,
@@ -174,11 +175,13 @@ pub fn looks(manifest: &Manifest, now: Timestamp) -> Result<Looks, ManifestError
 /// # Errors
 /// The manifest or the inventory cannot be read, or `stop` was set.
 pub fn prove_at(manifest: &Manifest, sequence: u64, now: Timestamp, inventory: &Inventory, stop: &CancellationToken) -> Result<Proof, ProveError> {
-    let looks = looks(manifest, now)?;
-    let named = Pages::new(|after| if stop.is_cancelled() { Err(ProveError::Interrupted) } else { Ok(inventory.named_page(after)?) });
-    let outside = Pages::new(|after| Ok(inventory.outside_page(after)?));
-    let files = manifest.standing_files(sequence).map(|file| Ok(file?));
-    prove(named, outside, files, |sha1| Ok(manifest.content_with_sha1(sha1, sequence)?), &looks)
+    manifest.at_one_time(|| {
+        let looks = looks(manifest, now)?;
+        let named = Pages::new(|after| if stop.is_cancelled() { Err(ProveError::Interrupted) } else { Ok(inventory.named_page(after)?) });
+        let outside = Pages::new(|after| Ok(inventory.outside_page(after)?));
+        let files = manifest.standing_files(sequence).map(|file| Ok(file?));
+        prove(named, outside, files, |sha1| Ok(manifest.content_with_sha1(sha1, sequence)?), &looks)
+    })
 }
 
 /// Proves `snapshot` from its stored dump and the log alone.
@@ -196,7 +199,7 @@ pub async fn prove_snapshot(session: &Session, snapshot: &SnapshotRow, monitor: 
     let recorded = snapshot.fact.proof.clone();
     blocking(move || {
         let inventory = {
-            let builder = Builder::create(&scratch.0, locations).map_err(|source| ProveError::Inventory { key: fact.key.clone(), source })?;
+            let builder = Builder::create(&scratch.0, locations)?;
             read_dump(fetcher, &fact, builder, &runtime, monitor.as_ref(), &stop)?
         };
         let summary = inventory.summary().clone();
@@ -238,7 +241,7 @@ fn read_dump(
     monitor: &dyn Monitor,
     stop: &CancellationToken,
 ) -> Result<Inventory, ProveError> {
-    let failed = |source| ProveError::Inventory { key: fact.key.clone(), source };
+    let failed = |source| ProveError::Inventory { key: fact.key.clone(), source: Box::new(source) };
     monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(fact.plain_size) });
     let mut text = {
         // It starts tasks of its own.
