@@ -32,9 +32,13 @@ pub struct Engine {
     _alive: File,
 }
 
-/// What starts the engine in its namespaces: `$0` is its folder, `$1` the name of the folder.
+/// What starts the engine in its namespaces: `$0` is its folder, `$1` the name of the folder. Its data are in memory: to remove an image's thousands of
+/// files would take longer than most tests.
 const START: &str = r#"
 mount -t tmpfs tmpfs /run
+mkdir "$0/data" "$0/exec"
+mount -t tmpfs tmpfs "$0/data"
+mount -t tmpfs tmpfs "$0/exec"
 exec dockerd --host="unix://$0/docker.sock" --data-root="$0/data" --exec-root="$0/exec" --pidfile="$0/docker.pid" --config-file="$0/daemon.json" \
   --bridge=none --iptables=false --ip-forward=false --ip-masq=false --exec-opt=native.cgroupdriver=cgroupfs --cgroup-parent="/$1"
 "#;

@@ -67,7 +67,7 @@ impl Fixture {
         // Both servers had the same external library.
         let external = self::folder(IMMICH_3)?.join("external");
         let path = folder.join("expected.json");
-        let expected = fs::read(&path).map_err(io::Error::from).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
+        let expected = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
         let expected = expected.unwrap_or_else(|error| panic!("cannot read `{}`: {error}", path.display()));
         Some(Self { dump: folder.join("dump.sql.gz"), folder, external, expected })
     }

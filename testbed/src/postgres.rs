@@ -168,6 +168,17 @@ fn cannot_start(cause: io::Error) -> ServerError {
     ServerError::Start { program: "postgres".to_string(), cause }
 }
 
+/// Makes an Immich 3.1 database for measurements out of an empty one, at any address: `fixture` is the fixture's dump, and the assets are added to its own.
+///
+/// # Errors
+///
+/// If the server of the test tools is not installed, or what `psql` says against it.
+pub fn fill_at(url: &str, fixture: Dump<'_>, assets: u64, vector_indexes: bool) -> Result<(), String> {
+    let psql = Psql::anywhere(&installed().map_err(|error| error.to_string())?);
+    psql.load(url, fixture)?;
+    psql.fill(url, assets, vector_indexes)
+}
+
 /// The programs of the server in the folder of test tools.
 fn installed() -> Result<PathBuf, ServerError> {
     let programs = tools().join("postgresql-18/bin");
@@ -238,9 +249,9 @@ impl Owner {
         found.lines().find_map(owner).map(Some).ok_or_else(|| io::Error::other("there is neither a user `postgres` nor a user `nobody`"))
     }
 
-    /// For `setpriv`. The right to pass by permissions stays: the programs may be below a folder that only root may enter.
+    /// For `setpriv`. The right to pass by permissions stays, for `access(2)` too: the programs may be below a folder that only root may enter.
     fn privileges(&self) -> Vec<String> {
         let who = [format!("--reuid={}", self.user), format!("--regid={}", self.group), "--clear-groups".to_string()];
-        who.into_iter().chain(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"].map(String::from)).collect()
+        who.into_iter().chain(["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"].map(String::from)).collect()
     }
 }

@@ -13,6 +13,7 @@ const PREFIX: &str = "immich-backup-docker-";
 const ALIVE: &str = "alive";
 /// The kernel ends an engine a moment after its test.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// A new folder for an engine, and what tells others that it is in use.
@@ -37,30 +38,34 @@ pub(super) fn sweep(within: &Path) {
         if matches!(alive.try_lock(), Err(TryLockError::WouldBlock | TryLockError::Error(_))) {
             continue;
         }
+        // The folder last: as long as it is there, somebody will look for the rest.
         let began = Instant::now();
-        while fs::remove_dir_all(entry.path()).is_err() && entry.path().exists() && began.elapsed() < GONE_WITHIN {
-            thread::sleep(Duration::from_millis(50));
+        while !remove_groups(&entry.path()) || (fs::remove_dir_all(entry.path()).is_err() && entry.path().exists()) {
+            if began.elapsed() > GONE_WITHIN {
+                break;
+            }
+            thread::sleep(LOOK_EVERY);
         }
-        remove_groups(&entry.path());
     }
 }
 
-/// Removes the control groups of the engine in `folder`: nothing runs in them any more.
-pub(super) fn remove_groups(folder: &Path) {
-    let Some(name) = folder.file_name() else { return };
+/// Removes the control groups of the engine in `folder`, and returns whether they are gone: as long as something runs in them, they stay.
+pub(super) fn remove_groups(folder: &Path) -> bool {
+    let Some(name) = folder.file_name() else { return true };
     // One tree (version 2), or one for each controller (version 1).
     let controllers = fs::read_dir(CONTROL_GROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
-    for group in controllers.chain([PathBuf::from(CONTROL_GROUPS)]).map(|tree| tree.join(name)) {
-        remove_group(&group);
-    }
+    let groups = controllers.chain([PathBuf::from(CONTROL_GROUPS)]).map(|tree| tree.join(name));
+    // Each, also after one that stays.
+    let stay = groups.filter(|group| !remove_group(group)).count();
+    stay == 0
 }
 
-fn remove_group(group: &Path) {
+fn remove_group(group: &Path) -> bool {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_group(&entry.path());
         }
     }
     // Its files are the kernel's, and go with it.
-    fs::remove_dir(group).ok();
+    fs::remove_dir(group).is_ok() || !group.exists()
 }

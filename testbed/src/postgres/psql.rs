@@ -45,7 +45,8 @@ pub(super) fn counted(answer: &str) -> BTreeMap<String, u64> {
 pub(crate) struct Psql {
     /// The program and what comes before the arguments that all have.
     command: Vec<String>,
-    password: String,
+    /// `None` if the environment says all that is needed.
+    password: Option<String>,
 }
 
 impl Psql {
@@ -57,17 +58,22 @@ impl Psql {
             format!("--port={port}"),
             format!("--username={}", Postgres::USER),
         ];
-        Self { command, password: Postgres::PASSWORD.to_string() }
+        Self { command, password: Some(Postgres::PASSWORD.to_string()) }
     }
 
     /// By any other way; it is not asked for a password there.
     pub(crate) fn through(command: Vec<String>) -> Self {
-        Self { command, password: String::new() }
+        Self { command, password: Some(String::new()) }
+    }
+
+    /// To wherever the database's address and the environment say.
+    pub(crate) fn anywhere(programs: &Path) -> Self {
+        Self { command: vec![programs.join("psql").display().to_string()], password: None }
     }
 
     pub(crate) fn with_user(mut self, user: &str, password: &str) -> Self {
         self.command.push(format!("--username={user}"));
-        self.password = password.to_string();
+        self.password = Some(password.to_string());
         self
     }
 
@@ -86,11 +92,24 @@ impl Psql {
         self.feed(database, &["--single-transaction", "--output=/dev/null"], |to| dump.write_loadable(to)).map(drop)
     }
 
+    /// Adds assets to an Immich 3.1 database; the indexes of vectors, which take longest, only where they are wanted.
+    pub(crate) fn fill(&self, database: &str, assets: u64, vector_indexes: bool) -> Result<(), String> {
+        let variables = format!("\\set assets {assets}\n\\set vector_indexes {vector_indexes}\n");
+        self.run(database, &format!("{variables}{}", include_str!("synthetic.sql"))).map(drop)
+    }
+
     fn feed(&self, database: &str, arguments: &[&str], input: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send) -> Result<Vec<u8>, String> {
         let [program, before @ ..] = self.command.as_slice() else { return Err("no command".to_string()) };
-        let mut command = clean(Command::new(program));
+        let mut command = match &self.password {
+            Some(password) => {
+                let mut command = clean(Command::new(program));
+                command.env("PGPASSWORD", password);
+                command
+            }
+            None => Command::new(program),
+        };
         command.args(before).args(["-X", "-A", "-t", "-q", "-F", "\t", "-v", "ON_ERROR_STOP=1"]).args(arguments).arg(format!("--dbname={database}"));
-        command.env("PGPASSWORD", &self.password).env("PGCLIENTENCODING", "UTF8");
+        command.env("PGCLIENTENCODING", "UTF8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("cannot start `{program}`: {error}"))?;
         let stdin = child.stdin.take();
