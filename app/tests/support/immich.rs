@@ -285,7 +285,8 @@ pub fn programs(world: &World, server: &Postgres, scripts: &[(&str, &str)]) -> P
     fs::create_dir_all(&folder).unwrap();
     let real = server.programs().display().to_string();
     for name in ["pg_dump", "psql", "initdb", "postgres"] {
-        let body = scripts.iter().find(|(program, _)| *program == name).map_or_else(|| format!("exec {real}/{name} \"$@\""), |(_, body)| body.replace("REAL", &real));
+        let body =
+            scripts.iter().find(|(program, _)| *program == name).map_or_else(|| format!("exec {real}/{name} \"$@\""), |(_, body)| body.replace("REAL", &real));
         let mut script = String::from("#!/bin/bash\n");
         writeln!(script, "for word in \"$@\"; do [ \"$word\" = --version ] && exec {real}/{name} --version; done").unwrap();
         writeln!(script, "{body}").unwrap();
