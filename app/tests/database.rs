@@ -36,8 +36,10 @@ fn goes_out_proven_and_comes_back(immich: &Immich, server: &Postgres) {
     assert_eq!(dump["rows"].as_u64(), Some(counted));
     // What Immich knows of each asset is what the backup says of it, by name.
     let hits = found(&immich.world.run(&["find", "--json"]).ended(0));
-    assert_eq!(hits.len(), 97);
-    for asset in &immich.fixture.expected.assets {
+    // The video of a live photo is not found by itself: it belongs to its photo.
+    let live: Vec<_> = immich.fixture.expected.assets.iter().filter_map(|asset| asset.live_photo_video_id.as_ref()).collect();
+    assert_eq!(hits.len(), 97 - live.len());
+    for asset in immich.fixture.expected.assets.iter().filter(|asset| !live.contains(&&asset.id)) {
         let hit = &hits[&asset.id];
         assert_eq!(hit["path"], immich.shown(&asset.original_path), "{hit}");
         assert_eq!(hit["name"], asset.original_file_name.as_str());
@@ -359,8 +361,9 @@ fn photos_of_an_album_are_found_and_restored_from_the_stored_dump_alone() {
             let shown = immich.shown(&other.original_path);
             assert!(!trees.iter().any(|tree| tree.0.contains_key(shown.trim_start_matches("external/nas/").as_bytes())), "{shown} is not of this album");
         }
-        let none = immich.world.run(&["find", "--album", "no such album", "--json"]).ended(0);
-        assert_eq!(none.number("/assets"), 0);
+        // A name that nothing has is a mistake, and no album without photos.
+        immich.world.run(&["find", "--album", "no such album", "--json"]).ended(1).says("there is no album `no such album`");
+        assert_eq!(immich.world.run(&["find", "--album", "empty", "--json"]).ended(0).number("/assets"), 0);
     });
 }
 
@@ -382,6 +385,6 @@ fn a_stored_dump_is_what_pg_dump_writes_and_loads_by_hand() {
     server.create_loaded("by-hand-2", Dump::Text(&unpacked));
     assert_eq!(server.rows("by-hand-2"), server.rows("immich"));
     server.create_database("by-program");
-    immich.world.run(&all(&[&["restore".to_owned()], &arguments(&server, "by-program")], &["--json"])).ended(0);
+    immich.world.run(&[&["restore", "--json"], all(&[&arguments(&server, "by-program")], &[]).as_slice()].concat()).ended(0);
     assert_eq!(server.rows("by-program"), server.rows("immich"));
 }

@@ -228,7 +228,7 @@ impl Report {
     /// Whether everything that should be in the backup is.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let proven = self.proof.as_ref().is_none_or(|proof| proof.is_complete() && proof.outside <= self.ignored);
+        let proven = self.proof.as_ref().is_none_or(|proof| proof.is_complete_inside() && proof.outside <= self.ignored);
         self.counts.unread == 0 && self.counts.bit_rot == 0 && self.counts.doubtful == 0 && proven
     }
 }
