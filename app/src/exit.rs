@@ -4,6 +4,7 @@ use crate::app::GoneAway;
 use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::database::DatabaseError;
+use immich_backup_core::database::filter::FilterError;
 use immich_backup_core::database::load::LoadError;
 use immich_backup_core::database::stored::StoredDumpError;
 use immich_backup_core::drill::DrillError;
@@ -110,7 +111,7 @@ impl From<anyhow::Error> for Failure {
             match error {
                 RestoreError::Open(open) => of_open(open),
                 RestoreError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
-                RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_)) => (Exit::Damaged, error.hint()),
+                RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_) | LoadError::Filter(FilterError::Cut { .. })) => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<FindError>() {

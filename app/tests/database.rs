@@ -350,7 +350,7 @@ fn photos_of_an_album_are_found_and_restored_from_the_stored_dump_alone() {
         let by_id = immich.fixture.expected.by_id();
         for id in &album.asset_ids {
             let asset = by_id[id.as_str()];
-            let shown = immich.shown(&asset.original_path);
+            let shown = immich.path(&asset.original_path);
             let path = shown.strip_prefix("external/nas/").map_or_else(|| place.media.join(&shown), |rest| place.external.join(rest));
             assert_eq!(Sha1::of(&fs::read(&path).unwrap()).to_string(), asset.sha1, "{shown}");
         }
@@ -358,7 +358,7 @@ fn photos_of_an_album_are_found_and_restored_from_the_stored_dump_alone() {
         let others: Vec<_> = immich.fixture.expected.assets.iter().filter(|asset| !ids.contains(&asset.id)).collect();
         let live: Vec<_> = ids.iter().filter_map(|id| by_id[id.as_str()].live_photo_video_id.clone()).collect();
         for other in others.iter().filter(|other| !live.contains(&other.id)) {
-            let shown = immich.shown(&other.original_path);
+            let shown = immich.path(&other.original_path);
             assert!(!trees.iter().any(|tree| tree.0.contains_key(shown.trim_start_matches("external/nas/").as_bytes())), "{shown} is not of this album");
         }
         // A name that nothing has is a mistake, and no album without photos.

@@ -121,7 +121,7 @@ fn a_dump_that_is_cut_anywhere_is_refused_by_backup_and_was_never_stored() {
         fs::write(&cut, at.to_string()).unwrap();
         let (message, _) = error(&immich.backup(&[]).ended(1));
         let told = if at == 0 { "the dump is empty" } else { "the dump is cut" };
-        assert!(message.contains(told) && message.contains("`immich` at 127.0.0.1"), "cut {what}: {message}");
+        assert!(message.contains(told), "cut {what}: {message}");
         if what.contains("row") && what != "after the COPY statement" {
             assert!(message.contains("in table `asset`") || message.contains("in table `public.asset`"), "cut {what}: {message}");
         }
@@ -284,10 +284,10 @@ fn a_stored_dump_with_a_flipped_byte_or_cut_short_is_found_by_verify_and_refused
 
 // The drill.
 
-/// A folder for a drill's server, which another user has to get into.
+/// A folder for a drill's server, which belongs to another user, as /tmp is.
 fn drill_folder() -> tempfile::TempDir {
     let folder = tempfile::Builder::new().prefix("d").tempdir_in("/tmp").unwrap();
-    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
     folder
 }
 
@@ -624,7 +624,10 @@ fn an_exclude_that_would_lose_an_asset_stops_the_run_and_nothing_is_stored() {
     immich.world.file("upload/tmp/half-an-upload.part", 1_000, 1);
     let backup = immich.backup(&["--exclude", "upload/tmp", "--exclude", "thumbs"]).ended(0);
     let proof = proof(&backup);
-    assert_eq!((proof.proven, proof.untracked, proof.derived.missing), (93, 0, immich.expected().derived.present));
+    // The transcoded videos are not among them.
+    let videos = immich.fixture.expected.assets.iter().flat_map(|asset| &asset.files).filter(|file| file.r#type == "encoded_video").count() as u64;
+    let thumbs = immich.expected().derived.present - videos;
+    assert_eq!((proof.proven, proof.untracked, proof.derived.present, proof.derived.missing), (93, 0, videos, thumbs));
 }
 
 #[test]
@@ -643,7 +646,7 @@ fn originals_only_leaves_out_what_immich_makes_again_but_no_asset_that_lies_amon
     assert_eq!(proof.companions, immich.expected().companions);
     let totals = &backup.summary()["totals"];
     assert_eq!(totals["derived"]["files"].as_u64().unwrap() + totals["original"]["files"].as_u64().unwrap(), 97 + proof.companions.present, "{totals}");
-    assert!(immich.world.repository.join("library").join(immich.shown(&path)).exists());
+    assert!(immich.world.repository.join("library").join(immich.path(&path)).exists());
 }
 
 #[test]

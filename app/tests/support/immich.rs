@@ -148,8 +148,13 @@ impl Immich {
         self.files.find(&asset.original_path).unwrap()
     }
 
-    /// What reports call it.
+    /// What reports call it: a percent sign stands for itself only so.
     pub fn shown(&self, server_path: &str) -> String {
+        self.path(server_path).replace('%', "%25")
+    }
+
+    /// Its path below the media location, or `external/nas/…`.
+    pub fn path(&self, server_path: &str) -> String {
         if let Some(rest) = server_path.strip_prefix("/mnt/external/") {
             return format!("external/{NAS}/{rest}");
         }

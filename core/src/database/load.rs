@@ -229,7 +229,9 @@ where
         let piece = piece.map_err(|error| LoadError::Text(error.into()))?;
         // In small steps: what comes after the beginning is not to be judged yet.
         for step in piece.chunks(SURVEY_STEP_BYTES) {
-            filter.feed(step, &mut passed)?;
+            if let Err(error) = filter.feed(step, &mut passed) {
+                return Err(damage(&mut text).await.unwrap_or_else(|| error.into()));
+            }
             passed.clear();
             if let Some(head) = filter.head() {
                 return Ok(head.clone());
@@ -237,6 +239,20 @@ where
         }
     }
     Ok(filter.finish()?.head)
+}
+
+/// What makes no sense may be damage, which only shows at the text's end, where it is compared with what was stored: that is to be said then.
+async fn damage<S, E>(text: &mut S) -> Option<LoadError>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    while let Some(piece) = text.next().await {
+        if let Err(error) = piece {
+            return Some(LoadError::Text(error.into()));
+        }
+    }
+    None
 }
 
 /// See [`survey`].
@@ -251,7 +267,7 @@ fn restrict_key() -> String {
 ///
 /// # Errors
 /// See [`LoadError`]; nothing was changed then.
-pub async fn load<S, E>(client: &Client, plan: &LoadPlan, text: S, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Loaded, LoadError>
+pub async fn load<S, E>(client: &Client, plan: &LoadPlan, mut text: S, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Loaded, LoadError>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -261,19 +277,23 @@ where
     let arguments = ["--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--file=-"].map(str::to_owned);
     let mut psql = client.start(Program::Psql, &arguments, APPLICATION).await?;
     let fed = tokio::select! {
-        fed = feed(&mut psql, plan, text, monitor) => fed,
+        fed = feed(&mut psql, plan, &mut text, monitor) => fed,
         () = stop.cancelled() => Err(LoadError::Stopped),
     };
     let (filtered, bytes) = match fed {
         Ok(fed) => fed,
         Err(LoadError::Database(DatabaseError::InputClosed { .. })) => {
             let exited = psql.finish().await?;
-            return Err(report::error(exited.code, &exited.stderr));
+            let error = report::error(exited.code, &exited.stderr);
+            return Err(tokio::select! { damage = damage(&mut text) => damage.unwrap_or(error), () = stop.cancelled() => LoadError::Stopped });
         }
         Err(error) => {
             // It never saw a COMMIT: whatever becomes of it, the server undoes all that it did.
             psql.end().await;
-            return Err(error);
+            if !matches!(error, LoadError::Filter(_) | LoadError::NotWhole(_)) {
+                return Err(error);
+            }
+            return Err(tokio::select! { damage = damage(&mut text) => damage.unwrap_or(error), () = stop.cancelled() => LoadError::Stopped });
         }
     };
     let committed = psql.write(Bytes::from_static(b"COMMIT;\n")).await;
@@ -297,7 +317,7 @@ where
 }
 
 /// Everything but the `COMMIT`.
-async fn feed<S, E>(psql: &mut Process, plan: &LoadPlan, mut text: S, monitor: &dyn Monitor) -> Result<(Filtered, u64), LoadError>
+async fn feed<S, E>(psql: &mut Process, plan: &LoadPlan, text: &mut S, monitor: &dyn Monitor) -> Result<(Filtered, u64), LoadError>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
