@@ -344,6 +344,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Restore the database from this dump instead of the snapshot's: one of Immich's own from its folder backups/, .sql or .sql.gz",
     },
     Setting {
+        name: "database-in-dump",
+        short: None,
+        takes: Takes::Value("NAME"),
+        environment: &[],
+        default: None,
+        help: "With --dump-file: which database of a dump of a whole server, where several have Immich's tables",
+    },
+    Setting {
         name: "replace",
         short: None,
         takes: Takes::Switch,
@@ -687,6 +695,7 @@ pub const COMMANDS: &[CommandSpec] = &[
             "postgres-programs",
             "replace",
             "dump-file",
+            "database-in-dump",
             "dry-run",
             "until",
             "workers",

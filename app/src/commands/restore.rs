@@ -121,7 +121,8 @@ async fn prepare_database(app: &App, session: &Session, snapshot: &SnapshotRow, 
         Some(path) => DumpSource::File(PathBuf::from(path)),
         None => DumpSource::Object(prove::dump_of(&session.manifest, snapshot)?),
     };
-    Ok(restore::prepare_database(session, DatabasePlan { client, source, replace }, app.monitor.as_ref()).await?)
+    let database_in_dump = app.settings.text("database-in-dump").map(str::to_owned);
+    Ok(restore::prepare_database(session, DatabasePlan { client, source, replace, database_in_dump }, app.monitor.as_ref()).await?)
 }
 
 async fn database_alone(app: &App, client: Client) -> anyhow::Result<Outcome> {

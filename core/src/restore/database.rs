@@ -36,6 +36,8 @@ pub struct DatabasePlan {
     pub source: DumpSource,
     /// The database is not empty: what is there is dumped into the repository first, and then replaced.
     pub replace: bool,
+    /// Which database, where the dump is one of a whole server and several have Immich's tables.
+    pub database_in_dump: Option<String>,
 }
 
 /// A restore of a database that was looked at and can be done.
@@ -73,8 +75,8 @@ impl DatabasePlan {
 /// # Errors
 /// The dump could not be loaded there.
 pub async fn prepare_database(session: &Session, plan: DatabasePlan, monitor: &dyn Monitor) -> Result<PreparedDatabase, RestoreError> {
-    let head = load::survey(load::stream(plan.text(session)), None).await?;
-    let options = LoadOptions { replace: plan.replace, ..LoadOptions::default() };
+    let head = load::survey(load::stream(plan.text(session)), plan.database_in_dump.as_deref()).await?;
+    let options = LoadOptions { replace: plan.replace, database_in_dump: plan.database_in_dump.clone(), ..LoadOptions::default() };
     let mut load = load::preflight(&plan.client, &head, &options).await?;
     if let DumpSource::Object(fact) = &plan.source {
         load.text_bytes = Some(fact.plain_size);
