@@ -36,7 +36,7 @@ const ODD_NAMES: [&str; 8] = [
 /// The photos are spread over this many days from the first on.
 const DAYS: i64 = 400;
 
-/// Of every so many photos, somebody tagged a face in one of the admin's.
+/// Photos whose number is a multiple of this show the person whom the admin has named; one of three, so that they are the admin's.
 const FACE_EVERY: u32 = 6;
 
 /// The album of all photos with a place.
