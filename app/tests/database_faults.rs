@@ -236,6 +236,9 @@ fn a_stored_dump_that_is_cut_is_refused_by_restore_and_drill_though_its_hash_is_
         assert!(message.contains("the dump is cut"), "{message}");
         assert_empty(&server, "target", what);
         immich.world.run(&["status", "--json"]).ended(12);
+        for command in [&["find", "--json"][..], &["verify", "--proof", "--json"]] {
+            assert!(error(&immich.world.run(command).ended(12)).0.contains("the dump is cut"), "cut {what}: {command:?}");
+        }
     }
 }
 
@@ -270,6 +273,7 @@ fn a_stored_dump_with_a_flipped_byte_or_cut_short_is_found_by_verify_and_refused
         let drill = immich.world.run(&["drill", "--json", "--postgres-programs", server.programs().to_str().unwrap()]).ended(12);
         assert_eq!(drill.summary()["verdict"], "failed", "{what}\n{}", drill.told());
         immich.world.run(&["find", "--json"]).ended(12);
+        immich.world.run(&["verify", "--proof", "--json"]).ended(12);
         let verified = immich.world.run(&["verify", "--read-data", "--json"]).ended(12);
         assert!(verified.summary()["findings"][0]["key"].as_str().unwrap().starts_with("database/"), "{what}\n{}", verified.told());
         immich.world.run(&["status", "--json"]).ended(12);
