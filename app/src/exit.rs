@@ -5,6 +5,7 @@ use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::database::DatabaseError;
 use immich_backup_core::database::filter::FilterError;
+use immich_backup_core::database::inventory::InventoryError;
 use immich_backup_core::database::load::LoadError;
 use immich_backup_core::database::stored::StoredDumpError;
 use immich_backup_core::drill::DrillError;
@@ -119,7 +120,9 @@ impl From<anyhow::Error> for Failure {
                 FindError::Open(open) => of_open(open),
                 FindError::Interrupted => (Exit::Interrupted, None),
                 FindError::Pattern { .. } => (Exit::Usage, error.hint()),
-                FindError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) => (Exit::Damaged, error.hint()),
+                FindError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) | FindError::Inventory(InventoryError::NotWhole(_)) => {
+                    (Exit::Damaged, error.hint())
+                }
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<PruneError>() {
@@ -131,6 +134,7 @@ impl From<anyhow::Error> for Failure {
         } else if let Some(error) = error.downcast_ref::<ProveError>() {
             match error {
                 ProveError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) => (Exit::Damaged, error.hint()),
+                ProveError::Inventory { source, .. } if matches!(**source, InventoryError::NotWhole(_)) => (Exit::Damaged, error.hint()),
                 ProveError::Interrupted => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }

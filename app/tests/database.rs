@@ -12,7 +12,7 @@ use immich::{Immich, all, arguments, assert_names_only, flip, found, named, numb
 use immich_backup_core::model::Sha1;
 use immich_backup_core::verdict::{Proof, Thing, Verdict};
 use immich_backup_testbed::fixture::{Fixture, IMMICH_1, IMMICH_3};
-use immich_backup_testbed::postgres::{Dump, Postgres};
+use immich_backup_testbed::postgres::{Dump, Options, Postgres};
 use stand::Stand;
 use std::fs;
 use support::{Ran, Tree, settle};
@@ -365,6 +365,49 @@ fn photos_of_an_album_are_found_and_restored_from_the_stored_dump_alone() {
         immich.world.run(&["find", "--album", "no such album", "--json"]).ended(1).says("there is no album `no such album`");
         assert_eq!(immich.world.run(&["find", "--album", "empty", "--json"]).ended(0).number("/assets"), 0);
     });
+}
+
+#[test]
+fn what_immich_itself_has_dumped_comes_back_too_by_pg_dump_or_by_pg_dumpall() {
+    each(|immich, server| {
+        immich.backup(&[]).ended(0);
+        server.create_database("own");
+        let file = immich.fixture.dump_path().to_str().unwrap();
+        let restored = immich.world.run(&[&["restore", "--json", "--dump-file", file], all(&[&arguments(server, "own")], &[]).as_slice()].concat()).ended(0);
+        assert_eq!(restored.summary()["database"]["differ"].as_array().map(Vec::len), Some(0), "{}", restored.told());
+        assert_eq!(server.rows("own"), server.rows("immich"));
+        assert_eq!(server.databases(), ["immich", "own", "postgres"]);
+    });
+}
+
+#[test]
+fn a_restore_never_goes_to_a_database_that_the_environment_or_a_file_names() {
+    let Some(fixture) = Fixture::open(IMMICH_3) else { return };
+    let server = Postgres::start_with(&Options { settings: vec![("log_connections".to_owned(), "on".to_owned())], ..Options::default() }).unwrap();
+    let mut immich = Immich::new(fixture, &server);
+    let trees = immich.trees();
+    immich.backup(&[]).ended(0);
+    let before = server.rows("immich");
+    let told = || server.log().matches("connection received").count();
+    let connections = told();
+    assert!(connections > 0);
+    let live = server.url("immich");
+    let config = immich.world.at("immich-backup.toml");
+    fs::write(&config, format!("database = \"{live}\"\n")).unwrap();
+    for (name, value) in
+        [("DB_URL", live.as_str()), ("IMMICH_BACKUP_DATABASE", &live), ("PGHOST", "127.0.0.1"), ("PGDATABASE", "immich"), ("DB_CONTAINER", "immich_postgres")]
+    {
+        immich.world.environment.push((name.to_owned(), value.to_owned()));
+    }
+    let place = immich.place("files");
+    immich.restore(&place, &[], &["--config", config.to_str().unwrap()]).ended(0);
+    place.assert_is(&trees, "files alone");
+    immich.world.run(&["restore", "--config", config.to_str().unwrap()]).ended(2);
+    immich.world.run(&["restore", "--replace"]).ended(2);
+    assert_eq!(told(), connections, "the live server was connected to:\n{}", server.log());
+    // Named here and now, it is not overwritten unless that is said too.
+    immich.world.run(&[&["restore", "--json"], all(&[&arguments(&server, "immich")], &[]).as_slice()].concat()).ended(1).says("is not empty");
+    assert_eq!(server.rows("immich"), before);
 }
 
 #[test]

@@ -15,23 +15,27 @@
 mod immich;
 mod support;
 
-use immich::{Immich, arguments, proof, text_of};
+use immich::{Immich, address, arguments, proof, text_of};
 use immich_backup_core::model::{Sha1, Sha256};
 use immich_backup_core::verdict::{Proof, Thing, Verdict};
 use immich_backup_testbed::fixture::{Fixture, IMMICH_3};
 use immich_backup_testbed::postgres::{Dump, Postgres};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Ran, Random, Running, Tree, settle};
 
 /// Assets that are there at first, besides the fixture's.
-const ASSETS: usize = 2_000;
+const ASSETS: usize = 1_200;
 
 /// What Immich's server does: it has the files and the rows, and nobody tells it of backups.
-struct Busy<'a> {
-    server: &'a Postgres,
+struct Busy {
+    psql: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
     media: PathBuf,
     /// The asset that new rows are made after.
     model: String,
@@ -44,9 +48,31 @@ struct Busy<'a> {
     done: BTreeMap<&'static str, usize>,
 }
 
-impl Busy<'_> {
-    fn sql(&self, text: &str) {
-        self.server.psql("immich", text);
+impl Drop for Busy {
+    fn drop(&mut self) {
+        drop(self.psql.kill());
+        drop(self.psql.wait());
+    }
+}
+
+impl Busy {
+    fn new(immich: &Immich, server: &Postgres, random: Random) -> Self {
+        let mut psql = Command::new(server.programs().join("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", &address(server, "immich")]).env("PGPASSWORD", Postgres::PASSWORD);
+        let mut psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (to, from) = (psql.stdin.take().unwrap(), BufReader::new(psql.stdout.take().unwrap()));
+        let model = immich.plain_asset(0);
+        let (model, owner) = (model.id.clone(), model.owner.clone());
+        Self { psql, to, from, media: immich.files.media(), model, owner, assets: Vec::new(), random, made: 0, done: BTreeMap::new() }
+    }
+
+    /// Sends statements, and waits until they are done.
+    fn sql(&mut self, text: &str) {
+        writeln!(self.to, "{};\n\\echo done", text.trim_end_matches(';')).unwrap();
+        self.to.flush().unwrap();
+        let mut line = String::new();
+        self.from.read_line(&mut line).unwrap();
+        assert_eq!(line, "done\n", "psql refused: {text}");
     }
 
     /// The row of a new asset whose file is there.
@@ -201,17 +227,7 @@ fn files_moved_edited_deleted_and_uploaded_all_through_a_run_leave_a_true_proof_
     let Some(fixture) = Fixture::open(IMMICH_3) else { return };
     let server = Postgres::start().unwrap();
     let immich = Immich::new(fixture, &server);
-    let model = immich.plain_asset(0);
-    let mut busy = Busy {
-        server: &server,
-        media: immich.files.media(),
-        model: model.id.clone(),
-        owner: model.owner.clone(),
-        assets: Vec::new(),
-        random: Random::fresh(),
-        made: 0,
-        done: BTreeMap::new(),
-    };
+    let mut busy = Busy::new(&immich, &server, Random::fresh());
     let rows: String = (0..ASSETS).map(|_| busy.row()).collect();
     busy.sql(&rows);
     for _ in 0..30 {
@@ -220,6 +236,7 @@ fn files_moved_edited_deleted_and_uploaded_all_through_a_run_leave_a_true_proof_
     settle();
     for round in 0..3 {
         let over = AtomicBool::new(false);
+        busy.done.clear();
         let backup = std::thread::scope(|scope| {
             let (busy, over) = (&mut busy, &over);
             let churn = scope.spawn(move || busy.go_on_until(over));

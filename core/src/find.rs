@@ -214,15 +214,23 @@ pub async fn inventory_of(
     let roots = session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
     monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(dump.fact.plain_size) });
     let mut text = DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), &dump.fact);
-    let mut builder = Builder::create(path, locations(&roots))?;
+    let mut reading = Ok(Builder::create(path, locations(&roots))?);
     while let Some(piece) = text.next().await? {
         if stop.is_cancelled() {
             return Err(FindError::Interrupted);
         }
         let bytes = piece.len() as u64;
-        builder = blocking(move || builder.feed(&piece).map(|()| builder)).await?;
+        reading = match reading {
+            Ok(mut builder) => match blocking(move || builder.feed(&piece).map(|()| builder)).await {
+                // It may be no dump any more because it is damaged, and what is damaged shows at its end only.
+                fed @ (Ok(_) | Err(InventoryError::NotWhole(_))) => fed,
+                Err(error) => return Err(error.into()),
+            },
+            not_whole => not_whole,
+        };
         monitor.emit(Event::DumpRead { bytes });
     }
+    let builder = reading?;
     let inventory = blocking(move || builder.finish()).await?;
     monitor.emit(Event::PhaseFinished { phase: Phase::ReadDump });
     if inventory.summary().is_immich { Ok(inventory) } else { Err(FindError::NotImmich(snapshot.id)) }

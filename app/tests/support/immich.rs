@@ -5,7 +5,7 @@
 
 use super::support::{Ran, Running, Tree, World, remove};
 use immich_backup_core::verdict::{NamedVerdict, Presence, Proof, Thing, Verdict};
-use immich_backup_testbed::fixture::{Asset, Files, Fixture, IMMICH_1};
+use immich_backup_testbed::fixture::{Asset, Files, Fixture, IMMICH_1, IMMICH_3};
 use immich_backup_testbed::postgres::{Dump, Postgres};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -286,7 +286,7 @@ pub fn facts(immich: &Immich, kind: &str) -> Vec<Value> {
 
 /// A folder with programs of PostgreSQL that are scripts, by name. `REAL` in them is the folder of the real ones; whoever asks for the version is told the real one.
 pub fn programs(world: &World, server: &Postgres, scripts: &[(&str, &str)]) -> PathBuf {
-    let folder = world.at(&format!("programs-{}", Running::start(Command::new("true")).pid()));
+    let folder = (0..).map(|number| world.at(&format!("programs-{number}"))).find(|folder| !folder.exists()).unwrap();
     fs::create_dir_all(&folder).unwrap();
     let real = server.programs().display().to_string();
     for name in ["pg_dump", "psql", "initdb", "postgres"] {
@@ -298,4 +298,56 @@ pub fn programs(world: &World, server: &Postgres, scripts: &[(&str, &str)]) -> P
         super::support::write(&folder.join(name), script.as_bytes(), 1_500_000_000, 0, 0o755);
     }
     folder
+}
+
+/// An installation of the newer generation, and its server.
+pub fn installed() -> Option<(Immich, Postgres)> {
+    let fixture = Fixture::open(IMMICH_3)?;
+    let server = Postgres::start().unwrap();
+    Some((Immich::new(fixture, &server), server))
+}
+
+/// The first error of a summary: message and hint.
+#[track_caller]
+pub fn error(ran: &Ran) -> (String, String) {
+    let error = ran.summary()["errors"][0].clone();
+    let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+    assert!(!text("message").is_empty(), "no error\n{}", ran.told());
+    (text("message"), text("hint"))
+}
+
+/// Nothing of a dump is in the repository, nor left in the state folder.
+#[track_caller]
+pub fn assert_no_dump(immich: &Immich, what: &str) {
+    assert_eq!(immich.dumps(), [] as [PathBuf; 0], "{what}");
+    let mut folders = vec![immich.world.state.clone()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(!name.contains(".sql"), "{what}: {} was left", path.display());
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+}
+
+/// The database has nothing in it.
+#[track_caller]
+pub fn assert_empty(server: &Postgres, database: &str, what: &str) {
+    assert_eq!(server.counts(database), BTreeMap::new(), "{what}");
+    let types = server.psql(database, "SELECT count(*) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = 'public'");
+    assert_eq!(types, "0", "{what}");
+}
+
+/// `restore --json` of the database alone.
+#[track_caller]
+pub fn restore_into(immich: &Immich, server: &Postgres, database: &str, more: &[&str]) -> Ran {
+    let arguments = arguments(server, database);
+    immich.world.run(&[&["restore", "--json"], all(&[&arguments], more).as_slice()].concat())
+}
+
+/// Where `what` is first.
+pub fn find_in(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|window| window == what)
 }
