@@ -341,7 +341,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("FILE"),
         environment: &[],
         default: None,
-        help: "Restore the database from this dump instead of the snapshot's: one of Immich's own from its folder backups/, .sql or .sql.gz",
+        help: "Restore the database from this dump instead of the snapshot's: one of Immich's own from its folder backups/ (.sql, .sql.gz), or the key of one in the repository (database/…)",
     },
     Setting {
         name: "database-in-dump",

@@ -165,6 +165,7 @@ fn fact(dumped: &Dumped) -> DumpFact {
         server_version: Some(dumped.server.short_version().to_owned()),
         program_version: Some(dumped.program_version.clone()),
         rows: 0,
+        before_restore: false,
         without_data: dumped.without_data.clone(),
     }
 }

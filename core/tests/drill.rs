@@ -79,6 +79,7 @@ impl Backup {
             server_version: None,
             program_version: None,
             rows: 0,
+            before_restore: false,
             without_data: Vec::new(),
         };
         let mut session = world.writing(store, "state").await.unwrap();

@@ -151,6 +151,7 @@ impl Fixture {
             server_version: None,
             program_version: None,
             rows: 0,
+            before_restore: false,
             without_data: Vec::new(),
         };
         let mut session = self.world.writing(store, "state").await.unwrap();

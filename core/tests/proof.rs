@@ -122,6 +122,7 @@ impl Fixture {
             server_version: None,
             program_version: None,
             rows: 0,
+            before_restore: false,
             without_data: Vec::new(),
         };
         change(&mut dump);

@@ -131,6 +131,7 @@ async fn dump(session: &mut Session, at: &str, proof: Option<Proof>, label: Opti
         server_version: None,
         program_version: None,
         rows: 1,
+        before_restore: false,
         without_data: Vec::new(),
     };
     let snapshot = SnapshotFact {
@@ -150,6 +151,7 @@ async fn dump(session: &mut Session, at: &str, proof: Option<Proof>, label: Opti
         exclude: Vec::new(),
         dump: Some(key.to_string()),
         proof,
+        ignored: 0,
         doubtful_count: 0,
         doubtful: Vec::new(),
     };

@@ -43,6 +43,11 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
     if app.settings.switch("dry-run")? {
+        if let Some(database) = &plan.database {
+            let (server, (major, minor)) = (database.client.server().await?, database.client.pg_dump_version().await?);
+            let size = screen::bytes(server.database_bytes);
+            screen::print_error(&format!("would dump {} ({size}, PostgreSQL {}) by pg_dump {major}.{minor}", database.client.target(), server.short_version()));
+        }
         let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
         return Ok(outcome(&report, &After { without_database, ..After::default() }, started.elapsed()));
     }
@@ -232,7 +237,7 @@ pub(super) fn proof_lines(proof: &Proof) -> Vec<String> {
     let mut lines = Vec::new();
     let kinds = [
         (Verdict::Missing, "MISSING", proof.missing + proof.companions.missing, "files that the database names are not there"),
-        (Verdict::Mismatched, "MISMATCHED", proof.mismatched, "files do not have the SHA-1 that Immich recorded, and the right content was never seen"),
+        (Verdict::Mismatched, "MISMATCHED", proof.mismatched, "files do not have the SHA-1 that Immich recorded, and the right content does not stand in the snapshot"),
         (
             Verdict::Outside,
             "outside",

@@ -44,8 +44,12 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         problems
             .push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
     }
-    // What was left out on purpose did not count when the snapshot was taken, and is not known here.
-    let unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing);
+    let ignored = latest.as_ref().map_or(0, |snapshot| snapshot.fact.ignored);
+    let mut unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing + proof.outside.saturating_sub(ignored));
+    if with_database && proof.is_none() {
+        problems.push("the newest dump is not one of Immich: is the name of the database right?".to_owned());
+        unproven = 1;
+    }
     if let Some(proof) = proof.filter(|_| unproven > 0) {
         problems.push(format!("the newest snapshot lacks something: {}", proof.headline()));
     }
@@ -72,7 +76,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         problems.push(format!("the last run {}{reason}", run.outcome.as_deref().unwrap_or_default()));
     }
     if damaged > 0 {
-        problems.push(format!("{damaged} objects are damaged; the next backup stores them again from the library"));
+        problems.push(format!("{damaged} objects are damaged; the next backup stores again what the library still has of them"));
     }
     let missing = latest.as_ref().map_or(0, |snapshot| snapshot.fact.unread_count);
     if missing > 0 {
@@ -85,7 +89,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     };
     let mut lines = vec![if problems.is_empty() { "sound, as far as was looked".to_owned() } else { format!("NOT WELL: {}", problems.join("; ")) }];
     if let Some(proof) = proof {
-        lines.insert(0, proof.headline());
+        let damage = if damaged > 0 { " at the backup; objects were found damaged since" } else { "" };
+        lines.insert(0, format!("{}{damage}", proof.headline()));
     }
     lines.extend(remarks.iter().map(|remark| format!("  warning        {remark}")));
     lines.push(format!("  repository     {} ({})", session.repository.store.url(), session.repository.id));
