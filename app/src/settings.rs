@@ -578,7 +578,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Switch,
         environment: &[],
         default: None,
-        help: "Assets that an earlier snapshot's database has and the newest one's has not: those of --snapshot, else of any earlier one",
+        help: "Assets that an earlier snapshot's database has and the newest one's has not: those of `--snapshot`, else of any earlier one",
     },
 ];
 

@@ -237,7 +237,12 @@ pub(super) fn proof_lines(proof: &Proof) -> Vec<String> {
     let mut lines = Vec::new();
     let kinds = [
         (Verdict::Missing, "MISSING", proof.missing + proof.companions.missing, "files that the database names are not there"),
-        (Verdict::Mismatched, "MISMATCHED", proof.mismatched, "files do not have the SHA-1 that Immich recorded, and the right content does not stand in the snapshot"),
+        (
+            Verdict::Mismatched,
+            "MISMATCHED",
+            proof.mismatched,
+            "files do not have the SHA-1 that Immich recorded, and the right content does not stand in the snapshot",
+        ),
         (
             Verdict::Outside,
             "outside",

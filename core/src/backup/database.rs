@@ -305,6 +305,9 @@ impl Run<'_> {
                         dump = again;
                         proof = second;
                         self.keep(&mut dump).await?;
+                    } else {
+                        // What was found on disk for the other dump stands now too.
+                        proof = self.prove_now(&dump).await?;
                     }
                 }
                 Ok(None) => return Ok(None),
