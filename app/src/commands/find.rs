@@ -107,7 +107,10 @@ fn moment(name: &str, text: &str, end: bool) -> Result<Timestamp, UsageError> {
     let time = match days {
         Some(date) => date.at(0, 0, 0, 0),
         // With a zone it would be another time on that clock.
-        None => text.parse::<DateTime>().ok().filter(|_| text.contains(':')).ok_or_else(wrong)?,
+        None => {
+            let zoned = text.get(10..).is_some_and(|time| time.contains(['Z', 'z', '+', '-', '[']));
+            text.parse::<DateTime>().ok().filter(|_| text.contains(':') && !zoned).ok_or_else(wrong)?
+        }
     };
     Ok(time.to_zoned(TimeZone::UTC).map_err(|_| wrong())?.timestamp())
 }
