@@ -284,6 +284,9 @@ impl Run<'_> {
                 dump = again;
                 proof = second;
                 self.keep(&mut dump).await?;
+            } else {
+                // What was found on disk for the other dump stands now too.
+                proof = self.prove_now(&dump).await?;
             }
         }
         let ignored = self.count_ignored(database, &dump)?;
