@@ -20,15 +20,32 @@ need() {
 }
 
 install_packages() {
-  command -v apt-get >/dev/null || fail "missing here, and there is no apt-get to install it with: $*"
-  local as_root=(env)
-  if [[ $(id -u) != 0 ]]; then
-    command -v sudo >/dev/null || fail "run this as root once: apt-get install $*"
-    as_root=(sudo env)
-  fi
+  need_apt "$@"
   say "Installing with apt-get: $*"
-  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -qq update
-  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+need_apt() {
+  command -v apt-get >/dev/null || fail "missing here, and there is no apt-get to install it with: $*"
+  [[ $(id -u) == 0 ]] || command -v sudo >/dev/null || fail "run this as root once: apt-get install $*"
+}
+
+as_root() {
+  if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
+}
+
+# need_postgresql_programs: PostgreSQL's programs and the extensions that come with them, in folders that are not in PATH.
+need_postgresql_programs() {
+  ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || return 0
+  need_apt postgresql
+  # The package makes a server of its own and starts it, unless this file says otherwise.
+  local file=/etc/postgresql-common/createcluster.d/none-for-now.conf code=0
+  as_root mkdir -p "${file%/*}"
+  as_root tee "$file" <<<'create_main_cluster = false' >/dev/null
+  install_packages postgresql || code=$?
+  as_root rm -f "$file"
+  return "$code"
 }
 
 # need_cargo: Rust itself is not for a script to install.

@@ -31,18 +31,23 @@ use std::path::PathBuf;
 pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
     match name {
         "init" => init::run(app).await,
-        "backup" => backup::run(app).await,
+        "backup" => Box::pin(backup::run(app)).await,
         "snapshots" => snapshots::run(app).await,
         "ls" => ls::run(app).await,
         "status" => status::run(app).await,
         "verify" => verify::run(app).await,
-        "restore" => restore::run(app).await,
+        "restore" => Box::pin(restore::run(app)).await,
         "drill" => drill::run(app).await,
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
         "find" => find::run(app).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }
+}
+
+/// A value as it may be shown. What names a database and is no URL may be anything, a password too.
+fn shown(name: &str, value: &str) -> String {
+    if name == "database" && !value.contains("://") { "…".to_owned() } else { without_secrets(value) }
 }
 
 /// Each setting of the command, its value, and where that came from.
@@ -53,7 +58,7 @@ pub fn show_config(command: &str, settings: &Settings) -> Outcome {
     for name in names.iter().chain(EVERYWHERE).filter(|name| **name != "show-config") {
         let (value, origin) = settings.found(name).map_or_else(
             || ("-".to_owned(), "not set".to_owned()),
-            |found| (found.values.iter().map(|value| without_secrets(value)).collect::<Vec<_>>().join(", "), found.origin.to_string()),
+            |found| (found.values.iter().map(|value| shown(name, value)).collect::<Vec<_>>().join(", "), found.origin.to_string()),
         );
         lines.push(format!("{name:<24} {value:<40} {origin}"));
         values.push(json!({ "name": name, "value": value, "origin": origin }));

@@ -203,7 +203,8 @@ fn read_file(path: &Path) -> Result<BTreeMap<&'static str, Found>, UsageError> {
     for (key, value) in flat(table) {
         // `[database] url` is what `database` is.
         let name = key.replace('_', "-");
-        let Some(setting) = setting(&name).or_else(|| setting(name.strip_suffix("-url")?)).filter(|setting| !matches!(setting.name, "config" | "show-config")) else {
+        let Some(setting) = setting(&name).or_else(|| setting(name.strip_suffix("-url")?)).filter(|setting| !matches!(setting.name, "config" | "show-config"))
+        else {
             return Err(UsageError(format!("`{key}` in the configuration file `{shown}` is no setting; docs/configuration.md has them all")));
         };
         if setting.environment.is_empty() {

@@ -9,18 +9,8 @@ use immich_backup_core::database::container::ContainerOptions;
 use std::path::{Path, PathBuf};
 
 /// What PostgreSQL's programs read from the environment and what is passed on to them; hosts, names and passwords have settings of their own.
-const PASSED_ON: [&str; 10] = [
-    "HOME",
-    "PGPASSFILE",
-    "PGREQUIRESSL",
-    "PGSSLMODE",
-    "PGSSLROOTCERT",
-    "PGSSLCERT",
-    "PGSSLKEY",
-    "PGSSLCRL",
-    "PGCHANNELBINDING",
-    "PGGSSENCMODE",
-];
+const PASSED_ON: [&str; 10] =
+    ["HOME", "PGPASSFILE", "PGREQUIRESSL", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL", "PGCHANNELBINDING", "PGGSSENCMODE"];
 
 /// Names under which people keep the password. Immich's own is among them.
 const PASSWORDS: [&str; 3] = ["IMMICH_BACKUP_DATABASE_PASSWORD", "DB_PASSWORD", "PGPASSWORD"];
@@ -76,15 +66,20 @@ pub async fn wanted(app: &App, said: Said) -> anyhow::Result<Wanted> {
     Ok(match chosen {
         None => Wanted::Unsaid,
         Some("no-database") => Wanted::Refused,
-        Some("database-container") => Wanted::Database(Box::new(in_container(settings).await?)),
-        Some(name) => Wanted::Database(Box::new(Client::local(connection(settings, name)?, programs(settings)))),
+        Some("database-container") => Wanted::Database(Box::new(in_container(settings, said).await?)),
+        Some(name) => Wanted::Database(Box::new(Client::local(connection(settings, name, said)?, programs(settings)))),
     })
 }
 
-async fn in_container(settings: &Settings) -> anyhow::Result<Client> {
-    let text = |name: &str| settings.text(name).map(str::to_owned);
+/// What may be taken from the environment only where the database is read.
+fn said_text<'a>(settings: &'a Settings, name: &'static str, said: Said) -> Option<&'a str> {
+    settings.text(name).filter(|_| said == Said::Anywhere || weight(settings, name) == 3)
+}
+
+async fn in_container(settings: &Settings, said: Said) -> anyhow::Result<Client> {
+    let text = |name: &'static str| said_text(settings, name, said).map(str::to_owned);
     Ok(Client::in_container(ContainerOptions {
-        docker: text("docker-host").unwrap_or_default(),
+        docker: settings.text("docker-host").unwrap_or_default().to_owned(),
         container: settings.required("database-container")?.to_owned(),
         user: text("database-user"),
         database: text("database-name"),
@@ -97,19 +92,20 @@ async fn in_container(settings: &Settings) -> anyhow::Result<Client> {
 /// Where PostgreSQL's programs are looked for, in order.
 pub fn programs(settings: &Settings) -> Vec<PathBuf> {
     let mut folders: Vec<_> = settings.texts("postgres-programs").iter().map(PathBuf::from).collect();
-    let mut installed: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
+    let mut installed: Vec<_> =
+        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
     installed.sort();
     folders.extend(installed);
     folders.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
     folders
 }
 
-fn connection(settings: &Settings, named_by: &str) -> anyhow::Result<Connection> {
+fn connection(settings: &Settings, named_by: &str, by: Said) -> anyhow::Result<Connection> {
     let mut said = Connection::new();
-    if let Some(user) = settings.text("database-user") {
+    if let Some(user) = said_text(settings, "database-user", by) {
         said = said.with_user(user);
     }
-    if let Some(name) = settings.text("database-name") {
+    if let Some(name) = said_text(settings, "database-name", by) {
         said = said.with_database(name);
     }
     if let Some(password) = password(settings)? {
@@ -151,11 +147,4 @@ fn password(settings: &Settings) -> anyhow::Result<Option<Password>> {
         return Ok(Some(Password::new(text.trim_end_matches(['\r', '\n']))));
     }
     Ok(PASSWORDS.into_iter().find_map(environment).map(Password::new))
-}
-
-/// User and group of the account `name`, as /etc/passwd has it.
-pub fn account(name: &str) -> Option<(u32, u32)> {
-    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
-    let mut fields = accounts.lines().map(|line| line.split(':')).find(|fields| fields.clone().next() == Some(name))?;
-    Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
 }

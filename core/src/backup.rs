@@ -20,8 +20,8 @@ use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Phase};
 use crate::library::scope::Scope;
 use crate::model::{Class, ExternalName, FilePath, Root, RunId, Sample};
-use crate::repository::key::Key;
 use crate::prove::ProveError;
+use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
 use crate::repository::manifest::ManifestError;
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
@@ -228,7 +228,11 @@ impl Report {
     /// Whether everything that should be in the backup is.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let proven = self.proof.as_ref().is_none_or(|proof| proof.is_complete_inside() && proof.outside <= self.ignored);
+        let proven = match (&self.dump, &self.proof) {
+            // A dump that is not Immich's proves nothing.
+            (Some(_), None) => false,
+            (_, proof) => proof.as_ref().is_none_or(|proof| proof.is_complete_inside() && proof.outside <= self.ignored),
+        };
         self.counts.unread == 0 && self.counts.bit_rot == 0 && self.counts.doubtful == 0 && proven
     }
 }
@@ -254,6 +258,8 @@ struct Run<'a> {
     unread: Vec<Unread>,
     bit_rot: Vec<FilePath>,
     doubtful: Vec<FilePath>,
+    /// How many assets the run's dump names; `None` where there is no dump.
+    assets: Option<u64>,
     /// What the run's dump says, while files are stored.
     inventory: Option<Arc<Mutex<Inventory>>>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
@@ -277,7 +283,7 @@ struct Settled {
 /// # Errors
 /// What stopped the run. All that was stored stays, and the next run takes it up.
 pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
-    let result = attempt(session, plan, monitor, stop).await;
+    let result = Box::pin(attempt(session, plan, monitor, stop)).await;
     if let Err(BackupError::Open(error)) = &result {
         session.discard_if_damaged(error);
     }
@@ -290,10 +296,6 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     // Waiting may have taken a while, and the other run may have changed what is known.
     let sources = preflight::check(session, plan, monitor.as_ref())?;
     let id = RunId::random();
-    if let Some(database) = &plan.database {
-        // Asked before anything is written: a wrong password or a missing pg_dump stops the run here.
-        database.client.pg_dump_version().await?;
-    }
     let mut run = Run {
         session,
         plan,
@@ -307,12 +309,13 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         bit_rot: Vec::new(),
         doubtful: Vec::new(),
         inventory: None,
+        assets: None,
         slipped: 0,
         rehashed: None,
         settled: Settled::default(),
     };
     run.start().await?;
-    let ending = match run.work().await {
+    let ending = match Box::pin(run.work()).await {
         Ok(ending) => ending,
         Err(error) => {
             // Said so that nobody waits for this run; where even that fails, its silence says it.
@@ -384,6 +387,7 @@ impl Run<'_> {
             self.check_scope(&taken)?;
             self.keep(&mut taken).await?;
             self.inventory = Some(Arc::clone(&taken.inventory));
+            self.assets = Some(taken.assets);
             dump = Some((database, taken));
         }
         let mut unseen = self.store_all(self.plan.rehash).await?;
@@ -415,7 +419,7 @@ impl Run<'_> {
         self.archive(&unseen).await?;
         drop(unseen);
         if let Some((database, dump)) = dump {
-            match self.settle(database, dump).await? {
+            match Box::pin(self.settle(database, dump)).await? {
                 Some(settled) => self.settled = settled,
                 None => return self.interrupted().await,
             }
@@ -457,10 +461,11 @@ impl Run<'_> {
             exclude: self.scope.exclude.texts().to_vec(),
             dump: self.settled.dump.as_ref().map(|dump| dump.key.clone()),
             proof: self.settled.proof.clone(),
+            ignored: self.settled.ignored,
             doubtful_count: self.counts.doubtful,
             doubtful: self.doubtful.iter().map(ToString::to_string).collect(),
         };
-        self.commit(&[Fact::Snapshot(snapshot)]).await
+        self.commit(&[Fact::Snapshot(Box::new(snapshot))]).await
     }
 
     /// Stores a copy of the manifest when the log has grown enough since the last one. A copy that fails costs the next reader time,

@@ -173,7 +173,9 @@ fn told(error: &dyn std::error::Error) -> String {
 /// What a failed load says: the dump is not good, or it could not be tried.
 fn judged(error: LoadError) -> Result<String, DrillError> {
     let of_dump = match &error {
-        LoadError::Filter(_) | LoadError::NotWhole(_) | LoadError::Sql { .. } => true,
+        LoadError::Filter(_) | LoadError::NotWhole(_) => true,
+        // What has a remedy at the server (no room, a lock) is not the dump's fault.
+        LoadError::Sql { .. } => error.hint().is_none(),
         LoadError::Text(source) => matches!(
             source.downcast_ref::<StoredDumpError>(),
             Some(
@@ -357,10 +359,13 @@ impl Drill<'_> {
         self.report.as_text = loaded.as_text;
         self.report.left_out = loaded.left_out;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::CountRows, total_files: None, total_bytes: None });
-        let counted = load::count_rows(client).await.map_err(DrillError::Load)?;
+        let counted = load::count_rows(client, &loaded.rows).await.map_err(DrillError::Load)?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::CountRows });
         self.report.tables = counted.len() as u64;
         self.report.rows = counted.values().sum();
+        if counted.values().sum::<u64>() == 0 {
+            self.report.problem("the restored database has no rows at all".to_owned());
+        }
         for difference in load::differences(&loaded.rows, &counted) {
             self.report.problem(difference.to_string());
         }

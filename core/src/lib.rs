@@ -3,8 +3,8 @@
 //! This crate decides everything and shows nothing: it never prints, never reads the environment and never ends
 //! the process. What happened goes out as [`event::Event`]s through one [`event::Monitor`].
 //!
-//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`estimate`]) → [`library`], [`database`],
-//! [`repository`] → [`model`], [`event`], [`verdict`]. See `ARCHITECTURE.md`.
+//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`drill`], [`find`], [`prune`], [`estimate`]) → [`prove`], [`proof`],
+//! [`retention`] → [`library`], [`database`] → [`repository`] → [`model`], [`event`], [`verdict`]. See `ARCHITECTURE.md`.
 
 pub mod backup;
 pub mod budget;
@@ -16,9 +16,9 @@ pub mod event;
 pub mod find;
 pub mod library;
 pub mod model;
-pub mod prune;
 pub mod proof;
 pub mod prove;
+pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod retention;

@@ -60,10 +60,13 @@ pub fn prove<E: From<OutOfOrder>>(
         {
             return Err(OutOfOrder { earlier, later: thing.file }.into());
         }
-        while files.current.as_ref().is_some_and(|file| order(&file.file, &thing.file) == Ordering::Less) {
-            files.advance(&mut judge)?;
-        }
-        let here = files.current.as_ref().filter(|file| file.file == thing.file);
+        let here = loop {
+            match files.current.as_ref().map(|file| order(&file.file, &thing.file)) {
+                Some(Ordering::Less) => files.advance(&mut judge)?,
+                Some(Ordering::Equal) => break files.current.as_ref(),
+                Some(Ordering::Greater) | None => break None,
+            }
+        };
         files.is_named |= here.is_some();
         judge.named(&thing, here.filter(|file| !file.damaged))?;
         last = Some(thing.file);
@@ -151,7 +154,7 @@ impl<F> Judge<'_, F> {
         }
     }
 
-    fn know(&mut self, since: u64, key: &str) {
+    fn know<K: AsRef<str>>(&mut self, since: u64, key: impl Fn() -> K) {
         let known = self.looks.of(since, key);
         let ages = &mut self.proof.ages;
         ages.recorded.add(known.recorded);
@@ -187,7 +190,7 @@ where
                 match here {
                     Some(here) => {
                         self.proof.unprovable += 1;
-                        self.know(here.since, &here.key);
+                        self.know(here.since, || here.object_key());
                     }
                     None if thing.offline => self.offline(file, *asset),
                     None => self.missing(file, *asset, false),
@@ -225,14 +228,14 @@ where
         self.proof.assets += 1;
         if let Some(here) = here.filter(|here| here.sha1 == *sha1) {
             self.proof.proven += 1;
-            self.know(here.since, &here.key);
+            self.know(here.since, || here.object_key());
             return Ok(());
         }
         match (self.find)(sha1)? {
             Whereabouts::Stands { since, key } => {
                 self.proof.proven += 1;
                 self.proof.moved += 1;
-                self.know(since, &key);
+                self.know(since, || &key);
                 self.name(Verdict::Proven, Some(Thing::Asset), path, asset, false);
             }
             elsewhere => {

@@ -175,11 +175,13 @@ pub fn looks(manifest: &Manifest, now: Timestamp) -> Result<Looks, ManifestError
 /// # Errors
 /// The manifest or the inventory cannot be read, or `stop` was set.
 pub fn prove_at(manifest: &Manifest, sequence: u64, now: Timestamp, inventory: &Inventory, stop: &CancellationToken) -> Result<Proof, ProveError> {
-    let looks = looks(manifest, now)?;
-    let named = Pages::new(|after| if stop.is_cancelled() { Err(ProveError::Interrupted) } else { Ok(inventory.named_page(after)?) });
-    let outside = Pages::new(|after| Ok(inventory.outside_page(after)?));
-    let files = manifest.standing_files(sequence).map(|file| Ok(file?));
-    prove(named, outside, files, |sha1| Ok(manifest.content_with_sha1(sha1, sequence)?), &looks)
+    manifest.at_one_time(|| {
+        let looks = looks(manifest, now)?;
+        let named = Pages::new(|after| if stop.is_cancelled() { Err(ProveError::Interrupted) } else { Ok(inventory.named_page(after)?) });
+        let outside = Pages::new(|after| Ok(inventory.outside_page(after)?));
+        let files = manifest.standing_files(sequence).map(|file| Ok(file?));
+        prove(named, outside, files, |sha1| Ok(manifest.content_with_sha1(sha1, sequence)?), &looks)
+    })
 }
 
 /// Proves `snapshot` from its stored dump and the log alone.

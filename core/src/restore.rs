@@ -150,6 +150,20 @@ pub enum RestoreError {
     /// The database cannot be loaded.
     #[error("cannot restore the database")]
     Load(#[from] LoadError),
+    /// It was loaded, and then something went wrong.
+    #[error("the database was restored into {target} and is committed, but its rows could not be counted")]
+    Uncounted {
+        /// The database, as people call it.
+        target: String,
+        /// Why.
+        source: LoadError,
+    },
+    /// Somebody wrote to it between its dump and its replacement.
+    #[error("{target} was written to while it was dumped; nothing was changed")]
+    ChangedMeanwhile {
+        /// The database, as people call it.
+        target: String,
+    },
     /// What is in the database cannot be dumped before it is replaced.
     #[error("cannot dump what is in the database now, which has to be done before it is replaced; nothing was changed")]
     Save(#[from] DumpError),
@@ -185,10 +199,12 @@ impl RestoreError {
             Self::SamePlace { name } => Some(format!("nothing was changed; say --external {name}=PATH to put it elsewhere")),
             Self::Nested { .. } => Some("nothing was changed; take another target".to_owned()),
             Self::Busy { .. } => Some("wait until it has ended, or end it; nothing was changed by this one".to_owned()),
-            Self::Load(error) => return error.hint(),
-            Self::Save(error) => return error.hint().map(Into::into),
-            Self::Saved(error) => return error.hint().map(Into::into),
-            Self::Store(error) => return error.hint().map(Into::into),
+            Self::Load(error) => error.hint(),
+            Self::Uncounted { .. } => Some("the files are as they should be; compare the rows yourself, or load again with --replace".to_owned()),
+            Self::ChangedMeanwhile { .. } => Some("stop Immich's server, and whatever else uses the database, and run the same command again".to_owned()),
+            Self::Save(error) => error.hint().map(Into::into),
+            Self::Saved(error) => error.hint().map(Into::into),
+            Self::Store(error) => error.hint().map(Into::into),
             Self::NothingMatches => Some("`immich-backup ls` shows what the snapshot holds; `*` stops at `/`, `**` does not".to_owned()),
         }
     }

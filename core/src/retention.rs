@@ -147,6 +147,8 @@ pub enum Reason {
     Label(String),
     /// It is younger than the newest snapshot: its run is going on, or ended without one.
     NoSnapshotYet,
+    /// It was taken of what a restore replaced: nothing else has that.
+    BeforeRestore,
     /// It is known to be damaged: it does not count, and is not touched before someone has looked at it.
     Damaged,
 }
@@ -161,6 +163,7 @@ impl fmt::Display for Reason {
             Self::NewestSnapshot => f.write_str("newest snapshot"),
             Self::Label(label) => write!(f, "label `{}`", label.escape_debug()),
             Self::NoSnapshotYet => f.write_str("newer than the newest snapshot"),
+            Self::BeforeRestore => f.write_str("what a restore replaced"),
             Self::Damaged => f.write_str("damaged, not counted"),
         }
     }
@@ -340,6 +343,9 @@ pub fn plan(dumps: &[DumpRow], snapshots: &[SnapshotRow], damaged: &BTreeSet<Str
             if let Some(label) = snapshot.fact.label.as_deref().filter(|label| !label.is_empty() && !is_date(label)) {
                 give(place, Reason::Label(label.to_owned()));
             }
+        }
+        if dump.fact.before_restore {
+            give(place, Reason::BeforeRestore);
         }
         if last_snapshot.is_none_or(|last| dump.sequence > last) {
             give(place, Reason::NoSnapshotYet);

@@ -165,6 +165,7 @@ fn fact(dumped: &Dumped) -> DumpFact {
         server_version: Some(dumped.server.short_version().to_owned()),
         program_version: Some(dumped.program_version.clone()),
         rows: 0,
+        before_restore: false,
         without_data: dumped.without_data.clone(),
     }
 }
@@ -190,7 +191,7 @@ async fn a_dump_of_what_immich_wrote_loads_again_with_the_same_rows() {
     let known = client.server().await.unwrap();
     assert_eq!((known.major(), known.immich_version.as_deref(), known.is_superuser), (18, Some("3.1.0"), true));
     assert!(known.extensions_installed.contains("vector") && known.extensions_available.contains("cube"), "{known:?}");
-    assert_eq!(known.tables_in_public as usize, server.rows("immich").len());
+    assert_eq!(usize::try_from(known.tables_in_public), Ok(server.rows("immich").len()));
     assert!(known.database_bytes > 1 << 20 && known.may_create_in_database && known.owns_public && !known.is_standby);
     for compression in [Compression::Gzip, Compression::Zstd] {
         let mut tried = Try::new();
@@ -353,7 +354,7 @@ async fn a_pg_dump_that_was_killed_midway_is_never_taken_for_whole() {
     let kill = async {
         until("text", || !tried.text.lock().unwrap().is_empty()).await;
         let [pid] = children(&server, "pg_dump")[..] else { panic!("there is one pg_dump") };
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid.cast_signed()).unwrap(), rustix::process::Signal::KILL).unwrap();
         tried.hold.store(false, Ordering::SeqCst);
     };
     let (taken, ()) = tokio::join!(tried.take(&client), kill);
@@ -370,7 +371,8 @@ async fn a_pg_dump_that_was_killed_midway_is_never_taken_for_whole() {
     };
     let (taken, ()) = tokio::join!(tried.take(&client), end);
     let error = taken.unwrap_err();
-    assert!(error.to_string().contains("terminating connection"), "{error}");
+    // Whether the server's farewell still came through is a matter of luck.
+    assert!(matches!(&error, DumpError::Database(DatabaseError::Failed { code: 1, .. })) && !tried.spool().exists(), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

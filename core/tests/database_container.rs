@@ -92,7 +92,7 @@ async fn a_database_in_a_container_is_dumped_and_asked_by_its_own_programs() {
     assert_eq!((server.major(), server.user.as_str(), client.psql_version().await.unwrap().0), (18, "postgres", 18));
     it_loads_again(&client, &container).await;
     input_is_read_to_its_end(&client).await;
-    what_ends_early_ends_there_too(&client, &container).await;
+    what_ends_early_ends_there_too(&engine, &client, &container).await;
     what_is_wrong_is_told(&engine, &client, &container).await;
 }
 
@@ -138,21 +138,24 @@ async fn input_is_read_to_its_end(client: &Client) {
     assert_eq!(client.query("SELECT count(*) FROM x").await.unwrap(), "5000");
 }
 
-async fn what_ends_early_ends_there_too(client: &Client, container: &Container<'_>) {
+async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, container: &Container<'_>) {
     container.psql("immich", "CREATE TABLE noise AS SELECT repeat(md5(n::text), 32) FROM generate_series(1, 100000) AS n");
     let folder = tempfile::tempdir().unwrap();
     let (plan, monitor): (_, Arc<dyn Monitor>) = (plan(&folder.path().join("spool")), Arc::new(Silent));
     // Stopped: it has ended when `take` returns.
     let (reader, halt) = (Reader::default(), CancellationToken::new());
     reader.hold.store(true, Ordering::SeqCst);
+    let stopped_at = Mutex::new(None);
     let stop = async {
         reader.has_text().await;
         assert_eq!((running(container, "pg_dump"), connections(container).as_str()), (1, "1"));
+        *stopped_at.lock().unwrap() = Some(Instant::now());
         halt.cancel();
         reader.hold.store(false, Ordering::SeqCst);
     };
     let (taken, ()) = tokio::join!(take(client, &plan, || reader.sink(), &monitor, &halt), stop);
     assert!(matches!(taken.map(drop), Err(DumpError::Stopped)));
+    assert!(stopped_at.lock().unwrap().unwrap().elapsed() < Duration::from_secs(4), "it was waited for in vain");
     assert_eq!(running(container, "pg_dump"), 0);
     until("the end of the connection", || connections(container) == "0").await;
     // Dropped: it ends soon.
@@ -175,7 +178,8 @@ async fn what_ends_early_ends_there_too(client: &Client, container: &Container<'
                 assert_eq!(end_orphans(client, NAME).await.unwrap(), 1);
             } else {
                 let kill = "for process in /proc/[0-9]*; do [ \"$(cat $process/comm 2>/dev/null)\" != pg_dump ] || kill -9 ${process#/proc/}; done";
-                container.exec(&["sh", "-c", kill]);
+                // Not waited for: Docker tells of no end in this container before what `pg_dump` said is taken, which is held up here.
+                engine.docker(&["exec", "--detach", container.name(), "sh", "-c", kill]);
             }
             reader.hold.store(false, Ordering::SeqCst);
         };
@@ -234,6 +238,7 @@ async fn what_is_wrong_is_told(engine: &Engine, client: &Client, container: &Con
     let (taken, ()) = tokio::join!(take(client, &plan, || reader.sink(), &monitor, &halt), kill);
     let error = taken.map(drop).unwrap_err();
     assert!(matches!(&error, DumpError::Database(_)) && !folder.path().join("spool").exists(), "{error:?}");
+    until("the container's end", || container.state() == "exited").await;
     let error = open(options(engine, "immich_postgres")).await.unwrap_err();
     assert!(matches!(&error, DatabaseError::NotRunning { status, .. } if status == "exited") && error.hint().is_some(), "{error}");
 }

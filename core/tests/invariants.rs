@@ -84,7 +84,15 @@ fn uses_none_of(name: &str, others: &[&str], exceptions: &[(&str, &str)]) {
     }
 }
 
-const OPERATIONS: [&str; 4] = ["backup", "verify", "restore", "estimate"];
+/// What a person asks for.
+const OPERATIONS: [&str; 7] = ["backup", "verify", "restore", "drill", "find", "prune", "estimate"];
+
+/// What operations are made of: they may use one another, and nothing that they are used by.
+const PARTS: [&str; 3] = ["proof", "prove", "retention"];
+
+fn all_but(names: &[&'static str], but: &[&str]) -> Vec<&'static str> {
+    names.iter().chain(&OPERATIONS).chain(&PARTS).copied().filter(|name| !but.contains(name)).collect()
+}
 
 #[test]
 fn this_test_sees_every_way_to_name_a_module() {
@@ -138,15 +146,35 @@ fn the_model_uses_nothing_of_the_crate() {
 
 #[test]
 fn the_library_knows_nothing_of_a_repository_or_an_operation() {
-    uses_none_of("library", &["repository", "backup", "verify", "restore", "estimate"], &[]);
+    uses_none_of("library", &all_but(&["repository", "database"], &[]), &[]);
 }
 
 #[test]
 fn the_repository_knows_nothing_of_an_operation_and_of_the_library_only_what_a_path_means() {
     // The manifest keeps totals by class, and what class a path has is known to the layout alone.
-    uses_none_of("repository", &["backup", "verify", "restore", "estimate", "library"], &[("repository/manifest/apply.rs", "library")]);
+    uses_none_of("repository", &all_but(&["library", "database"], &[]), &[("repository/manifest/apply.rs", "library")]);
     let apply = &sources("src")["repository/manifest/apply.rs"];
     assert_eq!(apply.matches("crate::library").count(), apply.matches("crate::library::layout::class_of").count());
+}
+
+#[test]
+fn what_knows_postgresql_knows_nothing_of_an_operation() {
+    // A dump is sent to a store and read from it; what a derived file is, the layout knows.
+    uses_none_of("database", &all_but(&["backup"], &[]), &[]);
+}
+
+#[test]
+fn the_proof_and_the_retention_ask_nobody() {
+    // What they compare is handed to them: types of the inventory and the repository, and no connection to anything.
+    for part in ["proof", "retention"] {
+        uses_none_of(part, &all_but(&[], &[part]), &[]);
+        for (path, code) in module(part).into_iter().filter(|(path, _)| !path.ends_with("/tests.rs")) {
+            for word in ["async ", "rusqlite", "std::fs", "Timestamp::now", "Session", "dyn Store"] {
+                assert!(!code.contains(word), "{path} has `{word}`");
+            }
+        }
+    }
+    uses_none_of("prove", &OPERATIONS, &[]);
 }
 
 #[test]
@@ -160,11 +188,32 @@ fn no_operation_uses_another() {
 #[test]
 fn every_module_has_its_place() {
     // A new one at the top has to be given its rules here.
-    let known = ["backup", "budget", "durable", "estimate", "event", "library", "model", "repository", "restore", "task", "verify"];
+    let known = [
+        "backup",
+        "budget",
+        "database",
+        "drill",
+        "durable",
+        "estimate",
+        "event",
+        "find",
+        "library",
+        "model",
+        "proof",
+        "prove",
+        "prune",
+        "repository",
+        "restore",
+        "retention",
+        "task",
+        "verdict",
+        "verify",
+    ];
     let code = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let modules: Vec<_> = code.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')).collect();
     assert_eq!(modules, known);
-    uses_none_of("event", &["library", "repository", "backup", "verify", "restore", "estimate"], &[]);
+    uses_none_of("event", &all_but(&["library", "repository", "database"], &[]), &[]);
+    uses_none_of("verdict", &all_but(&["library", "repository", "database"], &[]), &[]);
 }
 
 #[test]

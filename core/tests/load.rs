@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures_util::stream;
-use immich_backup_core::database::filter::{FilterError, Head};
+use immich_backup_core::database::filter::{Filter, FilterError, FilterOptions, Head};
 use immich_backup_core::database::load::{LoadError, LoadOptions, LoadPlan, Loaded, clear, count_rows, differences, load, preflight, survey};
 use immich_backup_core::database::{Client, Connection};
 use immich_backup_core::event::{Event, Phase, Recorder, Silent};
@@ -108,7 +108,10 @@ async fn each_generation_is_loaded_whole_with_the_same_rows_in_every_table() {
         assert_eq!(recorder.events().last(), Some(&Event::PhaseFinished { phase: Phase::Load }));
         // Indexes, constraints and triggers are there too: as many as the dump has.
         let text = String::from_utf8(text).unwrap();
-        let made = text.matches("\nCREATE INDEX ").count() + text.matches("\nCREATE UNIQUE INDEX ").count() + text.matches(" PRIMARY KEY (").count() + text.matches(" UNIQUE (").count();
+        let made = text.matches("\nCREATE INDEX ").count()
+            + text.matches("\nCREATE UNIQUE INDEX ").count()
+            + text.matches(" PRIMARY KEY (").count()
+            + text.matches(" UNIQUE (").count();
         let indexes = server.psql(name, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'");
         assert_eq!(indexes.trim().parse::<usize>().unwrap(), made, "{name}");
     }
@@ -173,7 +176,10 @@ async fn a_database_that_is_not_empty_is_left_alone_or_replaced_in_one_transacti
     loaded(&client, &older.dump_text()).await.unwrap();
     let before = server.rows("immich");
     let error = loaded(&client, &newer.dump_text()).await.unwrap_err();
-    assert!(matches!(&error, LoadError::NotEmpty { there, .. } if there.contains(&"assets".to_owned()) && there.contains(&"system_metadata".to_owned())), "{error}");
+    assert!(
+        matches!(&error, LoadError::NotEmpty { there, .. } if there.contains(&"assets".to_owned()) && there.contains(&"system_metadata".to_owned())),
+        "{error}"
+    );
     assert!(error.to_string().contains(" more") && error.hint().unwrap().contains("--replace"), "{error}");
 
     let replace = LoadOptions { replace: true, ..LoadOptions::default() };
@@ -277,13 +283,37 @@ async fn a_load_that_is_stopped_leaves_nothing() {
     panic!("somebody is still connected");
 }
 
+/// A folder with a `psql` that says that it is of this version.
+fn pretending(server: &Postgres, version: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("psql");
+    let real = server.programs().join("psql");
+    std::fs::write(&program, format!("#!/bin/sh\n[ \"$1\" = --version ] && echo 'psql (PostgreSQL) {version}' && exit\nexec '{}' \"$@\"\n", real.display()))
+        .unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
 #[tokio::test]
-async fn commands_in_a_dump_do_nothing_with_a_new_and_with_an_old_psql() {
-    for server in [Postgres::start().unwrap(), Postgres::start_plain().unwrap()] {
+async fn a_psql_that_is_too_old_to_tell_statements_apart_is_refused() {
+    let server = Postgres::start_plain().unwrap();
+    let old = pretending(&server, "13.22");
+    let client = Client::local(Connection::parse(&server.url("postgres")).unwrap(), vec![old.path().to_owned()]);
+    let error = preflight(&client, &Head::default(), &LoadOptions::default()).await.unwrap_err();
+    assert!(matches!(error, LoadError::Psql { major: 13, minor: 22 }), "{error}");
+}
+
+#[tokio::test]
+async fn commands_in_a_dump_do_nothing_whether_psql_knows_restrict_or_not() {
+    for (server, version) in [(Postgres::start().unwrap(), None), (Postgres::start_plain().unwrap(), Some("15.13"))] {
         let Some(fixture) = Fixture::open(IMMICH_3) else { return };
         let text = String::from_utf8(fixture.dump_text()).unwrap();
         server.create_database("immich");
-        let client = client(&server, "immich");
+        let old = version.map(|version| pretending(&server, version));
+        let client = match &old {
+            Some(old) => Client::local(Connection::parse(&server.url("immich")).unwrap(), vec![old.path().to_owned()]),
+            None => client(&server, "immich"),
+        };
         let plan = planned(&client, text.as_bytes(), &as_text()).await.unwrap();
         let trap = trap();
         let touch = trap.display();
@@ -308,7 +338,11 @@ async fn commands_in_a_dump_do_nothing_with_a_new_and_with_an_old_psql() {
             assert_eq!(server.counts("immich").len(), 0, "{command}");
         }
         // Among rows it is a row like any other.
-        let row = text.replacen("COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n", &format!("COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n\\\\! touch {touch}\tx\n"), 1);
+        let row = text.replacen(
+            "COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n",
+            &format!("COPY public.kysely_migrations (name, \"timestamp\") FROM stdin;\n\\\\! touch {touch}\tx\n"),
+            1,
+        );
         assert_ne!(row, text);
         load(&client, &plan, pieces(row.as_bytes()), &Silent, &CancellationToken::new()).await.unwrap();
         assert_eq!(server.psql("immich", "SELECT count(*) FROM kysely_migrations WHERE name LIKE '%touch%'").trim(), "1");
@@ -341,4 +375,140 @@ async fn maintenance_is_over_after_a_load() {
             "table `system_metadata` has 3 rows, and the dump has 4",
         ]
     );
+}
+
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap() % limit
+    }
+}
+
+/// What a hostile dump may be made of, to have `psql` and the filter disagree on what is in quotes.
+const CRUMBS: [&str; 52] = [
+    "E'x'\n'\\''",
+    "E'x'--y\n'\\''",
+    "E'x'/**/'\\''",
+    "E'x'/**/\n'\\''",
+    "E'x'\n'",
+    "E'x'--\n'",
+    "E'x'/**/\n'",
+    "E'x' '",
+    "'",
+    "'",
+    "'",
+    "\"",
+    "E'",
+    "e'",
+    "U&'",
+    "N'",
+    "B'",
+    "xE'",
+    "1E'",
+    "$1E'",
+    "''",
+    "\\'",
+    "\\\\",
+    "\\",
+    "$$",
+    "$a$",
+    "$b$",
+    "$",
+    "$1",
+    "1$a$",
+    "a$b$",
+    "--",
+    "-- x",
+    "/*",
+    "*/",
+    "/",
+    "*",
+    "-",
+    "\n",
+    "\n",
+    "\r",
+    "\t",
+    " ",
+    " ",
+    "(",
+    ")",
+    ";",
+    "a",
+    "é",
+    "::text",
+    "\u{c}",
+    "||",
+];
+const BLOCKS: [&str; 7] = [" begin ", " atomic ", " end ", " case ", " select 1; ", " return 1 ", "; "];
+
+#[tokio::test]
+async fn whatever_the_filter_lets_pass_has_no_command_for_psql_in_it() {
+    let servers = [Postgres::start().unwrap(), Postgres::start_plain().unwrap()];
+    let trap = trap();
+    let touch = format!("\\! touch {}", trap.display());
+    let head = "--\n-- PostgreSQL database dump\n--\nCREATE TABLE public.asset (id uuid);\n";
+    let end = "\n--\n-- PostgreSQL database dump complete\n--\n";
+    let mut numbers = Numbers(0x5EED);
+    let (mut passed, mut with_trap) = (String::new(), 0);
+    for round in 0..400_000 {
+        let beginning =
+            ["COMMENT ON TABLE public.asset IS ", "CREATE FUNCTION f() RETURNS int LANGUAGE sql ", "CREATE OR REPLACE PROCEDURE f() ", ""][round % 4];
+        let mut text = beginning.to_owned();
+        for _ in 0..2 + numbers.below(12) {
+            match numbers.below(12) {
+                0 => text.push_str(&touch),
+                1 if round % 4 != 0 => text.push_str(BLOCKS[numbers.below(BLOCKS.len())]),
+                _ => text.push_str(CRUMBS[numbers.below(CRUMBS.len())]),
+            }
+        }
+        let mut filter = Filter::new(FilterOptions { server_version_num: 180_000, ..FilterOptions::default() });
+        let mut out = Vec::new();
+        let whole = format!("{head}{text};\n{end}");
+        if filter.feed(whole.as_bytes(), &mut out).is_ok() && filter.finish().is_ok() {
+            let out = String::from_utf8(out).unwrap();
+            let out = out.trim_start().strip_prefix("CREATE TABLE public.asset (id uuid);").unwrap().trim();
+            with_trap += usize::from(out.contains("touch"));
+            passed.push_str(out);
+            passed.push('\n');
+        }
+    }
+    assert!(with_trap > 500, "only {with_trap} of what passed has the trap in it");
+    for server in servers {
+        server.create_database("immich");
+        server.psql("immich", "CREATE TABLE public.asset (id uuid)");
+        let file = trap.with_file_name("passed.sql");
+        std::fs::write(&file, &passed).unwrap();
+        let run = || {
+            let mut psql = std::process::Command::new(server.programs().join("psql"));
+            psql.args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--file"]).arg(&file).arg(server.url("immich"));
+            psql.current_dir(file.parent().unwrap()).output().unwrap()
+        };
+        let ran = run();
+        // Most of it is no SQL; what matters is that nothing of it was a command.
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(said.contains("ERROR:"));
+        sprung(&file, &server);
+        for sign in ["invalid command", "backslash", "unterminated"] {
+            let line = said.lines().find(|line| line.contains(sign) && !line.contains("ERROR:"));
+            assert_eq!(line, None);
+        }
+        // The last statement is one that must work: nothing before it was left open.
+        std::fs::write(&file, format!("{passed}\nCREATE TABLE public.end_was_reached ();\n")).unwrap();
+        run();
+        assert_eq!(server.psql("immich", "SELECT count(*) FROM pg_tables WHERE tablename = 'end_was_reached'").trim(), "1");
+        sprung(&file, &server);
+    }
+    std::fs::remove_dir_all(trap.parent().unwrap()).unwrap();
+}
+
+/// Nothing but the file that `psql` ran may be in its folder: where a trap is sprung, what follows it makes up names.
+#[track_caller]
+fn sprung(file: &std::path::Path, server: &Postgres) {
+    let left: Vec<_> = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path != file).collect();
+    assert!(left.is_empty(), "{}: {left:?}", server.programs().display());
 }

@@ -122,6 +122,7 @@ impl Fixture {
             server_version: None,
             program_version: None,
             rows: 0,
+            before_restore: false,
             without_data: Vec::new(),
         };
         change(&mut dump);
@@ -132,7 +133,7 @@ impl Fixture {
         let mut facts = vec![Fact::RunStarted(started), Fact::Dump(dump.clone())];
         session.commit(Some(run), &facts, &Silent).await.unwrap();
         facts.clear();
-        facts.push(Fact::Snapshot(immich_backup_core::repository::log::SnapshotFact { dump: Some(dump.key), ..snapshot }));
+        facts.push(Fact::Snapshot(Box::new(immich_backup_core::repository::log::SnapshotFact { dump: Some(dump.key), ..snapshot })));
         session.commit(Some(run), &facts, &Silent).await.unwrap();
         run
     }
@@ -316,7 +317,7 @@ async fn the_proof_that_was_recorded_is_compared_with() {
     let recorded = Proof { missing: 1, proven: 92, ..proof.clone() };
     let run = RunId::random();
     let snapshot = immich_backup_core::repository::log::SnapshotFact { proof: Some(recorded.clone()), ..latest };
-    session.commit(Some(run), &[Fact::RunStarted(started), Fact::Snapshot(snapshot)], &Silent).await.unwrap();
+    session.commit(Some(run), &[Fact::RunStarted(started), Fact::Snapshot(Box::new(snapshot))], &Silent).await.unwrap();
     drop(session);
     let report = fixture.report("latest", "state", &silent()).await.unwrap();
     assert_eq!(report.recorded, Some(recorded));

@@ -39,7 +39,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(root: &Path, says: Option<bool>, left: u64) -> Arc<dyn Store> {
+    fn store(root: &Path, says: Option<bool>, left: u64) -> Arc<dyn Store> {
         Arc::new(Self { inner: DirectoryStore::new(root), says, left: AtomicU64::new(left), intruder: tokio::sync::Mutex::default() })
     }
 
@@ -131,6 +131,7 @@ async fn dump(session: &mut Session, at: &str, proof: Option<Proof>, label: Opti
         server_version: None,
         program_version: None,
         rows: 1,
+        before_restore: false,
         without_data: Vec::new(),
     };
     let snapshot = SnapshotFact {
@@ -150,10 +151,11 @@ async fn dump(session: &mut Session, at: &str, proof: Option<Proof>, label: Opti
         exclude: Vec::new(),
         dump: Some(key.to_string()),
         proof,
+        ignored: 0,
         doubtful_count: 0,
         doubtful: Vec::new(),
     };
-    session.commit(Some(run), &[Fact::Dump(dump), Fact::Snapshot(snapshot)], &Silent).await.unwrap();
+    session.commit(Some(run), &[Fact::Dump(dump), Fact::Snapshot(Box::new(snapshot))], &Silent).await.unwrap();
     key.to_string()
 }
 
@@ -256,7 +258,7 @@ async fn a_plan_changes_nothing() {
 async fn where_the_credentials_may_not_delete_nothing_is_written() {
     let world = with_dumps(4).await;
     let before = contents(&world.repository);
-    let error = prune_with(&world, Guarded::new(&world.repository, Some(false), 9), "state", &last("1")).await.unwrap_err();
+    let error = prune_with(&world, Guarded::store(&world.repository, Some(false), 9), "state", &last("1")).await.unwrap_err();
     assert!(matches!(error, PruneError::NotPermitted { .. }), "{error}");
     assert!(error.hint().unwrap().contains("credentials"));
     assert_eq!(contents(&world.repository), before);
@@ -265,7 +267,7 @@ async fn where_the_credentials_may_not_delete_nothing_is_written() {
 #[tokio::test]
 async fn what_a_prune_left_behind_is_removed_by_the_next() {
     let world = with_dumps(6).await;
-    let error = prune_with(&world, Guarded::new(&world.repository, None, 1), "state", &last("2")).await.unwrap_err();
+    let error = prune_with(&world, Guarded::store(&world.repository, None, 1), "state", &last("2")).await.unwrap_err();
     assert!(matches!(error, PruneError::Remove(StoreError::Denied { .. })), "{error}");
     assert_eq!(days(&world).len(), 5, "one was removed before the store refused");
     // Whoever comes next need not be on the same machine, nor have the same policy.
@@ -312,7 +314,7 @@ async fn a_fresh_state_folder_comes_to_the_same() {
 #[tokio::test]
 async fn a_copy_of_the_manifest_keeps_what_was_pruned() {
     let world = with_dumps(6).await;
-    prune_with(&world, Guarded::new(&world.repository, None, 1), "state", &last("2")).await.unwrap_err();
+    prune_with(&world, Guarded::store(&world.repository, None, 1), "state", &last("2")).await.unwrap_err();
     // The log has grown by a tenth: this run stores a copy.
     for number in 0..5 {
         world.write(&format!("upload/u0/more-{number}.jpg"), &noise(77 + number, 900));
@@ -589,7 +591,7 @@ async fn what_was_stored_in_an_object_that_was_given_up_is_not_taken_away() {
     world.remove("thumbs/u/a.webp");
     world.back_up().await;
     // It dies after the log, before the object; then another machine finds the object in its way and adopts it.
-    prune_with(&world, Guarded::new(&world.repository, None, 0), "state", &derived()).await.unwrap_err();
+    prune_with(&world, Guarded::store(&world.repository, None, 0), "state", &derived()).await.unwrap_err();
     writing(&world, "other").await.commit(None, &[fact], &Silent).await.unwrap();
     let report = prune_from(&world, "state", &derived()).await;
     assert_eq!((report.removed, report.needed, report.missed), (0, 1, 0));
@@ -624,7 +626,7 @@ async fn the_end_of_a_run_prunes_where_it_may_and_is_silent_where_it_may_not() {
     let world = with_dumps(6).await;
     let stop = CancellationToken::new();
     let policy = Policy::from_retention_text("2").unwrap();
-    let mut session = world.writing(Guarded::new(&world.repository, Some(false), 9), "state").await.unwrap();
+    let mut session = world.writing(Guarded::store(&world.repository, Some(false), 9), "state").await.unwrap();
     let before = contents(&world.repository);
     let nothing = prune::after_run(&mut session, &Policy::default(), &TimeZone::UTC, &Silent, &stop).await.unwrap();
     assert_eq!(nothing, AfterRun::Nothing);

@@ -7,6 +7,11 @@ use exif::experimental::Writer;
 use exif::{Field, In, Rational, Tag, Value};
 use jiff::civil::DateTime;
 
+/// Who made the camera.
+pub(crate) const MAKE: &str = "Sample Optics";
+/// The camera.
+pub(crate) const MODEL: &str = "Landscape One";
+
 /// The facts about one photo.
 pub(crate) struct Shot {
     /// In UTC.
@@ -18,12 +23,34 @@ pub(crate) struct Shot {
     pub(crate) place: bool,
 }
 
+impl Shot {
+    /// Along the Baltic coast, a little further for each photo: seconds of an arc, times 60.
+    fn further(&self) -> u32 {
+        self.number % 3600
+    }
+
+    /// Latitude and longitude in degrees, for a camera that knew them.
+    pub(crate) fn place(&self) -> (f64, f64) {
+        let [north, east] = [(54 * 60 + 26), (12 * 60 + 41)].map(|minutes| f64::from(minutes * 3600 + self.further()) / 216_000.0);
+        (north, east)
+    }
+
+    /// Stars, 1 to 5.
+    pub(crate) fn rating(&self) -> u32 {
+        self.number % 5 + 1
+    }
+
+    pub(crate) fn description(&self) -> String {
+        format!("Photo {}, seen on a walk", self.number + 1)
+    }
+}
+
 /// The EXIF of a photo, as it goes into the JPEG.
 pub(crate) fn exif(shot: &Shot) -> anyhow::Result<Vec<u8>> {
     let time = shot.taken.strftime("%Y:%m:%d %H:%M:%S").to_string();
     let mut values = vec![
-        (Tag::Make, text("Sample Optics")),
-        (Tag::Model, text("Landscape One")),
+        (Tag::Make, text(MAKE)),
+        (Tag::Model, text(MODEL)),
         (Tag::Orientation, Value::Short(vec![1])),
         (Tag::XResolution, ratios(&[(72, 1)])),
         (Tag::YResolution, ratios(&[(72, 1)])),
@@ -44,8 +71,7 @@ pub(crate) fn exif(shot: &Shot) -> anyhow::Result<Vec<u8>> {
         (Tag::FocalLength, ratios(&[(35, 1)])),
     ];
     if shot.place {
-        // Along the Baltic coast, a little further for each photo.
-        let seconds = shot.number % 3600;
+        let seconds = shot.further();
         values.push((Tag::GPSVersionID, Value::Byte(vec![2, 3, 0, 0])));
         values.push((Tag::GPSLatitudeRef, text("N")));
         values.push((Tag::GPSLatitude, ratios(&[(54, 1), (26, 1), (seconds, 60)])));
@@ -73,7 +99,7 @@ pub(crate) fn sidecar(shot: &Shot) -> String {
     xmlns:xmp="http://ns.adobe.com/xap/1.0/">
    <dc:description>
     <rdf:Alt>
-     <rdf:li xml:lang="x-default">Photo {number}, seen on a walk</rdf:li>
+     <rdf:li xml:lang="x-default">{description}</rdf:li>
     </rdf:Alt>
    </dc:description>
    <xmp:Rating>{rating}</xmp:Rating>
@@ -83,8 +109,8 @@ pub(crate) fn sidecar(shot: &Shot) -> String {
 <?xpacket end="w"?>
 "#,
         bom = '\u{feff}',
-        number = shot.number + 1,
-        rating = shot.number % 5 + 1,
+        description = shot.description(),
+        rating = shot.rating(),
     )
 }
 

@@ -249,9 +249,9 @@ impl Owner {
         found.lines().find_map(owner).map(Some).ok_or_else(|| io::Error::other("there is neither a user `postgres` nor a user `nobody`"))
     }
 
-    /// For `setpriv`. The right to pass by permissions stays: the programs may be below a folder that only root may enter.
+    /// For `setpriv`. The right to pass by permissions stays, for `access(2)` too: the programs may be below a folder that only root may enter.
     fn privileges(&self) -> Vec<String> {
         let who = [format!("--reuid={}", self.user), format!("--regid={}", self.group), "--clear-groups".to_string()];
-        who.into_iter().chain(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"].map(String::from)).collect()
+        who.into_iter().chain(["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"].map(String::from)).collect()
     }
 }

@@ -34,7 +34,7 @@ fn both_fixtures_load_whole_and_a_copy_of_one_has_the_same_rows() {
         assert_eq!(table("user", "users"), Some(fixture.expected.users.len() as u64));
         let rows = server.rows(database);
         assert_eq!(rows.iter().map(|(table, rows)| (table.clone(), rows.len() as u64)).collect::<BTreeMap<_, _>>(), counts);
-        assert!(server.connections(database).is_empty());
+        server.wait_until_alone(database, Duration::from_secs(20));
 
         let dump = Command::new(server.programs().join("pg_dump")).arg(server.url(database)).output().unwrap();
         assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));

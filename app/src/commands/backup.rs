@@ -1,19 +1,19 @@
 use crate::app::{App, Outcome};
 use crate::config::UsageError;
+use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
-use crate::database::{self, Said, Wanted};
 use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
 use immich_backup_core::event::Event;
-use immich_backup_core::prune::{self, AfterRun};
-use immich_backup_core::retention::Policy;
 use immich_backup_core::library::scope::Scope;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root};
+use immich_backup_core::prune::{self, AfterRun};
 use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::{OpenError, Repository, Session};
+use immich_backup_core::retention::Policy;
 use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use immich_backup_core::verify;
 use jiff::Timestamp;
@@ -43,6 +43,11 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
     if app.settings.switch("dry-run")? {
+        if let Some(database) = &plan.database {
+            let (server, (major, minor)) = (database.client.server().await?, database.client.pg_dump_version().await?);
+            let size = screen::bytes(server.database_bytes);
+            screen::print_error(&format!("would dump {} ({size}, PostgreSQL {}) by pg_dump {major}.{minor}", database.client.target(), server.short_version()));
+        }
         let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
         return Ok(outcome(&report, &After { without_database, ..After::default() }, started.elapsed()));
     }
@@ -85,7 +90,10 @@ async fn prune_dumps(app: &App, session: &mut Session, policy: &Policy) -> u64 {
         Ok(AfterRun::Nothing) => return 0,
         Ok(AfterRun::Done(report)) => return report.removed,
         Ok(AfterRun::NotPermitted { dumps }) => {
-            format!("{} older dumps may go by --database-keep, and these credentials may not delete: run `immich-backup prune` with others now and then", dumps.files)
+            format!(
+                "{} older dumps may go by --database-keep, and these credentials may not delete: run `immich-backup prune` with others now and then",
+                dumps.files
+            )
         }
         Ok(AfterRun::Postponed { who }) => format!("older dumps were not removed: another run has the repository: {who}"),
         Err(error) => format!("older dumps could not be removed: {error}"),
@@ -102,7 +110,9 @@ async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()>
     // A repository that was never listed is as unseen as its first snapshot is old.
     let Some(since) = last.or(first) else { return Ok(()) };
     let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
-    if age > max_unseen {
+    // Another machine may be at it: what is found would go into the log beside its run, which a store without conditions cannot keep apart.
+    let others = session.manifest.runs(1)?.into_iter().any(|run| run.outcome.is_none() && run.writer != session.writer);
+    if age > max_unseen && !others {
         let plan = verify::Plan { depth: verify::Depth::Listing, workers: app.workers()?, record: true };
         let report = verify::run(session, plan, app.monitor.as_ref(), &app.stop).await?;
         if report.lost > 0 {
@@ -211,7 +221,8 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         lines.push(format!("  {:<10} {} files are not what Immich recorded of them:", "DAMAGED", screen::count(*doubtful)));
         lines.extend(named(report.doubtful.iter().map(ToString::to_string)));
         lines.push(
-            "             each is stored beside the good version, which stays; bring that back with `restore --path FILE --to DIR`, and put it in its place".to_owned(),
+            "             each is stored beside the good version, which stays; bring that back with `restore --path FILE --to DIR`, and put it in its place"
+                .to_owned(),
         );
     }
     if let Some(proof) = &report.proof {
@@ -226,8 +237,18 @@ pub(super) fn proof_lines(proof: &Proof) -> Vec<String> {
     let mut lines = Vec::new();
     let kinds = [
         (Verdict::Missing, "MISSING", proof.missing + proof.companions.missing, "files that the database names are not there"),
-        (Verdict::Mismatched, "MISMATCHED", proof.mismatched, "files do not have the SHA-1 that Immich recorded, and the right content was never seen"),
-        (Verdict::Outside, "outside", proof.outside, "assets lie in external libraries that were not included (--external NAME=DIR:SERVER_DIR, or --external-ignore NAME)"),
+        (
+            Verdict::Mismatched,
+            "MISMATCHED",
+            proof.mismatched,
+            "files do not have the SHA-1 that Immich recorded, and the right content does not stand in the snapshot",
+        ),
+        (
+            Verdict::Outside,
+            "outside",
+            proof.outside,
+            "assets lie in external libraries that were not included (--external NAME=DIR:SERVER_DIR, or --external-ignore NAME)",
+        ),
         (Verdict::Untracked, "untracked", proof.untracked, "files that no row of the database names (stored all the same)"),
     ];
     for (verdict, name, count, what) in kinds {

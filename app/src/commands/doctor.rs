@@ -1,5 +1,6 @@
 use crate::access;
 use crate::app::{App, Outcome};
+use crate::database::{self, Said, Wanted};
 use crate::exit::{Exit, Failure};
 use crate::screen;
 use immich_backup_core::library::{layout, walk};
@@ -67,6 +68,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     for external in super::externals(app)? {
         checks.push(check_folder(&format!("external {}", external.name), &external.path));
     }
+    checks.extend(check_database(app).await);
     checks.extend(check_repository(app).await);
     let exit = checks.iter().find_map(|check| if let State::Bad(exit) = check.state { Some(exit) } else { None }).unwrap_or(Exit::Done);
     let text: Vec<_> = checks.iter().map(Check::line).collect();
@@ -93,6 +95,33 @@ fn check_library(library: &Path) -> Vec<Check> {
         Check::good("markers", "all six folders have their .immich marker")
     } else {
         Check::doubtful("markers", format!("missing: {}; Immich since 1.115 writes them at start: is all of it mounted?", missing.join(", ")))
+    });
+    checks
+}
+
+/// Whether the database can be reached and dumped, and whether a drill could be held here.
+async fn check_database(app: &App) -> Vec<Check> {
+    let client = match database::wanted(app, Said::Anywhere).await {
+        Ok(Wanted::Database(client)) => client,
+        Ok(Wanted::Refused) => return vec![Check::doubtful("database", "left out (--no-database): files alone do not bring Immich back")],
+        Ok(Wanted::Unsaid) => return vec![Check::doubtful("database", "not given: say --database URL or --database-container NAME")],
+        Err(error) => return vec![Check::bad("database", error)],
+    };
+    let server = match client.server().await {
+        Ok(server) => server,
+        Err(error) => return vec![Check::bad("database", error)],
+    };
+    let immich = server.immich_version.as_ref().map_or_else(|| "no version of Immich in it".to_owned(), |version| format!("Immich {version}"));
+    let size = screen::bytes(server.database_bytes);
+    let found = format!("{}, PostgreSQL {}, {immich}, {size}", client.target(), server.short_version());
+    let mut checks = vec![if server.immich_version.is_some() { Check::good("database", found) } else { Check::doubtful("database", found) }];
+    checks.push(match client.pg_dump_version().await {
+        Ok((major, minor)) if major == server.major() => Check::good("pg_dump", format!("{major}.{minor}")),
+        Ok((major, minor)) => {
+            let remedy = format!("its dumps may not load into a server of version {0}; install postgresql-client-{0}", server.major());
+            Check::doubtful("pg_dump", format!("{major}.{minor}, newer than the server: {remedy}"))
+        }
+        Err(error) => Check::bad("pg_dump", error),
     });
     checks
 }

@@ -23,8 +23,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let target = match database::wanted(app, Said::OnCommandLine).await? {
         Wanted::Database(client) => DrillTarget::Scratch(*client),
         Wanted::Unsaid | Wanted::Refused => {
-            let owner = rustix::process::geteuid().is_root().then(|| database::account("postgres")).flatten();
-            DrillTarget::Local { folders: database::programs(&app.settings), parent: std::env::temp_dir(), owner }
+            // As root, it is run by `nobody`: the account `postgres` may own a live server's data.
+            DrillTarget::Local { folders: database::programs(&app.settings), parent: std::env::temp_dir(), owner: None }
         }
     };
     let record = app.settings.text("until").is_none();

@@ -89,13 +89,17 @@ fn dump_line(dump: &PlannedDump) -> String {
     format!("  {verb}  {name}  {:>12}  {:>10}  {why}", screen::age(dump.taken_at), screen::bytes(dump.size_bytes))
 }
 
+fn snapshots(count: u64) -> String {
+    format!("{} old snapshot{}", screen::count(count), if count == 1 { "" } else { "s" })
+}
+
 /// Snapshots that are named on the screen; JSON has more.
 const SNAPSHOTS_SHOWN: usize = 10;
 
 fn derived_lines(derived: &Derived) -> Vec<String> {
     let mut lines = vec![format!("  {:<24} {}", "derived files to remove", amount(derived.objects))];
     if derived.snapshots > 0 {
-        lines.push(format!("  {} old snapshots will lack files that Immich can make again:", screen::count(derived.snapshots)));
+        lines.push(format!("  {} will lack files that Immich can make again:", snapshots(derived.snapshots)));
         let shown = derived.lacking.iter().take(SNAPSHOTS_SHOWN);
         lines.extend(shown.map(|lacking| format!("    {}  {:.0}  {}", lacking.id.short(), lacking.taken_at, screen::tally(lacking.files))));
         let more = derived.snapshots.saturating_sub(SNAPSHOTS_SHOWN as u64);
@@ -122,9 +126,8 @@ fn text(exit: Exit, report: &Report) -> String {
         lines.push(format!("  {} of these were gone already; the next `backup` stores their content again", screen::count(report.missed)));
     }
     if let Some(derived) = report.plan.derived.as_ref().filter(|derived| derived.snapshots > 0) {
-        let (files, snapshots) = (screen::count(derived.files.files), screen::count(derived.snapshots));
-        lines
-            .push(format!("  {snapshots} old snapshots come back without {files} versions of files that Immich can make again; all else in them is as it was"));
+        let (files, snapshots) = (screen::count(derived.files.files), snapshots(derived.snapshots));
+        lines.push(format!("  {snapshots} will come back without {files} versions of files that Immich can make again; all else is as it was"));
     }
     lines.join("\n")
 }

@@ -13,7 +13,7 @@ use immich_backup_core::repository::manifest::{Selector, SnapshotRow};
 use immich_backup_core::restore::{self, DatabasePlan, DatabaseReport, DumpSource, Plan, Prepared, PreparedDatabase, Preview, Report, RestoreError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Restores.
@@ -21,7 +21,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let database = wanted_database(app).await?;
     let Some(to) = app.settings.text("to").map(PathBuf::from) else {
         return match database {
-            Some(client) => database_alone(app, client).await,
+            Some(client) => Box::pin(database_alone(app, client)).await,
             None => Err(UsageError("say --to DIR, or --database URL, or both".to_owned()).into()),
         };
     };
@@ -118,10 +118,15 @@ async fn prepare_database(app: &App, session: &Session, snapshot: &SnapshotRow, 
         return Err(UsageError("--replace writes to the repository, and --until only reads".to_owned()).into());
     }
     let source = match app.settings.text("dump-file") {
+        Some(key) if key.starts_with("database/") && !Path::new(key).exists() => match session.manifest.dump(key)? {
+            Some(dump) if !dump.pruned => DumpSource::Object(dump.fact),
+            _ => return Err(UsageError(format!("--dump-file `{key}`: there is no such file, and no such dump in the repository")).into()),
+        },
         Some(path) => DumpSource::File(PathBuf::from(path)),
         None => DumpSource::Object(prove::dump_of(&session.manifest, snapshot)?),
     };
-    Ok(restore::prepare_database(session, DatabasePlan { client, source, replace }, app.monitor.as_ref()).await?)
+    let database_in_dump = app.settings.text("database-in-dump").map(str::to_owned);
+    Ok(restore::prepare_database(session, DatabasePlan { client, source, replace, database_in_dump }, app.monitor.as_ref()).await?)
 }
 
 async fn database_alone(app: &App, client: Client) -> anyhow::Result<Outcome> {
@@ -172,7 +177,7 @@ fn database_text(report: &DatabaseReport) -> String {
     }];
     lines.extend(report.differ.iter().map(|differ| format!("  {differ}")));
     if let Some(saved) = &report.saved {
-        lines.push(format!("  what was there before is in {}", saved.key));
+        lines.push(format!("  what was there before is kept; `restore --dump-file {} --replace` and the same database bring it back", saved.key));
     }
     if report.loaded.maintenance_cleared {
         lines.push("  the dump was taken in Immich's maintenance mode, which is over now".to_owned());

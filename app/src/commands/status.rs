@@ -3,7 +3,7 @@ use crate::exit::Exit;
 use crate::screen;
 use immich_backup_core::repository::log::DrillOutcome;
 use immich_backup_core::repository::manifest::Verification;
-use immich_backup_core::verdict::Age;
+use immich_backup_core::verdict::{Age, Ages};
 use jiff::Timestamp;
 use serde_json::json;
 use std::time::Duration;
@@ -41,10 +41,15 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     let doubtful = latest.as_ref().map_or(0, |snapshot| snapshot.fact.doubtful_count);
     if doubtful > 0 {
-        problems.push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
+        problems
+            .push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
     }
-    // What was left out on purpose did not count when the snapshot was taken, and is not known here.
-    let unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing);
+    let ignored = latest.as_ref().map_or(0, |snapshot| snapshot.fact.ignored);
+    let mut unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing + proof.outside.saturating_sub(ignored));
+    if with_database && proof.is_none() {
+        problems.push("the newest dump is not one of Immich: is the name of the database right?".to_owned());
+        unproven = 1;
+    }
     if let Some(proof) = proof.filter(|_| unproven > 0) {
         problems.push(format!("the newest snapshot lacks something: {}", proof.headline()));
     }
@@ -71,7 +76,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         problems.push(format!("the last run {}{reason}", run.outcome.as_deref().unwrap_or_default()));
     }
     if damaged > 0 {
-        problems.push(format!("{damaged} objects are damaged; the next backup stores them again from the library"));
+        problems.push(format!("{damaged} objects are damaged; the next backup stores again what the library still has of them"));
     }
     let missing = latest.as_ref().map_or(0, |snapshot| snapshot.fact.unread_count);
     if missing > 0 {
@@ -84,7 +89,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     };
     let mut lines = vec![if problems.is_empty() { "sound, as far as was looked".to_owned() } else { format!("NOT WELL: {}", problems.join("; ")) }];
     if let Some(proof) = proof {
-        lines.insert(0, proof.headline());
+        let damage = if damaged > 0 { " at the backup; objects were found damaged since" } else { "" };
+        lines.insert(0, format!("{}{damage}", proof.headline()));
     }
     lines.extend(remarks.iter().map(|remark| format!("  warning        {remark}")));
     lines.push(format!("  repository     {} ({})", session.repository.store.url(), session.repository.id));
@@ -93,10 +99,15 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         lines.push(format!("  it holds       {}", screen::tally(snapshot.fact.totals.all())));
     }
     if let Some(proof) = proof {
-        let age = |age: &Age| age.oldest.map_or_else(|| "none".to_owned(), |at| format!("{} assets, the oldest {}", screen::count(age.assets), screen::age(at)));
-        lines.push(format!("  recorded       {}", age(&proof.ages.recorded)));
-        lines.push(format!("  seen in lists  {}", age(&proof.ages.listed)));
-        lines.push(format!("  read back      {}", age(&proof.ages.read)));
+        // As of the backup; what was looked at since stands below.
+        let Ages { recorded, listed, read } = proof.ages;
+        let known = |age: Age| screen::count(age.assets);
+        lines.push(format!(
+            "  at the backup  {} assets recorded, {} of them seen in a listing by then, {} read back",
+            known(recorded),
+            known(listed),
+            known(read)
+        ));
     }
     if let Some(drill) = &drill {
         let outcome = match drill.fact.outcome {

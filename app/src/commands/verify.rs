@@ -34,7 +34,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     } else {
         None
     };
-    Ok(outcome(&report, proof.as_ref()))
+    let ignored = reading.session.manifest.select(&selector).map_or(0, |snapshot| snapshot.fact.ignored);
+    Ok(outcome(&report, proof.as_ref(), ignored))
 }
 
 fn proof_lines(report: &prove::Report) -> Vec<String> {
@@ -53,17 +54,17 @@ fn proof_lines(report: &prove::Report) -> Vec<String> {
     lines
 }
 
-fn outcome(report: &Report, proof: Option<&prove::Report>) -> Outcome {
+fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outcome {
     let exit = match report {
         Report { lost: 1.., .. } | Report { new: 1.., .. } => Exit::Damaged,
         Report { interrupted: true, .. } => Exit::Interrupted,
-        // What was left out on purpose is not known here: it was weighed when the snapshot was taken.
-        _ if proof.is_some_and(|proof| !proof.proof.is_complete_inside()) => Exit::Incomplete,
+        _ if proof.is_some_and(|proof| !proof.proof.is_complete_inside() || proof.proof.outside > ignored) => Exit::Incomplete,
         _ => Exit::Done,
     };
     let mut lines = vec![match exit {
         Exit::Damaged => format!("DAMAGE: {} objects are not as they should be, {} of them hold what is stored nowhere else", report.damaged, report.lost),
         Exit::Interrupted => "interrupted before the end: what was looked at is whole".to_owned(),
+        Exit::Incomplete => "every object is as it should be, but the backup lacks what is named above".to_owned(),
         _ => "sound".to_owned(),
     }];
     if let Some(proof) = proof {

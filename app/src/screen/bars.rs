@@ -108,7 +108,11 @@ impl Monitor for Bars {
                 }
                 current.know_bytes(bytes);
             }
-            Event::BytesSent { bytes } | Event::DumpRead { bytes } | Event::DumpLoaded { bytes } if current.by_bytes => drop(current.bar.as_ref().map(|bar| bar.inc(bytes))),
+            Event::BytesSent { bytes } | Event::DumpRead { bytes } | Event::DumpLoaded { bytes } if current.by_bytes => {
+                if let Some(bar) = &current.bar {
+                    bar.inc(bytes);
+                }
+            }
             Event::ObjectChecked { size_bytes } => drop(current.bar.as_ref().map(|bar| bar.inc(if current.by_bytes { size_bytes } else { 1 }))),
             Event::EntriesApplied { .. } => drop(current.bar.as_ref().map(|bar| bar.inc(1))),
             _ => {}

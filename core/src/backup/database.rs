@@ -50,6 +50,7 @@ pub(super) struct InHand {
     whole: Whole,
     form: Form,
     is_immich: bool,
+    pub(super) assets: u64,
     pub(super) inventory: Arc<Mutex<Inventory>>,
     _scratch: Scratch,
 }
@@ -129,7 +130,20 @@ impl Run<'_> {
         };
         let (path, locations) = (scratch.0.clone(), self.locations(database));
         let names = || Ok(Names(Builder::create(&path, locations.clone())?));
-        let (mut dumped, names) = match dump::take(&database.client, &plan, names, self.monitor, self.stop).await {
+        let mut spool = spool;
+        let mut streamed_to = streamed_to;
+        let mut taken = dump::take(&database.client, &plan, &names, self.monitor, self.stop).await;
+        if let Err(DumpError::SpoolFull { folder, .. }) = &taken {
+            // It is larger than the last one let expect.
+            let message = format!("no room left for the dump in `{}`: it is taken once more, and sent as it comes", folder.display());
+            self.monitor.emit(Event::Warned { message });
+            spool = None;
+            let (key, attributes) = self.streamed(database, &server, server.database_bytes).await;
+            streamed_to = Some(key.clone());
+            let destination = Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes };
+            taken = dump::take(&database.client, &DumpPlan { destination, ..plan }, &names, self.monitor, self.stop).await;
+        }
+        let (mut dumped, names) = match taken {
             Err(DumpError::Stopped) => return Ok(None),
             other => other?,
         };
@@ -160,6 +174,7 @@ impl Run<'_> {
             whole: Whole { dumped, compression: database.compression, immich_version, rows: summary.rows_total },
             form,
             is_immich: summary.is_immich,
+            assets: summary.assets,
             inventory: Arc::new(Mutex::new(inventory)),
             _scratch: scratch,
         }))
@@ -194,10 +209,15 @@ impl Run<'_> {
         }
         let message = format!("no room for the dump in the state folder ({free} bytes left, {wanted} wanted): it is sent while it is taken");
         self.monitor.emit(Event::Warned { message });
+        let (key, attributes) = self.streamed(database, server, wanted).await;
+        Ok((Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes }, None))
+    }
+
+    /// Under what name, and as what, a dump is sent that is not yet whole.
+    async fn streamed(&self, database: &Database, server: &Server, size_bytes: u64) -> (Key, Attributes) {
         let version = self.immich_version(database, server.immich_version.clone()).await;
         let key = Key::dump(Timestamp::now(), version.as_deref().unwrap_or("unknown"), database.compression.extension());
-        let attributes = Attributes { kind: Kind::Dump, sha256: None, mtime_ns: None, size_bytes: Some(wanted) };
-        Ok((Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes }, None))
+        (key, Attributes { kind: Kind::Dump, sha256: None, mtime_ns: None, size_bytes: Some(size_bytes) })
     }
 
     /// Brings a dump into the repository, under a name of its own, and says so in the log.
@@ -278,15 +298,25 @@ impl Run<'_> {
             && self.is_news(first)?
             && !self.stop.is_cancelled()
         {
-            let Some(again) = self.take_dump(database, 2).await? else { return Ok(None) };
-            let second = self.prove(&again).await?;
-            if second.as_ref().is_some_and(|second| lacking(second) < lacking(first)) {
-                dump = again;
-                proof = second;
-                self.keep(&mut dump).await?;
-            } else {
-                // What was found on disk for the other dump stands now too.
-                proof = self.prove_now(&dump).await?;
+            match self.take_dump(database, 2).await {
+                Ok(Some(again)) => {
+                    let second = self.prove(&again).await?;
+                    if second.as_ref().is_some_and(|second| lacking(second) < lacking(first)) {
+                        dump = again;
+                        proof = second;
+                        self.keep(&mut dump).await?;
+                    } else {
+                        // What was found on disk for the other dump stands now too.
+                        proof = self.prove_now(&dump).await?;
+                    }
+                }
+                Ok(None) => return Ok(None),
+                // The first dump and all files are here: what it would have explained stays unexplained.
+                Err(error @ (BackupError::Database(_) | BackupError::NoDump(_) | BackupError::Dump(_))) => {
+                    let message = format!("one more dump, to explain what is missing, failed: {}", super::describe(&error));
+                    self.monitor.emit(Event::Warned { message });
+                }
+                Err(error) => return Err(error),
             }
         }
         let ignored = self.count_ignored(database, &dump)?;

@@ -90,5 +90,16 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         }
     }
     let totals = session.manifest.totals();
-    Ok(Report { run: RunId::random(), ending: Ending::DryRun, counts, totals, unread, bit_rot: Vec::new(), doubtful: Vec::new(), dump: None, proof: None, ignored: 0 })
+    Ok(Report {
+        run: RunId::random(),
+        ending: Ending::DryRun,
+        counts,
+        totals,
+        unread,
+        bit_rot: Vec::new(),
+        doubtful: Vec::new(),
+        dump: None,
+        proof: None,
+        ignored: 0,
+    })
 }

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// More than this share of the originals gone withholds the snapshot.
 const GONE_PERCENT_MAX: u64 = 10;
+/// More than this share of the assets gone from the database withholds the snapshot: it may be a new one, or another one.
+const ROWS_GONE_PERCENT_MAX: u64 = 10;
 /// More than this share of the checksummed originals changed withholds the snapshot: Immich never changes one.
 const CHANGED_PERCENT_MAX: u64 = 5;
 
@@ -132,13 +134,22 @@ impl Run<'_> {
         Ok(changed)
     }
 
+    /// By how much there are fewer assets in the database than at the last snapshot that had one, and how many there were then.
+    fn rows_gone(&self) -> Result<(u64, u64), BackupError> {
+        let Some(assets) = self.assets else { return Ok((0, 0)) };
+        let before = self.session.manifest.snapshots()?.into_iter().rev().find_map(|snapshot| snapshot.fact.proof).map_or(0, |proof| proof.assets);
+        Ok((before.saturating_sub(assets), before))
+    }
+
     /// What withholds the snapshot.
     pub(super) fn tripwire(&self, unseen: &Unseen) -> Result<Option<Tripped>, BackupError> {
         let Some(last) = self.session.manifest.latest_snapshot()? else { return Ok(None) };
+        let (rows, rows_before) = self.rows_gone()?;
         let gone = self.lost_originals(unseen)?;
         // What was stored beside the good content has changed as well, though the good content stands.
         let changed = self.changed_originals(last.sequence, unseen)? + self.session.manifest.count_doubtful_since(last.sequence)?;
-        if gone.is_empty() && changed == 0 {
+        let rows_tripped = rows * 100 > rows_before * ROWS_GONE_PERCENT_MAX;
+        if gone.is_empty() && changed == 0 && !rows_tripped {
             return Ok(None);
         }
         // Each root is weighed by itself: a small one that is gone must not hide behind a large one.
@@ -151,6 +162,11 @@ impl Run<'_> {
             Ok(())
         })?;
         let mut reasons = Vec::new();
+        if rows_tripped {
+            reasons.push(format!(
+                "{rows} of the {rows_before} assets that the database had at the last snapshot are gone from it, more than {ROWS_GONE_PERCENT_MAX} %: is it the right one?"
+            ));
+        }
         for (root, gone) in &gone {
             let all = originals.get(root).copied().unwrap_or(0);
             if gone * 100 > all * GONE_PERCENT_MAX {
@@ -163,7 +179,8 @@ impl Run<'_> {
                 "{changed} of {checksummed} originals have other content than in the last snapshot, more than {CHANGED_PERCENT_MAX} %; Immich never changes an original"
             ));
         }
-        let tripped = Tripped { reason: reasons.join("; "), gone: gone.values().sum(), changed };
+        let rows = if rows_tripped { rows } else { 0 };
+        let tripped = Tripped { reason: reasons.join("; "), gone: gone.values().sum::<u64>() + rows, changed };
         Ok((!reasons.is_empty() && !self.is_accepted(&tripped)?).then_some(tripped))
     }
 

@@ -245,10 +245,15 @@ fn done(item: &Item, material: &Material, stored: StoredContent, how: Stored) ->
 /// Whether this content contradicts the SHA-1 that Immich recorded for the asset at this path, while what stands does not: Immich never changes an
 /// original, so the live file is damaged, or was tampered with.
 async fn is_doubtful(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material) -> Result<bool, Failure> {
-    let (Some(inventory), Some(current)) = (&shared.inventory, &item.current) else { return Ok(false) };
+    let Some(current) = &item.current else { return Ok(false) };
     if current.damaged || current.digests.sha1 == material.content.digests.sha1 {
         return Ok(false);
     }
+    let Some(inventory) = &shared.inventory else {
+        // Without a database, what an earlier run found stays found.
+        let (file, content) = (item.file.clone(), material.content.digests.sha256);
+        return Ok(shared.lookup(move |lookup| lookup.is_doubtful(&file, &content)).await?);
+    };
     let (inventory, file) = (Arc::clone(inventory), item.file.clone());
     let asset = blocking(move || inventory.lock().unwrap_or_else(PoisonError::into_inner).asset_at(&file)).await?;
     Ok(asset.and_then(|asset| asset.sha1) == Some(current.digests.sha1))

@@ -40,6 +40,8 @@ const NOBODY: (u32, u32) = (65_534, 65_534);
 
 const DATABASE: &str = "drill";
 const USER: &str = "drill";
+/// Who owns the database, and loads the dump.
+const OWNER: &str = "immich";
 const PORT: u16 = 5_432;
 
 /// Runs the server `$1` on the data in `$2` for as long as stdin stays open, then removes `$3`. The rest are the server's arguments.
@@ -184,12 +186,30 @@ impl Cluster {
         let client = Client::local(connection, vec![programs.folder.clone()]);
         let mut cluster = Self { client, version: programs.version, folder, pipe: Some(pipe), shell, _lock: lock };
         cluster.wait_until_ready(&programs.folder.join("postgres")).await?;
-        let made = cluster.client.with_database("postgres").query(&format!("CREATE DATABASE {DATABASE} TEMPLATE template0 ENCODING 'UTF8';")).await;
-        if let Err(error) = made {
-            cluster.stop().await;
-            return Err(error.into());
+        match cluster.make_database(&plan.extensions).await {
+            Ok(()) => {
+                let owner = Connection::new().with_host(cluster.folder.to_string_lossy()).with_port(PORT).with_user(OWNER).with_database(DATABASE);
+                cluster.client = Client::local(owner, vec![programs.folder.clone()]);
+                Ok(cluster)
+            }
+            Err(error) => {
+                cluster.stop().await;
+                Err(error.into())
+            }
         }
-        Ok(cluster)
+    }
+
+    /// A database whose owner is no superuser: a dump brings functions along, which must not be able to run programs or read files here. The extensions
+    /// that it needs, and that are there, take a superuser.
+    async fn make_database(&self, extensions: &BTreeSet<String>) -> Result<(), DatabaseError> {
+        let server = self.client.with_database("postgres");
+        server.query(&format!("CREATE ROLE {OWNER} LOGIN;")).await?;
+        server.query(&format!("CREATE DATABASE {DATABASE} OWNER {OWNER} TEMPLATE template0 ENCODING 'UTF8';")).await?;
+        let available = self.client.server().await?.extensions_available;
+        for extension in extensions.intersection(&available) {
+            self.client.query(&format!("CREATE EXTENSION IF NOT EXISTS \"{}\" SCHEMA public CASCADE;", extension.replace('"', "\"\""))).await?;
+        }
+        Ok(())
     }
 
     /// Its one database, which is empty at first.

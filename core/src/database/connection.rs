@@ -219,6 +219,10 @@ impl Connection {
         };
         let (place, query) = rest.split_once('?').map_or((rest, ""), |(place, query)| (place, query));
         let (hosts, database) = place.split_once('/').unwrap_or((place, ""));
+        // A password with a slash in it, which has to be written %2F: what follows is a part of it, and no database.
+        if database.contains('@') {
+            return Err(InvalidConnection::Text("password or database, with an @ or a / in it that is not written %40 or %2F,"));
+        }
         connection.database = some(decoded(database, "database")?);
         connection.set_hosts(hosts)?;
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {

@@ -30,6 +30,9 @@ const PIPE_BYTES: usize = 64 << 10;
 /// The longest first line of stderr, which says the process's number.
 const NUMBER_BYTES_MAX: usize = 256;
 
+/// Pieces of stdout that may come before that line: Docker does not keep the order of the two.
+const EARLY_PIECES_MAX: usize = 64;
+
 /// Says its number, then becomes the program: Docker tells the number on its own machine only, where we may have no say.
 const WRAPPER: &str = r#"echo "immich-backup runs as $$" >&2; exec "$0" "$@""#;
 const NUMBER_PREFIX: &str = "immich-backup runs as ";
@@ -146,18 +149,20 @@ impl Container {
                     LogOutput::StdOut { message } => early.push(message),
                     LogOutput::StdErr { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => said.extend_from_slice(&message),
                 }
-                if said.contains(&b'\n') || said.len() > NUMBER_BYTES_MAX {
+                if said.contains(&b'\n') || said.len() > NUMBER_BYTES_MAX || early.len() > EARLY_PIECES_MAX {
                     break;
                 }
             }
             Ok::<_, DatabaseError>(())
         };
         tokio::time::timeout(TURN_WAIT, first_line).await.map_err(|_| slow())??;
-        let text = String::from_utf8_lossy(&said).into_owned();
+        let text = String::from_utf8_lossy(&said);
         let number = text.strip_prefix(NUMBER_PREFIX).and_then(|rest| rest.split_once('\n'));
         let Some((number, rest)) = number.filter(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) else {
-            // No shell, or no such system user: what Docker itself says of it.
-            return Err(DatabaseError::NotInContainer { container: self.name.clone(), program, stderr: text.trim().to_owned() });
+            // No shell, or no such system user: what Docker itself says of it, on stdout.
+            let words = [early.concat(), said].concat();
+            let stderr = String::from_utf8_lossy(words.get(..NUMBER_BYTES_MAX * 4).unwrap_or(&words)).trim().to_owned();
+            return Err(DatabaseError::NotInContainer { container: self.name.clone(), program, stderr });
         };
         tail.push(rest.as_bytes());
         number.clone_into(&mut exec.number);
@@ -250,14 +255,17 @@ impl Exec {
         }
     }
 
-    /// Ends it, and waits a little for that.
-    pub(super) async fn end(&mut self, wait: Duration) {
-        let deadline = tokio::time::Instant::now() + wait;
+    /// Asks it to end. `false` where it has ended, or cannot be asked.
+    pub(super) async fn ask_to_end(&mut self) -> bool {
         // Only while it runs: its number may be another's later.
-        if !matches!(self.container.exit_code(&self.id).await, Ok(None)) || self.container.kill(self.number.clone()).await.is_err() {
-            return;
-        }
-        self.ended = true;
+        let runs = matches!(self.container.exit_code(&self.id).await, Ok(None));
+        self.ended = runs && self.container.kill(self.number.clone()).await.is_ok();
+        self.ended
+    }
+
+    /// Waits for its end, but not longer than this.
+    pub(super) async fn wait_for_end(&self, wait: Duration) {
+        let deadline = tokio::time::Instant::now() + wait;
         while tokio::time::Instant::now() < deadline && matches!(self.container.exit_code(&self.id).await, Ok(None)) {
             tokio::time::sleep(ASK_EVERY).await;
         }

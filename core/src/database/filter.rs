@@ -11,11 +11,13 @@
 //! Every line of the dump is a line of what comes out, left out or not: `psql` counts lines in its errors.
 
 mod lexer;
+mod rows;
 mod statement;
 mod token;
 
 use lexer::{Lexed, Lexer};
 use memchr::memchr;
+use rows::Rows;
 use statement::{Decision, Rules};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +29,9 @@ const PENDING_BYTES_MAX: usize = 4 << 20;
 
 /// Tables that a dump may have.
 const TABLES_MAX: usize = 10_000;
+
+/// Extensions that a dump may name; there are some 60 with PostgreSQL itself.
+const EXTENSIONS_MAX: usize = 1_000;
 
 /// Things of a dump that are left out and worth naming.
 const LEFT_OUT_MAX: usize = 100;
@@ -159,25 +164,6 @@ enum Section {
     Taken,
     /// Is another database, or none.
     Skipped,
-}
-
-/// Rows of a table, as they pass.
-#[derive(Debug)]
-struct Rows {
-    table: String,
-    count: u64,
-    /// Where in its line the next byte is.
-    place: InLine,
-    /// The beginning of the line, of the one table in which that matters.
-    start: Option<Vec<u8>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InLine {
-    Start,
-    Backslash,
-    BackslashDot,
-    Middle,
 }
 
 /// Takes a dump piece by piece, and gives what `psql` is to have. Memory is bounded by the longest statement.
@@ -353,7 +339,7 @@ impl Filter {
         if let (Decision::Rows(rows), true) = (&decision, self.section != Section::Taken) {
             // Tables come before rows: what had none of Immich's until here has none.
             self.skip(out);
-            self.rows = Some(Rows { table: rows.table.clone(), count: 0, place: InLine::Start, start: None });
+            self.rows = Some(Rows::of(rows.table.clone(), false));
             self.lexer.expect_rows();
             return Ok(());
         }
@@ -378,10 +364,9 @@ impl Filter {
                 self.blank(newlines(text), out);
             }
             Decision::Extension { name, keep } => {
-                if self.section == Section::Taken {
-                    self.found.head.extensions.insert(name.clone());
-                } else if self.head.extensions.len() < LEFT_OUT_MAX {
-                    self.head.extensions.insert(name.clone());
+                let extensions = if self.section == Section::Taken { &mut self.found.head.extensions } else { &mut self.head.extensions };
+                if extensions.len() < EXTENSIONS_MAX {
+                    extensions.insert(name);
                 }
                 if keep { self.sink(out).extend_from_slice(text) } else { self.blank(newlines(text), out) }
             }
@@ -395,8 +380,8 @@ impl Filter {
             }
             Decision::Rows(rows) => {
                 out.extend_from_slice(text);
-                let start = (rows.table == "system_metadata" && rows.first_column.as_deref() == Some("key")).then(Vec::new);
-                self.rows = Some(Rows { table: rows.table, count: 0, place: InLine::Start, start });
+                let watched = rows.table == "system_metadata" && rows.first_column.as_deref() == Some("key");
+                self.rows = Some(Rows::of(rows.table, watched));
                 self.lexer.expect_rows();
             }
         }
@@ -454,69 +439,6 @@ impl Filter {
         let counted = self.found.rows.entry(table).or_default();
         *counted = counted.saturating_add(rows);
         Ok(())
-    }
-
-    /// Rows pass as they are, up to the line that ends them.
-    fn feed_rows<'a>(&mut self, text: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], FilterError> {
-        let Some(mut rows) = self.rows.take() else { return Ok(text) };
-        let keep = self.section == Section::Taken;
-        let mut position = 0;
-        let mut ended = false;
-        while let (Some(byte), false) = (text.get(position).copied(), ended) {
-            if rows.place == InLine::Middle {
-                let rest = text.get(position..).unwrap_or_default();
-                let line = memchr(b'\n', rest);
-                let end = line.unwrap_or(rest.len());
-                if let Some(start) = &mut rows.start {
-                    let room = (MAINTENANCE_KEY.len() + 1).saturating_sub(start.len()).min(end);
-                    start.extend_from_slice(rest.get(..room).unwrap_or_default());
-                }
-                position += end;
-                if line.is_some() {
-                    position += 1;
-                    rows.count += 1;
-                    rows.place = InLine::Start;
-                    self.lexer.count_line();
-                    if let Some(start) = &mut rows.start {
-                        if start.strip_suffix(b"\t") == Some(MAINTENANCE_KEY.as_bytes()) && keep {
-                            self.found.maintenance_rows += 1;
-                        }
-                        start.clear();
-                    }
-                }
-                continue;
-            }
-            match (rows.place, byte) {
-                (InLine::Start, b'\\') => rows.place = InLine::Backslash,
-                (InLine::Backslash, b'.') => rows.place = InLine::BackslashDot,
-                (InLine::BackslashDot, b'\n') => {
-                    self.lexer.count_line();
-                    ended = true;
-                }
-                (InLine::BackslashDot, b'\r') => {
-                    return Err(FilterError::Unclear { line: self.lexer.line(), what: "line ends that PostgreSQL did not write" });
-                }
-                _ => {
-                    // Looked at again as part of the line; an empty line is a row of an empty text.
-                    rows.place = InLine::Middle;
-                    continue;
-                }
-            }
-            position += 1;
-        }
-        let (passed, rest) = text.split_at(position);
-        if keep {
-            out.extend_from_slice(passed);
-        } else {
-            let newlines = newlines(passed);
-            out.resize(out.len().saturating_add(newlines), b'\n');
-        }
-        if !ended {
-            self.rows = Some(rows);
-        } else if keep {
-            self.count(self.lexer.line(), rows.table, rows.count)?;
-        }
-        Ok(rest)
     }
 }
 

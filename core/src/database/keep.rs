@@ -40,6 +40,7 @@ impl Whole {
             server_version: Some(dumped.server.short_version().to_owned()),
             program_version: Some(dumped.program_version.clone()),
             rows: self.rows,
+            before_restore: false,
             without_data: dumped.without_data.clone(),
         }
     }

@@ -232,7 +232,14 @@ impl Process {
                     child.kill().await.ok();
                 }
             }
-            Running::Exec(exec) => exec.end(END_WAIT).await,
+            Running::Exec(exec) => {
+                if exec.ask_to_end().await {
+                    // Docker calls it ended only when all that it said was taken, or nobody is there to take it.
+                    self.output = futures_util::stream::empty().boxed();
+                    self.input = None;
+                    exec.wait_for_end(END_WAIT).await;
+                }
+            }
         }
     }
 

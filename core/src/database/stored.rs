@@ -351,6 +351,7 @@ mod tests {
             server_version: None,
             program_version: None,
             rows: 0,
+            before_restore: false,
             without_data: Vec::new(),
         }
     }

@@ -35,6 +35,9 @@ struct Wanted {
     size_bytes: u64,
 }
 
+/// What hashing an object gave, and which it was.
+type Hashed = (Result<(Sha1, u64), StoreError>, Wanted);
+
 async fn ask<T: DeserializeOwned>(client: &Client, wanted: &'static str, sql: &str) -> Result<T, DrillError> {
     let answer = client.query(sql).await.map_err(|error| DrillError::Load(error.into()))?;
     serde_json::from_str(&answer).map_err(|_| {
@@ -175,7 +178,7 @@ impl Drill<'_> {
         Ok(None)
     }
 
-    async fn take_next(&mut self, reading: &mut JoinSet<(Result<(Sha1, u64), StoreError>, Wanted)>) -> Result<(), DrillError> {
+    async fn take_next(&mut self, reading: &mut JoinSet<Hashed>) -> Result<(), DrillError> {
         let Some(ended) = reading.join_next().await else { return Ok(()) };
         let (read, Wanted { asset, key, .. }) = joined(ended);
         let problem = match read {

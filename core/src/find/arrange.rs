@@ -41,6 +41,12 @@ pub async fn arrange(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Mo
     chooser.finish()
 }
 
+/// Whether a file system can have such a file (Linux: 255 bytes a name, 4,096 a path).
+fn can_be_made(file: &FilePath) -> bool {
+    let path = file.path.to_path();
+    path.as_os_str().len() < 3_072 && path.iter().all(|name| name.len() <= 255)
+}
+
 /// A scratch file, removed when it is not needed any more.
 struct Listed(PathBuf);
 
@@ -70,7 +76,7 @@ fn take_assets(chooser: &mut Chooser<'_>, sequence: u64, inventory: &Inventory, 
             match chooser.by_content(sequence, named)? {
                 Some(row) => {
                     chooser.by_content += 1;
-                    if row.file != named.file && moved.len() < NAMED_MAX && inventory.asset_at(&row.file)?.is_none() {
+                    if row.file != named.file && moved.len() < NAMED_MAX && can_be_made(&named.file) && inventory.asset_at(&row.file)?.is_none() {
                         moved.insert(row.file.clone());
                     }
                     chooser.choosing.add(&FileRow { file: named.file.clone(), ..row })?;

@@ -67,15 +67,15 @@ impl Looks {
         self.read.entry(part.of.max(1)).or_default().entry(part.part).or_default().add(covers, at);
     }
 
-    /// How the object `key` is known that log entry `since` speaks of.
+    /// How the object is known that log entry `since` speaks of. `key` makes its key, and is asked only where looks at a part of all objects are known.
     ///
     /// A path may have got an object that had been there for long: looks at the object from before then do not count for it.
     #[must_use]
-    pub fn of(&self, since: u64, key: &str) -> Known {
+    pub fn of<K: AsRef<str>>(&self, since: u64, key: impl Fn() -> K) -> Known {
         let recorded = self.snapshots.range(since..).next().map_or(self.now, |(_, taken_at)| *taken_at);
         let mut position = None;
         let readings = self.read.iter().filter_map(|(of, parts)| {
-            let part = if *of == 1 { 0 } else { Part::at(*of, *position.get_or_insert_with(|| Part::position(key))).part };
+            let part = if *of == 1 { 0 } else { Part::at(*of, *position.get_or_insert_with(|| Part::position(key().as_ref()))).part };
             parts.get(&part)?.newest(since)
         });
         Known { recorded, listed: self.listed.newest(since), read: readings.max() }
@@ -94,8 +94,8 @@ mod tests {
     #[test]
     fn what_was_stored_is_recorded_by_the_next_snapshot_or_now() {
         let looks = Looks::new([(10, at(100)), (20, at(200))], at(300));
-        assert_eq!([1, 10, 11, 20, 21].map(|since| looks.of(since, "k").recorded), [at(100), at(100), at(200), at(200), at(300)]);
-        assert_eq!((looks.of(1, "k").listed, looks.of(1, "k").read), (None, None));
+        assert_eq!([1, 10, 11, 20, 21].map(|since| looks.of(since, || "k").recorded), [at(100), at(100), at(200), at(200), at(300)]);
+        assert_eq!((looks.of(1, || "k").listed, looks.of(1, || "k").read), (None, None));
     }
 
     #[test]
@@ -103,8 +103,8 @@ mod tests {
         let mut looks = Looks::new([], at(0));
         looks.add_listing(10, at(1));
         looks.add_reading(10, at(2), Part::ALL);
-        assert_eq!((looks.of(10, "k").listed, looks.of(10, "k").read), (Some(at(1)), Some(at(2))));
-        assert_eq!((looks.of(11, "k").listed, looks.of(11, "k").read), (None, None));
+        assert_eq!((looks.of(10, || "k").listed, looks.of(10, || "k").read), (Some(at(1)), Some(at(2))));
+        assert_eq!((looks.of(11, || "k").listed, looks.of(11, || "k").read), (None, None));
     }
 
     #[test]
@@ -115,11 +115,11 @@ mod tests {
         let keys: Vec<_> = (0..50).map(|number| format!("library/{number}")).collect();
         assert!(keys.iter().any(|key| part.has(key)) && keys.iter().any(|key| !part.has(key)));
         for key in &keys {
-            assert_eq!(looks.of(1, key).read.is_some(), part.has(key), "{key}");
+            assert_eq!(looks.of(1, || key).read.is_some(), part.has(key), "{key}");
         }
         looks.add_reading(10, at(1), Part::ALL);
         for key in &keys {
-            assert_eq!(looks.of(1, key).read, Some(if part.has(key) { at(2) } else { at(1) }), "{key}");
+            assert_eq!(looks.of(1, || key).read, Some(if part.has(key) { at(2) } else { at(1) }), "{key}");
         }
     }
 
@@ -144,7 +144,7 @@ mod tests {
         let mut looks = Looks::new([], at(0));
         looks.add_reading(10, at(1), Part { of: 0, part: 0 });
         looks.add_reading(10, at(2), Part { of: 2, part: 9 });
-        assert_eq!(looks.of(1, "k").read, Some(at(1)));
+        assert_eq!(looks.of(1, || "k").read, Some(at(1)));
     }
 
     proptest! {
@@ -163,7 +163,7 @@ mod tests {
             }
             for since in 0..9 {
                 for key in ["a", "b", "c", "d", "e"] {
-                    let known = looks.of(since, key);
+                    let known = looks.of(since, || key);
                     let listed = listings.iter().filter(|(covers, _)| *covers >= since).map(|(_, second)| at(*second)).max();
                     let read = readings.iter().filter(|(covers, _, of, part)| *covers >= since && Part { of: *of, part: part % of }.has(key));
                     let recorded = snapshots.iter().find(|(entry, _)| **entry >= since).map_or(at(99), |(_, second)| at(*second));

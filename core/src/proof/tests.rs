@@ -64,7 +64,7 @@ impl Case {
     }
 
     fn version(mut self, path: &str, content: &str, stands: bool, damaged: bool) -> Self {
-        let file = StandingFile { file: file(path), sha1: sha1(content), since: 1, key: format!("key of {path}"), damaged };
+        let file = StandingFile { file: file(path), sha1: sha1(content), since: 1, key: Some(format!("key of {path}")), damaged };
         self.versions.push(Version { file, stands });
         self
     }
@@ -85,7 +85,7 @@ impl Case {
         let mut whole = self.versions.iter().filter(|version| version.file.sha1 == *sha1 && !version.file.damaged).peekable();
         let any = whole.peek().is_some();
         match whole.find(|version| version.stands) {
-            Some(Version { file, .. }) => Whereabouts::Stands { since: file.since, key: file.key.clone() },
+            Some(Version { file, .. }) => Whereabouts::Stands { since: file.since, key: file.object_key() },
             None if any => Whereabouts::Kept,
             None => Whereabouts::Nowhere,
         }
@@ -313,7 +313,7 @@ fn a_path_is_a_path_of_its_own_root_only() {
 #[test]
 fn what_is_not_in_order_is_refused() {
     let files = |paths: &[&str]| -> Vec<StandingFile> {
-        paths.iter().map(|path| StandingFile { file: file(path), sha1: sha1("x"), since: 1, key: String::new(), damaged: false }).collect()
+        paths.iter().map(|path| StandingFile { file: file(path), sha1: sha1("x"), since: 1, key: None, damaged: false }).collect()
     };
     let named = |paths: &[&str]| -> Vec<Named> {
         paths.iter().map(|path| Named { thing: Thing::Derived, file: file(path), asset: None, sha1: None, offline: false }).collect()
@@ -445,7 +445,7 @@ fn reference(case: &Case) -> Proof {
                 let kept = whole().any(|v| Some(v.file.sha1) == wanted);
                 let by = here.filter(proves).or_else(|| whole().find(proves));
                 if let Some(by) = by {
-                    ages.push((by.file.since, by.file.key.clone()));
+                    ages.push((by.file.since, by.file.key.clone().unwrap()));
                     if wanted.is_none() {
                         proof.unprovable += 1;
                     } else {
@@ -545,7 +545,7 @@ prop_compose! {
             case = case.version(&path, &content, stands, damaged);
             let last = case.versions.last_mut().unwrap();
             last.file.since = since;
-            last.file.key = format!("{path} {content}");
+            last.file.key = Some(format!("{path} {content}"));
         }
         case
     }

@@ -3,9 +3,11 @@
 use super::log::Head;
 use crate::model::{RepositoryId, Sha256, WriterId};
 use rustix::fs::FlockOperation;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,12 @@ pub struct StateLock {
     _file: File,
 }
 
+/// Folders from which this process has removed what others left.
+static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Comes before the process's number in the names of [`StateFolder::own_scratch`].
+const OWN: &str = "-pid";
+
 impl StateFolder {
     /// The folder of `repository` below `base`; made where it is missing.
     ///
@@ -62,7 +70,12 @@ impl StateFolder {
         let path = base.join(repository.to_string());
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|source| StateError { action: "make", path: path.clone(), source })?;
-        Ok(Self { path })
+        let state = Self { path };
+        // Once: what this process has there later is in use.
+        if SWEPT.lock().unwrap_or_else(PoisonError::into_inner).insert(state.path.clone()) {
+            state.sweep();
+        }
+        Ok(state)
     }
 
     /// Remembers below `base` that this repository was at `url`, so that a new one is not made there by mistake.
@@ -149,10 +162,23 @@ impl StateFolder {
         self.path.join(format!("scratch-{name}"))
     }
 
+    /// Removes what processes that are no more left of [`Self::own_scratch`]. What cannot be removed stays for the next time.
+    fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let rest = name.to_str().filter(|name| name.starts_with("scratch-")).and_then(|name| Some(name.rsplit_once(OWN)?.1));
+            let pid = rest.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok());
+            // This process has none yet: one of its number is of another that had it before.
+            if pid.is_some_and(|pid| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists()) {
+                drop(std::fs::remove_file(entry.path()));
+            }
+        }
+    }
+
     /// A path for something that nobody needs after a crash, for this process alone.
     #[must_use]
     pub fn own_scratch(&self, name: &str) -> PathBuf {
-        self.path.join(format!("scratch-{name}-{}", std::process::id()))
+        self.path.join(format!("scratch-{name}{OWN}{}", std::process::id()))
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, StateError> {

@@ -4,9 +4,10 @@ use super::RestoreError;
 use crate::database::Client;
 use crate::database::compress::Compression;
 use crate::database::dump::{self, Destination, DumpPlan, LOCK_WAIT_DEFAULT, SinkError, TextSink};
+use crate::database::filter::Head;
 use crate::database::inventory::Builder;
 use crate::database::keep::Whole;
-use crate::database::load::{self, LoadOptions, LoadPlan, Loaded, RowsDiffer};
+use crate::database::load::{self, LoadError, LoadOptions, LoadPlan, Loaded, RowsDiffer};
 use crate::database::location::Locations;
 use crate::database::stored::DumpText;
 use crate::event::{Event, Monitor, Phase};
@@ -14,6 +15,7 @@ use crate::repository::Session;
 use crate::repository::fetch::Fetcher;
 use crate::repository::log::{DumpFact, Fact};
 use crate::task::blocking;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -36,12 +38,16 @@ pub struct DatabasePlan {
     pub source: DumpSource,
     /// The database is not empty: what is there is dumped into the repository first, and then replaced.
     pub replace: bool,
+    /// Which database, where the dump is one of a whole server and several have Immich's tables.
+    pub database_in_dump: Option<String>,
 }
 
 /// A restore of a database that was looked at and can be done.
 #[derive(Debug)]
 pub struct PreparedDatabase {
     plan: DatabasePlan,
+    head: Head,
+    options: LoadOptions,
     /// What it will do.
     pub load: LoadPlan,
 }
@@ -73,8 +79,8 @@ impl DatabasePlan {
 /// # Errors
 /// The dump could not be loaded there.
 pub async fn prepare_database(session: &Session, plan: DatabasePlan, monitor: &dyn Monitor) -> Result<PreparedDatabase, RestoreError> {
-    let head = load::survey(load::stream(plan.text(session)), None).await?;
-    let options = LoadOptions { replace: plan.replace, ..LoadOptions::default() };
+    let head = load::survey(load::stream(plan.text(session)), plan.database_in_dump.as_deref()).await?;
+    let options = LoadOptions { replace: plan.replace, database_in_dump: plan.database_in_dump.clone(), ..LoadOptions::default() };
     let mut load = load::preflight(&plan.client, &head, &options).await?;
     if let DumpSource::Object(fact) = &plan.source {
         load.text_bytes = Some(fact.plain_size);
@@ -82,7 +88,7 @@ pub async fn prepare_database(session: &Session, plan: DatabasePlan, monitor: &d
     for message in &load.warnings {
         monitor.emit(Event::Warned { message: message.clone() });
     }
-    Ok(PreparedDatabase { plan, load })
+    Ok(PreparedDatabase { plan, head, options, load })
 }
 
 impl PreparedDatabase {
@@ -91,18 +97,45 @@ impl PreparedDatabase {
     /// # Errors
     /// The database is as it was before, unless the error says that this is not known.
     pub async fn run(self, session: &mut Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<DatabaseReport, RestoreError> {
-        let saved = if self.load.replaces.is_empty() { None } else { Some(self.save(session, monitor, stop).await?) };
+        let mut plan = self.load.clone();
+        let saved = if self.load.replaces.is_empty() {
+            None
+        } else {
+            let written = self.written().await?;
+            let (fact, rows) = self.save(session, monitor, stop).await?;
+            // The dump took a while: who came meanwhile, or wrote, would lose it.
+            let text_bytes = plan.text_bytes;
+            plan = load::preflight(&self.plan.client, &self.head, &self.options).await?;
+            plan.text_bytes = text_bytes;
+            let found = load::count_rows(&self.plan.client, &rows).await?;
+            if load::differences(&rows, &found).first().is_some() || self.written().await? != written {
+                return Err(RestoreError::ChangedMeanwhile { target: self.plan.client.target() });
+            }
+            Some(fact)
+        };
         let text = load::stream(self.plan.text(session));
-        let loaded = load::load(&self.plan.client, &self.load, text, monitor.as_ref(), stop).await?;
+        let loaded = load::load(&self.plan.client, &plan, text, monitor.as_ref(), stop).await?;
         monitor.emit(Event::PhaseStarted { phase: Phase::CountRows, total_files: None, total_bytes: None });
-        let found = load::count_rows(&self.plan.client).await?;
+        let counted = load::count_rows(&self.plan.client, &loaded.rows).await;
+        let found = counted.map_err(|source| RestoreError::Uncounted { target: self.plan.client.target(), source })?;
         monitor.emit(Event::PhaseFinished { phase: Phase::CountRows });
         let differ = load::differences(&loaded.rows, &found);
         Ok(DatabaseReport { target: self.plan.client.target(), loaded, differ, saved })
     }
 
-    /// Dumps what is about to be replaced, as an object of the repository.
-    async fn save(&self, session: &mut Session, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<DumpFact, RestoreError> {
+    /// How many rows were ever written in the database, as far as its statistics tell.
+    async fn written(&self) -> Result<String, RestoreError> {
+        let sql = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_catalog.pg_stat_user_tables;\n";
+        Ok(self.plan.client.query(sql).await.map_err(LoadError::from)?)
+    }
+
+    /// Dumps what is about to be replaced, as an object of the repository. Returns its rows, too.
+    async fn save(
+        &self,
+        session: &mut Session,
+        monitor: &Arc<dyn Monitor>,
+        stop: &CancellationToken,
+    ) -> Result<(DumpFact, BTreeMap<String, u64>), RestoreError> {
         let (spool, names) = (Scratch(session.state.own_scratch("before.sql")), Scratch(session.state.own_scratch("before.db")));
         let plan = DumpPlan {
             application: dump::application(&session.writer),
@@ -116,14 +149,14 @@ impl PreparedDatabase {
         let (dumped, sink) = dump::take(&self.plan.client, &plan, sink, monitor, stop).await?;
         monitor.emit(Event::PhaseFinished { phase: Phase::Dump });
         let inventory = blocking(move || sink.0.finish()).await?;
-        let summary = inventory.summary().clone();
+        let (summary, rows) = (inventory.summary().clone(), inventory.rows().clone());
         drop(inventory);
         let whole = Whole { dumped, compression: Compression::Gzip, immich_version: summary.immich_version, rows: summary.rows_total };
         session.begin_writing().await?;
-        let fact = whole.send(session.store(), &spool.0).await?;
+        let fact = DumpFact { before_restore: true, ..whole.send(session.store(), &spool.0).await? };
         session.note(&[Fact::Dump(fact.clone())], monitor.as_ref()).await?;
         monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
-        Ok(fact)
+        Ok((fact, rows))
     }
 }
 

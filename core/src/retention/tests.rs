@@ -47,6 +47,7 @@ fn snapshot(dump: &DumpRow) -> SnapshotRow {
             exclude: Vec::new(),
             dump: Some(dump.fact.key.clone()),
             proof: None,
+            ignored: 0,
             doubtful_count: 0,
             doubtful: Vec::new(),
         },

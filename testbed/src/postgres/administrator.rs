@@ -5,9 +5,13 @@
 #![allow(clippy::panic, reason = "for tests: what a server refuses is shown")]
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Dump;
 use super::psql::{self, Psql};
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The administrator of a server.
 pub struct Administrator {
@@ -140,7 +144,25 @@ impl Administrator {
         databases.lines().map(ToString::to_string).collect()
     }
 
-    /// Who is connected to a database.
+    /// Returns when nobody is connected to a database. A server takes a moment to see that somebody has left.
+    ///
+    /// # Panics
+    ///
+    /// If somebody still is after `within`, or the server refuses.
+    #[track_caller]
+    pub fn wait_until_alone(&self, database: &str, within: Duration) {
+        let began = Instant::now();
+        loop {
+            let connections = self.connections(database);
+            if connections.is_empty() {
+                return;
+            }
+            assert!(began.elapsed() < within, "connected to `{database}` after {within:?}: {connections:?}");
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Who is connected to a database, perhaps with those who are just leaving: see [`Administrator::wait_until_alone`].
     ///
     /// # Panics
     ///

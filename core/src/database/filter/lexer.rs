@@ -116,6 +116,9 @@ impl Default for Lexer {
     }
 }
 
+/// The longest tag between dollars; PostgreSQL's own programs write short ones.
+const TAG_BYTES_MAX: usize = 64;
+
 /// Enough of a word to know it.
 const WORD_BYTES_MAX: usize = 16;
 
@@ -201,7 +204,7 @@ impl Lexer {
                 } else if tag.is_empty() && byte.is_ascii_digit() {
                     self.word = vec![b'$', byte];
                     self.state = State::Word;
-                } else if continues_name(byte) && !(tag.is_empty() && !starts_name(byte)) && tag.len() < WORD_BYTES_MAX * 4 {
+                } else if (starts_name(byte) || (!tag.is_empty() && byte.is_ascii_digit())) && tag.len() < TAG_BYTES_MAX {
                     tag.push(byte);
                 } else {
                     return self.unclear("a dollar that begins nothing");

@@ -117,16 +117,18 @@ pub async fn clear(client: &Client, made: &BTreeSet<String>) -> Result<(), LoadE
 }
 
 /// The rows of each table of the database, counted one by one, at one moment for up to 200 tables. Tables of extensions are not counted.
-/// Names have their schema in front, where that is not `public`.
+/// Names have their schema in front, where that is not `public`. Of other schemas, only tables that are `expected` are counted: the others belong to
+/// somebody else, and may not be ours to read.
 ///
 /// # Errors
 /// The database cannot be spoken to.
-pub async fn count_rows(client: &Client) -> Result<BTreeMap<String, u64>, LoadError> {
+pub async fn count_rows(client: &Client, expected: &BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>, LoadError> {
     let sql = format!(
         "SELECT coalesce(json_agg(json_build_array(n.schema, n.name)), '[]') FROM ({OBJECTS}) n WHERE n.kind IN ('r', 'p') AND {OWN};\n",
         OWN = OWN_SCHEMAS.replace("n.nspname", "n.schema")
     );
-    let tables: Vec<(String, String)> = ask(client, "the names of tables", &sql).await?;
+    let mut tables: Vec<(String, String)> = ask(client, "the names of tables", &sql).await?;
+    tables.retain(|(schema, name)| schema == "public" || expected.contains_key(&named(schema, name)));
     let mut counted = BTreeMap::new();
     for tables in tables.chunks(COUNTED_AT_ONCE_MAX) {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));

@@ -17,7 +17,7 @@ pub enum Fact {
     /// A path is no longer in the library. Its object stays.
     Archived(Archived),
     /// The header's run ended well: all that stands at this point is a snapshot.
-    Snapshot(SnapshotFact),
+    Snapshot(Box<SnapshotFact>),
     /// The header's run ended without a snapshot.
     RunEnded(Ended),
     /// A copy of the manifest exists.
@@ -276,6 +276,9 @@ pub struct SnapshotFact {
     /// What the dump names, compared with what is stored; absent where the dump is not Immich's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
+    /// How many of the assets that lie outside were left out on purpose.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ignored: u64,
     /// How many files of the library contradict what Immich recorded, while the right content stands.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub doubtful_count: u64,
@@ -312,6 +315,9 @@ pub struct DumpFact {
     pub program_version: Option<String>,
     /// Rows in all tables together.
     pub rows: u64,
+    /// It was taken of what a restore was about to replace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before_restore: bool,
     /// Tables whose rows could not be dumped, because the database is damaged there; Immich can make them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without_data: Vec<String>,

@@ -173,6 +173,20 @@ impl Lookup {
         })
     }
 
+    /// Whether this content of the path was found before to contradict what Immich recorded of it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_doubtful(&self, file: &FilePath, content: &Sha256) -> Result<bool, ManifestError> {
+        let (folder, name) = file.path.split();
+        self.ask(|connection| {
+            let Some(folder) = folder_id(connection, &file.root, folder)? else { return Ok(false) };
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM version WHERE folder = ?1 AND name = ?2 AND sha256 = ?3 AND until = since)")?
+                .query_row(params![folder, name, content.0], |row| row.get(0))
+        })
+    }
+
     /// Whether the object is known to be missing or damaged.
     ///
     /// # Errors

@@ -272,9 +272,8 @@ impl Manifest {
     /// SQLite's.
     pub fn standing_at(&self, file: &FilePath, sequence: u64) -> Result<Option<FileRow>, ManifestError> {
         let (folder, name) = file.path.split();
-        let sql = format!(
-            "SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}"
-        );
+        let sql =
+            format!("SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}");
         Ok(self.rows(&sql, params![signed(sequence), file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
     }
 

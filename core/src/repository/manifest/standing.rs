@@ -1,12 +1,11 @@
 //! What stands in a snapshot, file by file in the order of paths, and where a content is kept: what a proof asks.
 
 use super::question::{STANDS, StoredContent, converted, object_key};
-use super::{Folders, Manifest, ManifestError, signed, unsigned};
+use super::{Manifest, ManifestError, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
-use crate::model::{FilePath, Root, RootPath, Sha1, Sha256};
+use crate::model::{FilePath, InvalidPath, Root, RootPath, Sha1, Sha256};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
-use std::collections::VecDeque;
 
 /// A file that stands in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +16,18 @@ pub struct StandingFile {
     pub sha1: Sha1,
     /// The log entry that stored it.
     pub since: u64,
-    /// The object that holds it.
-    pub key: String,
+    /// The object that holds it, where that is not the path's home.
+    pub key: Option<String>,
     /// Whether that object is known to be missing or damaged.
     pub damaged: bool,
+}
+
+impl StandingFile {
+    /// The key of the object that holds it.
+    #[must_use]
+    pub fn object_key(&self) -> String {
+        object_key(self.key.clone(), &self.file)
+    }
 }
 
 /// Where a content is that is looked for by its SHA-1. Objects that are known to be missing or damaged hold nothing.
@@ -64,63 +71,91 @@ const KEPT_OBJECTS_MAX: usize = 8;
 pub struct StandingFiles<'a> {
     manifest: &'a Manifest,
     sequence: u64,
-    folders: Folders<'a>,
-    /// Folders to come.
-    waiting: VecDeque<(i64, Root, String)>,
-    /// The folder that is being read, and the last name read of it.
-    current: Option<((i64, Root, String), String)>,
+    /// The folder of the last file, which may have more.
+    last: Option<Folder>,
+    /// The name of the last file.
+    last_name: String,
     page: std::vec::IntoIter<StandingFile>,
+    ended: bool,
+}
+
+/// A folder of the manifest.
+#[derive(Debug, Clone)]
+struct Folder {
+    id: i64,
+    root: Root,
+    path: String,
+}
+
+const COLUMNS: &str = "f.id, f.external, f.path, v.name, v.sha1, v.since, v.key, v.damaged IS NOT NULL";
+
+/// Files of the folder `?2` after the name `?3`.
+fn rest_of_folder() -> String {
+    format!("SELECT {COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE v.folder = ?2 AND v.name > ?3 AND {STANDS} ORDER BY v.name LIMIT ?4")
+}
+
+/// Files of all folders, or of those after (`?2`, `?3`). One query for many folders: Immich makes 65,536 of them for each user, with few files in each.
+fn next_folders(first: bool) -> String {
+    // Not one query with `OR`: it would pass over all the folders before, on every page.
+    let after = if first { "?2 IS NULL AND ?3 IS NULL" } else { "(f.external, f.path) > (?2, ?3)" };
+    format!("SELECT {COLUMNS} FROM folder f CROSS JOIN version v ON v.folder = f.id WHERE {after} AND {STANDS} ORDER BY f.external, f.path, v.name LIMIT ?4")
 }
 
 impl StandingFiles<'_> {
-    /// The next files, [`MANIFEST_PAGE_ROWS`] at most; empty at the end.
+    /// The next files, [`MANIFEST_PAGE_ROWS`] at most; fewer at the end.
     fn next_page(&mut self) -> Result<Vec<StandingFile>, ManifestError> {
-        let mut page = Vec::new();
-        while page.len() < MANIFEST_PAGE_ROWS {
-            let (folder, last) = match self.current.take() {
-                Some(current) => current,
-                None => match self.next_folder()? {
-                    Some(folder) => (folder, String::new()),
-                    None => break,
-                },
-            };
-            let room = MANIFEST_PAGE_ROWS - page.len();
-            let before = page.len();
-            self.read(&folder, &last, room, &mut page)?;
-            if page.len() - before == room {
-                let last = page.last().map_or(last, |end| end.file.path.split().1.to_owned());
-                self.current = Some((folder, last));
-            }
+        let mut page = Vec::with_capacity(MANIFEST_PAGE_ROWS);
+        let sequence = signed(self.sequence);
+        let room = |page: &Vec<StandingFile>| signed(MANIFEST_PAGE_ROWS.saturating_sub(page.len()) as u64);
+        let last = self.last.clone();
+        if let Some(Folder { id, .. }) = &last {
+            let name = std::mem::take(&mut self.last_name);
+            self.read(&rest_of_folder(), params![sequence, id, name, room(&page)], &mut page)?;
+        }
+        if page.len() < MANIFEST_PAGE_ROWS {
+            let after = last.as_ref().map(|folder| (folder.root.external_or_empty(), folder.path.as_str()));
+            let (external, path) = after.unzip();
+            self.read(&next_folders(after.is_none()), params![sequence, external, path, room(&page)], &mut page)?;
+        }
+        self.ended = page.len() < MANIFEST_PAGE_ROWS;
+        if let Some(end) = page.last() {
+            end.file.path.split().1.clone_into(&mut self.last_name);
         }
         Ok(page)
     }
 
-    fn next_folder(&mut self) -> Result<Option<(i64, Root, String)>, ManifestError> {
-        if self.waiting.is_empty() {
-            self.waiting = self.folders.next_page()?.into();
-        }
-        Ok(self.waiting.pop_front())
-    }
-
-    /// Adds at most `room` files of `folder` that come after the name `last`.
-    fn read(&self, (id, root, folder): &(i64, Root, String), last: &str, room: usize, page: &mut Vec<StandingFile>) -> Result<(), ManifestError> {
+    fn read(&mut self, sql: &str, values: impl rusqlite::Params, page: &mut Vec<StandingFile>) -> Result<(), ManifestError> {
         let failed = self.manifest.failed("read");
-        let sql = format!(
-            "SELECT v.name, v.sha1, v.since, v.key, v.damaged IS NOT NULL FROM version v WHERE v.folder = ?2 AND v.name > ?3 AND {STANDS} ORDER BY v.name LIMIT ?4"
-        );
-        let mut query = self.manifest.connection.prepare_cached(&sql).map_err(&failed)?;
-        let rows = query.query_map(params![signed(self.sequence), id, last, signed(room as u64)], |row| {
-            let name = row.get_ref(0)?.as_str()?;
-            // What a copy of the manifest says is no more to be trusted than the log: parse, never assume.
-            let path = if folder.is_empty() { RootPath::parse(name) } else { RootPath::parse(&format!("{folder}/{name}")) };
-            let file = FilePath { root: root.clone(), path: converted(0, path)? };
-            Ok(StandingFile { sha1: Sha1(row.get(1)?), since: unsigned(row.get(2)?), key: object_key(row.get(3)?, &file), damaged: row.get(4)?, file })
-        });
-        for row in rows.map_err(&failed)? {
-            page.push(row.map_err(&failed)?);
+        let mut query = self.manifest.connection.prepare_cached(sql).map_err(&failed)?;
+        let mut rows = query.query(values).map_err(&failed)?;
+        while let Some(row) = rows.next().map_err(&failed)? {
+            page.push(file_in(row, &mut self.last).map_err(&failed)?);
         }
         Ok(())
     }
+}
+
+/// The file of a row of [`COLUMNS`]. `folder` is that of the row before, and becomes its own.
+fn file_in(row: &rusqlite::Row<'_>, folder: &mut Option<Folder>) -> rusqlite::Result<StandingFile> {
+    // What a copy of the manifest says is no more to be trusted than the log: parse, never assume. Folders once, names each.
+    let id = row.get(0)?;
+    let folder = match folder {
+        Some(folder) if folder.id == id => folder,
+        folder => {
+            let (external, path): (String, String) = (row.get(1)?, row.get(2)?);
+            if !path.is_empty() {
+                converted(2, RootPath::parse(&path))?;
+            }
+            folder.insert(Folder { id, root: converted(1, Root::from_external_or_empty(&external))?, path })
+        }
+    };
+    let name = converted(3, RootPath::parse(row.get_ref(3)?.as_str()?))?;
+    let path = match name.as_str() {
+        text if text.contains('/') => return converted(3, Err(InvalidPath::NotCanonical(text.to_owned()))),
+        text => RootPath::in_folder(&folder.path, text),
+    };
+    let file = FilePath { root: folder.root.clone(), path };
+    Ok(StandingFile { file, sha1: Sha1(row.get(4)?), since: unsigned(row.get(5)?), key: row.get(6)?, damaged: row.get(7)? })
 }
 
 impl Iterator for StandingFiles<'_> {
@@ -130,12 +165,18 @@ impl Iterator for StandingFiles<'_> {
         if let Some(file) = self.page.next() {
             return Some(Ok(file));
         }
+        if self.ended {
+            return None;
+        }
         match self.next_page() {
             Ok(page) => {
                 self.page = page.into_iter();
                 self.page.next().map(Ok)
             }
-            Err(error) => Some(Err(error)),
+            Err(error) => {
+                self.ended = true;
+                Some(Err(error))
+            }
         }
     }
 }
@@ -144,7 +185,23 @@ impl Manifest {
     /// The files that stand in the snapshot of log entry `sequence`, in order.
     #[must_use]
     pub fn standing_files(&self, sequence: u64) -> StandingFiles<'_> {
-        StandingFiles { manifest: self, sequence, folders: self.folders(), waiting: VecDeque::new(), current: None, page: Vec::new().into_iter() }
+        StandingFiles { manifest: self, sequence, last: None, last_name: String::new(), page: Vec::new().into_iter(), ended: false }
+    }
+
+    /// What `read` returns, which sees the manifest as it is now, whatever others write meanwhile; and asks it faster than without.
+    ///
+    /// # Errors
+    /// SQLite's, or what `read` returns.
+    pub fn at_one_time<T, E: From<ManifestError>>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        if !self.connection.is_autocommit() {
+            return read();
+        }
+        let failed = self.failed("read");
+        self.connection.execute_batch("BEGIN").map_err(&failed)?;
+        let result = read();
+        // Nothing was written: there is nothing to lose.
+        self.connection.execute_batch("ROLLBACK").map_err(&failed)?;
+        result
     }
 
     /// The log entry of each snapshot, and when it was taken; oldest first.
@@ -255,7 +312,7 @@ mod tests {
         /// What stands: path, log entry, key, whether it is damaged.
         fn standing(&self, sequence: u64) -> Vec<(String, u64, String, bool)> {
             let files = self.manifest.standing_files(sequence);
-            files.map(|file| file.unwrap()).map(|file| (file.file.to_string(), file.since, file.key, file.damaged)).collect()
+            files.map(|file| file.unwrap()).map(|file| (file.file.to_string(), file.since, file.object_key(), file.damaged)).collect()
         }
 
         fn find(&self, content: &str, sequence: u64) -> Whereabouts {
@@ -320,6 +377,7 @@ mod tests {
         let mut paths: Vec<_> = (0..MANIFEST_PAGE_ROWS).map(|number| format!("a/{number:05}")).collect();
         paths.extend((0..2 * MANIFEST_PAGE_ROWS + 1).map(|number| format!("b/{number:05}")));
         paths.extend((0..MANIFEST_PAGE_ROWS + 7).map(|number| format!("c/{number:05}/x")));
+        paths.extend((0..MANIFEST_PAGE_ROWS / 3).flat_map(|number| [0, 1, 2].map(|file| format!("d/{number:05}/{file}"))));
         let facts: Vec<_> = paths.iter().map(|path| stored(path, "same")).collect();
         let sequence = world.apply(&facts);
         let found: Vec<_> = world.standing(sequence).into_iter().map(|(path, ..)| path).collect();
@@ -393,6 +451,35 @@ mod tests {
     }
 
     #[test]
+    fn files_are_read_in_order_and_not_sorted() {
+        let world = World::new();
+        for sql in [rest_of_folder(), next_folders(true), next_folders(false)] {
+            let mut query = world.manifest.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let values: [rusqlite::types::Value; 4] = [1.into(), rusqlite::types::Value::Null, rusqlite::types::Value::Null, 1.into()];
+            let plan: Vec<String> = query.query_map(values, |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+            assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+            assert!(plan.iter().any(|step| step.contains("SEARCH v USING PRIMARY KEY")), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_at_one_time_stays_as_it_was() {
+        let mut world = World::new();
+        let sequence = world.apply(&[stored("a", "A")]);
+        let reader = Manifest::open_for_reading(world.manifest.path()).unwrap();
+        let seen = reader.at_one_time(|| {
+            let before = reader.standing_files(sequence + 1).count();
+            world.apply(&[stored("b", "B")]);
+            Ok::<_, ManifestError>((before, reader.standing_files(sequence + 1).count()))
+        });
+        assert_eq!(seen.unwrap(), (1, 1));
+        assert_eq!(reader.standing_files(sequence + 1).count(), 2);
+        let failed = reader.at_one_time(|| Err::<(), _>(ManifestError::Contradiction { sequence: 1, what: String::new() }));
+        assert!(failed.is_err());
+        assert!(reader.at_one_time(|| reader.at_one_time(|| Ok::<_, ManifestError>(()))).is_ok(), "it ended, and may be nested");
+    }
+
+    #[test]
     fn a_path_that_leads_outside_is_refused() {
         let mut world = World::new();
         let sequence = world.apply(&[stored("a/b", "A")]);
@@ -400,5 +487,9 @@ mod tests {
         assert!(world.manifest.standing_files(sequence).next().unwrap().is_err());
         assert!(world.manifest.content_with_sha1(&Sha1::of(b"A"), sequence).is_err());
         assert!(world.manifest.each_content_with_sha1(&Sha1::of(b"A")).is_err());
+        for name in ["..", "b/c", "%41"] {
+            world.manifest.connection.execute_batch(&format!("UPDATE folder SET path = 'a'; UPDATE version SET name = '{name}'")).unwrap();
+            assert!(world.manifest.standing_files(sequence).next().unwrap().is_err(), "{name}");
+        }
     }
 }
