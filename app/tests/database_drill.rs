@@ -11,7 +11,7 @@ use immich_backup_testbed::fixture::{Fixture, IMMICH_3};
 use immich_backup_testbed::postgres::{Options, Postgres};
 use serde_json::json;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use support::Running;
 
