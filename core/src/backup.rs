@@ -383,7 +383,7 @@ impl Run<'_> {
         // The database first: files that it names may be there later still, the other way round they would be lacking.
         let mut dump = None;
         if let Some(database) = &self.plan.database {
-            let Some(mut taken) = self.take_dump(database, 1).await? else { return self.interrupted().await };
+            let Some(mut taken) = Box::pin(self.take_dump(database, 1)).await? else { return self.interrupted().await };
             self.check_scope(&taken)?;
             self.keep(&mut taken).await?;
             self.inventory = Some(Arc::clone(&taken.inventory));

@@ -90,7 +90,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let mut told = format!("{}{}", text(exit, &report), selection.as_ref().map_or_else(String::new, lacking_text));
     let mut loaded = None;
     if let Some(prepared) = prepared_database.filter(|_| exit != Exit::Interrupted) {
-        let report = prepared.run(&mut reading.session, &app.monitor, &app.stop).await?;
+        let report = Box::pin(prepared.run(&mut reading.session, &app.monitor, &app.stop)).await?;
         told = format!("{told}\n{}", database_text(&report));
         loaded = Some(database_object(&report));
         if !report.differ.is_empty() && exit == Exit::Done {
@@ -140,7 +140,7 @@ async fn database_alone(app: &App, client: Client) -> anyhow::Result<Outcome> {
     if app.settings.switch("dry-run")? {
         return Ok(Outcome::new(Exit::Done, "dry run: nothing was written".to_owned(), json!({ "snapshot": snapshot.id, "dry_run": true, "errors": [] })));
     }
-    let report = prepared.run(&mut reading.session, &app.monitor, &app.stop).await?;
+    let report = Box::pin(prepared.run(&mut reading.session, &app.monitor, &app.stop)).await?;
     let exit = if report.differ.is_empty() { Exit::Done } else { Exit::Incomplete };
     let fields = json!({ "snapshot": snapshot.id, "dry_run": false, "database": database_object(&report), "errors": [] });
     Ok(Outcome::new(exit, database_text(&report), fields))

@@ -298,7 +298,7 @@ impl Run<'_> {
             && self.is_news(first)?
             && !self.stop.is_cancelled()
         {
-            match self.take_dump(database, 2).await {
+            match Box::pin(self.take_dump(database, 2)).await {
                 Ok(Some(again)) => {
                     let second = self.prove(&again).await?;
                     if second.as_ref().is_some_and(|second| lacking(second) < lacking(first)) {

@@ -108,7 +108,7 @@ impl PreparedDatabase {
             plan = load::preflight(&self.plan.client, &self.head, &self.options).await?;
             plan.text_bytes = text_bytes;
             let found = load::count_rows(&self.plan.client, &rows).await?;
-            if load::differences(&rows, &found).first().is_some() || self.written().await? != written {
+            if !load::differences(&rows, &found).is_empty() || self.written().await? != written {
                 return Err(RestoreError::ChangedMeanwhile { target: self.plan.client.target() });
             }
             Some(fact)

@@ -20,6 +20,7 @@ fn dump(sequence: u64, taken_at: &str) -> DumpRow {
             server_version: None,
             program_version: None,
             rows: 0,
+            before_restore: false,
             without_data: Vec::new(),
         },
     }
