@@ -1,5 +1,5 @@
 //! What real servers of Immich wrote is proven as it is known to be; and each thing that goes wrong with it is named in its class.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr, reason = "a test may")]
 
 mod support;
 
