@@ -86,7 +86,7 @@ impl Fixture {
         &self.dump
     }
 
-    /// The dump, for [`crate::postgres::Postgres::load`].
+    /// The dump, for [`crate::postgres::Administrator::load`].
     pub fn dump(&self) -> Dump<'_> {
         Dump::File(&self.dump)
     }
