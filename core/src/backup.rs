@@ -26,6 +26,7 @@ use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunSt
 use crate::repository::manifest::ManifestError;
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::{OpenError, Session};
+use crate::told::told;
 use crate::verdict::Proof;
 use jiff::Timestamp;
 use std::num::NonZeroUsize;
@@ -319,7 +320,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         Ok(ending) => ending,
         Err(error) => {
             // Said so that nobody waits for this run; where even that fails, its silence says it.
-            let ended = Ended { outcome: Outcome::Failed, reason: Some(describe(&error)), gone: None, changed: None };
+            let ended = Ended { outcome: Outcome::Failed, reason: Some(told(&error)), gone: None, changed: None };
             drop(run.session.commit(Some(id), &[Fact::RunEnded(ended)], monitor.as_ref()).await);
             return Err(error);
         }
@@ -336,16 +337,6 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
 pub fn dry_run(session: &Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
     let sources = preflight::check(session, plan, monitor.as_ref())?;
     dry_run::run(session, plan, &sources, monitor, stop)
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl Run<'_> {
@@ -383,12 +374,12 @@ impl Run<'_> {
         // The database first: files that it names may be there later still, the other way round they would be lacking.
         let mut dump = None;
         if let Some(database) = &self.plan.database {
-            let Some(mut taken) = Box::pin(self.take_dump(database, 1)).await? else { return self.interrupted().await };
-            self.check_scope(&taken)?;
-            self.keep(&mut taken).await?;
-            self.inventory = Some(Arc::clone(&taken.inventory));
-            self.assets = Some(taken.assets);
-            dump = Some((database, taken));
+            let Some(taken) = Box::pin(self.take_dump(database)).await? else { return self.interrupted().await };
+            self.check_scope(&taken.names)?;
+            let kept = self.keep(taken).await?;
+            self.inventory = Some(Arc::clone(&kept.names.inventory));
+            self.assets = Some(kept.names.assets);
+            dump = Some((database, kept));
         }
         let mut unseen = self.store_all(self.plan.rehash).await?;
         if self.stop.is_cancelled() {
@@ -419,9 +410,10 @@ impl Run<'_> {
         self.archive(&unseen).await?;
         drop(unseen);
         if let Some((database, dump)) = dump {
-            match Box::pin(self.settle(database, dump)).await? {
-                Some(settled) => self.settled = settled,
-                None => return self.interrupted().await,
+            match Box::pin(self.settle(database, dump)).await {
+                Ok(Some(settled)) => self.settled = settled,
+                Ok(None) | Err(BackupError::Prove(ProveError::Interrupted)) => return self.interrupted().await,
+                Err(error) => return Err(error),
             }
         }
         self.commit_snapshot(started_at).await?;
@@ -486,10 +478,10 @@ impl Run<'_> {
             Ok(None) => {}
             Ok(Some(fact)) => {
                 if let Err(error) = self.commit(&[Fact::Manifest(fact)]).await {
-                    self.monitor.emit(Event::Warned { message: format!("the copy of the manifest could not be announced: {}", describe(&error)) });
+                    self.monitor.emit(Event::Warned { message: format!("the copy of the manifest could not be announced: {}", told(&error)) });
                 }
             }
-            Err(error) => self.monitor.emit(Event::Warned { message: format!("no copy of the manifest was stored: {}", describe(&error)) }),
+            Err(error) => self.monitor.emit(Event::Warned { message: format!("no copy of the manifest was stored: {}", told(&error)) }),
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::CopyManifest });
         Ok(())

@@ -10,13 +10,14 @@ use crate::database::cluster::{Cluster, ClusterError, ClusterPlan};
 use crate::database::load::{self, LoadError, LoadOptions, Loaded};
 use crate::database::stored::{DumpText, StoredDumpError};
 use crate::event::{Event, Monitor, Phase};
+use crate::listing::{self, ListError};
 use crate::model::{Part, Sample};
-use crate::prove;
 use crate::repository::fetch::Fetcher;
 use crate::repository::log::{Damaged, DrillOutcome, Drilled, DumpFact, Fact, LogError};
 use crate::repository::manifest::{ManifestError, SnapshotRow};
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Repository, Session};
+use crate::told::told;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -111,18 +112,9 @@ impl DrillReport {
 /// Why there was no drill. What a drill finds is no error; it is in the report.
 #[derive(Debug, thiserror::Error)]
 pub enum DrillError {
-    /// The snapshot has no dump.
-    #[error("the snapshot {snapshot} has no dump of the database")]
-    NoDump {
-        /// Its id.
-        snapshot: String,
-    },
-    /// Its dump is gone.
-    #[error("the dump `{key}` was pruned")]
-    Pruned {
-        /// Its key.
-        key: String,
-    },
+    /// The snapshot has no dump, or not any more.
+    #[error(transparent)]
+    Dump(ListError),
     /// There is no server to load it into.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -132,6 +124,15 @@ pub enum DrillError {
     /// The repository failed.
     #[error(transparent)]
     Open(#[from] OpenError),
+}
+
+impl From<ListError> for DrillError {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Manifest(error) => error.into(),
+            other => Self::Dump(other),
+        }
+    }
 }
 
 impl From<ManifestError> for DrillError {
@@ -151,8 +152,7 @@ impl DrillError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoDump { .. } => Some("make a backup with a database; `immich-backup snapshots` shows which have one".to_owned()),
-            Self::Pruned { .. } => Some("take another snapshot; `immich-backup snapshots` shows which have a dump".to_owned()),
+            Self::Dump(error) => error.hint(),
             Self::Cluster(error) => error.hint().map(str::to_owned),
             Self::Load(LoadError::NotEmpty { .. }) => Some(
                 "a drill needs a database of its own, never Immich's: make an empty one; if a drill that died has left this there, drop it and make it again"
@@ -164,38 +164,19 @@ impl DrillError {
     }
 }
 
-/// An error and its causes in one text.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
-}
-
 /// What a failed load says: the dump is not good, or it could not be tried.
 fn judged(error: LoadError) -> Result<String, DrillError> {
     let of_dump = match &error {
         LoadError::Filter(_) | LoadError::NotWhole(_) => true,
         // What has a remedy at the server (no room, a lock) is not the dump's fault.
         LoadError::Sql { .. } => error.hint().is_none(),
-        LoadError::Text(source) => matches!(
-            source.downcast_ref::<StoredDumpError>(),
-            Some(
-                StoredDumpError::Broken { .. }
-                    | StoredDumpError::Different { .. }
-                    | StoredDumpError::UnknownKind { .. }
-                    | StoredDumpError::Store { source: StoreError::NotFound { .. }, .. }
-            )
-        ),
+        LoadError::Text(source) => source.downcast_ref().is_some_and(|error: &StoredDumpError| {
+            let gone = matches!(error, StoredDumpError::Store { source: StoreError::NotFound { .. }, .. });
+            gone || error.is_damage() || matches!(error, StoredDumpError::UnknownKind { .. })
+        }),
         _ => false,
     };
     if of_dump { Ok(told(&error)) } else { Err(DrillError::Load(error)) }
-}
-
-/// The dump that belongs to a snapshot.
-fn dump_of(session: &Session, snapshot: &SnapshotRow) -> Result<DumpFact, DrillError> {
-    let none = || DrillError::NoDump { snapshot: snapshot.id.to_string() };
-    let key = snapshot.fact.dump.as_ref().ok_or_else(none)?;
-    let row = session.manifest.dump(key)?.ok_or_else(none)?;
-    if row.pruned { Err(DrillError::Pruned { key: key.clone() }) } else { Ok(row.fact) }
 }
 
 struct Drill<'a> {
@@ -215,7 +196,7 @@ struct Drill<'a> {
 /// # Errors
 /// It could not be done. A dump or objects that are damaged are no error; they are in the report, and in the log.
 pub async fn run(session: &mut Session, plan: &DrillPlan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<DrillReport, DrillError> {
-    let dump = dump_of(session, &plan.snapshot)?;
+    let dump = listing::dump_of(&session.manifest, &plan.snapshot)?;
     let report = DrillReport {
         at: Timestamp::now(),
         outcome: DrillOutcome::Failed,
@@ -373,7 +354,7 @@ impl Drill<'_> {
             return Ok(());
         }
         let started = self.session.manifest.run_started(self.plan.snapshot.id)?;
-        let locations = prove::locations(started.as_ref().map_or(&[][..], |started| &started.roots));
+        let locations = listing::locations(started.as_ref().map_or(&[][..], |started| &started.roots));
         self.compare_assets(client, locations).await
     }
 }

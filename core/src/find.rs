@@ -6,19 +6,15 @@ mod names;
 pub use arrange::{arrange, is_out_of_place};
 
 use crate::budget::NAMED_MAX;
-use crate::database::inventory::{Builder, FoundAsset, Inventory, InventoryError, Meaning, Named};
-use crate::database::stored::{DumpText, StoredDumpError};
-use crate::event::{Event, Monitor, Phase};
+use crate::database::inventory::{FoundAsset, Inventory, InventoryError, Meaning, Named};
+use crate::event::Monitor;
+use crate::listing::{self, ListError, Listing};
 use crate::model::{Digests, RunId};
-use crate::prove::locations;
-use crate::repository::fetch::Fetcher;
-use crate::repository::manifest::{Choosing, Chosen, DumpRow, FileRow, Manifest, ManifestError, SnapshotRow};
+use crate::repository::manifest::{Choosing, Chosen, FileRow, Manifest, ManifestError, SnapshotRow};
 use crate::repository::{OpenError, Session};
-use crate::task::blocking;
 use crate::verdict::Thing;
 use globset::{GlobBuilder, GlobMatcher};
 use names::Unknown;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -85,21 +81,12 @@ pub enum FindError {
     /// The repository failed.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The dump could not be read, or is not what was stored.
+    /// What the dump names is not known.
     #[error(transparent)]
-    Dump(#[from] StoredDumpError),
-    /// The dump could not be understood.
+    Listing(ListError),
+    /// What it names could not be asked for.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
-    /// The snapshot was taken without the database.
-    #[error("snapshot {} was taken without the database: nothing tells what its files mean", .0.short())]
-    NoDump(RunId),
-    /// Its dump was removed.
-    #[error("the dump of snapshot {} was pruned", .0.short())]
-    PrunedDump(RunId),
-    /// Its dump is of something else.
-    #[error("the dump of snapshot {} is not one of Immich's database", .0.short())]
-    NotImmich(RunId),
     /// There is nothing to compare the newest dump with.
     #[error("there is no earlier snapshot with a dump: nothing tells what was deleted")]
     NothingEarlier,
@@ -126,6 +113,16 @@ pub enum FindError {
     Interrupted,
 }
 
+impl From<ListError> for FindError {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Interrupted => Self::Interrupted,
+            ListError::Manifest(error) => error.into(),
+            other => Self::Listing(other),
+        }
+    }
+}
+
 impl From<ManifestError> for FindError {
     fn from(error: ManifestError) -> Self {
         Self::Open(error.into())
@@ -138,12 +135,8 @@ impl FindError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Open(error) => error.hint(),
-            Self::Dump(error) => error.hint().map(str::to_owned),
+            Self::Listing(error) => error.hint(),
             Self::Inventory(error) => error.hint().map(str::to_owned),
-            Self::NoDump(_) | Self::PrunedDump(_) => Some(
-                "say --snapshot for one that has its dump (`immich-backup snapshots`), or go by --path alone; `backup --database …` stores dumps".to_owned(),
-            ),
-            Self::NotImmich(_) => Some("say --snapshot for another one, or go by --path alone".to_owned()),
             Self::NothingEarlier => Some("deleted assets are those that an earlier snapshot's dump has, and the newest one's has not".to_owned()),
             Self::Unknown { near, what, .. } if near.is_empty() => Some(format!(
                 "names are compared as a whole, without regard to case; `*` stands for anything; the {what} may be in another snapshot (--snapshot)"
@@ -167,82 +160,6 @@ pub struct Hit {
     pub asset: FoundAsset,
     /// The snapshot whose dump says so: for a deleted asset, the newest that still had it.
     pub snapshot: RunId,
-}
-
-/// The dump of `snapshot`.
-fn dump_of(manifest: &Manifest, snapshot: &SnapshotRow) -> Result<DumpRow, FindError> {
-    let Some(key) = &snapshot.fact.dump else { return Err(FindError::NoDump(snapshot.id)) };
-    match manifest.dump(key)? {
-        Some(dump) if dump.pruned => Err(FindError::PrunedDump(snapshot.id)),
-        Some(dump) => Ok(dump),
-        None => Err(FindError::NoDump(snapshot.id)),
-    }
-}
-
-/// What a dump names, in a file that goes with it.
-struct Listed {
-    inventory: Option<Inventory>,
-}
-
-impl Listed {
-    fn get(&self) -> Option<&Inventory> {
-        self.inventory.as_ref()
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        if let Some(inventory) = self.inventory.take() {
-            // A scratch file: the next one of this name replaces it.
-            inventory.remove().ok();
-        }
-    }
-}
-
-/// Reads the dump of `snapshot` and lists what it names in the file `path`: its object has to be what was stored, and whole.
-///
-/// # Errors
-/// It has none, or none that can be read.
-pub async fn inventory_of(
-    session: &Session,
-    snapshot: &SnapshotRow,
-    path: &Path,
-    monitor: &dyn Monitor,
-    stop: &CancellationToken,
-) -> Result<Inventory, FindError> {
-    let dump = dump_of(&session.manifest, snapshot)?;
-    let roots = session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
-    monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(dump.fact.plain_size) });
-    let mut text = DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), &dump.fact);
-    let mut reading = Ok(Builder::create(path, locations(&roots))?);
-    while let Some(piece) = text.next().await? {
-        if stop.is_cancelled() {
-            return Err(FindError::Interrupted);
-        }
-        let bytes = piece.len() as u64;
-        reading = match reading {
-            Ok(mut builder) => match blocking(move || builder.feed(&piece).map(|()| builder)).await {
-                // It may be no dump any more because it is damaged, and what is damaged shows at its end only.
-                fed @ (Ok(_) | Err(InventoryError::NotWhole(_))) => fed,
-                Err(error) => return Err(error.into()),
-            },
-            not_whole => not_whole,
-        };
-        monitor.emit(Event::DumpRead { bytes });
-    }
-    let builder = reading?;
-    let inventory = blocking(move || builder.finish()).await?;
-    monitor.emit(Event::PhaseFinished { phase: Phase::ReadDump });
-    if inventory.summary().is_immich { Ok(inventory) } else { Err(FindError::NotImmich(snapshot.id)) }
-}
-
-/// Scratch files of this process: at most three inventories at a time.
-fn scratch(session: &Session, number: usize) -> PathBuf {
-    session.state.own_scratch(&format!("find-{}.db", number % 3))
-}
-
-async fn list(session: &Session, snapshot: &SnapshotRow, number: usize, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Listed, FindError> {
-    Ok(Listed { inventory: Some(inventory_of(session, snapshot, &scratch(session, number), monitor, stop).await?) })
 }
 
 /// Shows each asset of `inventory` that `query` takes and `wanted` does.
@@ -284,17 +201,16 @@ async fn each(
     let snapshots = session.manifest.snapshots()?;
     if !query.deleted {
         let Some(snapshot) = snapshot.or(snapshots.last()) else { return Ok(()) };
-        let listed = list(session, snapshot, 0, monitor, stop).await?;
-        let Some(inventory) = listed.get() else { return Ok(()) };
-        names::unknown(inventory, &query.meaning)?.refuse()?;
-        return each_in(inventory, query, |_| Ok(true), stop, &mut |inventory, asset| show(snapshot, inventory, asset));
+        let listing = listing::list(session, snapshot, monitor, stop).await?;
+        names::unknown(&listing.inventory, &query.meaning)?.refuse()?;
+        return each_in(&listing.inventory, query, |_| Ok(true), stop, &mut |inventory, asset| show(snapshot, inventory, asset));
     }
     let mut with_dump = Vec::new();
     for snapshot in &snapshots {
-        match dump_of(&session.manifest, snapshot) {
+        match listing::dump_of(&session.manifest, snapshot) {
             Ok(_) => with_dump.push(snapshot),
-            Err(FindError::NoDump(_) | FindError::PrunedDump(_)) => {}
-            Err(error) => return Err(error),
+            Err(ListError::Manifest(error)) => return Err(error.into()),
+            Err(_) => {}
         }
     }
     let Some(newest) = with_dump.pop() else { return Err(FindError::NothingEarlier) };
@@ -306,20 +222,17 @@ async fn each(
     if earlier.is_empty() {
         return Err(FindError::NothingEarlier);
     }
-    let now = list(session, newest, 0, monitor, stop).await?;
-    let Some(now) = now.get() else { return Ok(()) };
-    let mut later: Option<Listed> = None;
+    let now = listing::list(session, newest, monitor, stop).await?;
+    let mut later: Option<Listing> = None;
     let mut unknown: Option<Unknown> = None;
-    for (place, snapshot) in earlier.into_iter().enumerate() {
-        // Of the two places beside the newest one's, the one that is not `later`'s.
-        let listed = list(session, snapshot, 1 + place % 2, monitor, stop).await?;
-        let Some(inventory) = listed.get() else { continue };
-        let here = names::unknown(inventory, &query.meaning)?;
+    for snapshot in earlier {
+        let listing = listing::list(session, snapshot, monitor, stop).await?;
+        let here = names::unknown(&listing.inventory, &query.meaning)?;
         unknown = Some(unknown.map_or(here.clone(), |before| before.and(&here)));
-        let known_later = |asset: &FoundAsset| later.as_ref().and_then(Listed::get).map_or(Ok(false), |later| later.has_asset(asset.id));
-        let wanted = |asset: &FoundAsset| Ok(!now.has_asset(asset.id)? && !known_later(asset)?);
-        each_in(inventory, query, wanted, stop, &mut |inventory, asset| show(snapshot, inventory, asset))?;
-        later = Some(listed);
+        let known_later = |asset: &FoundAsset| later.as_ref().map_or(Ok(false), |later| later.inventory.has_asset(asset.id));
+        let wanted = |asset: &FoundAsset| Ok(!now.inventory.has_asset(asset.id)? && !known_later(asset)?);
+        each_in(&listing.inventory, query, wanted, stop, &mut |inventory, asset| show(snapshot, inventory, asset))?;
+        later = Some(listing);
     }
     unknown.map_or(Ok(()), Unknown::refuse)
 }

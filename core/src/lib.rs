@@ -3,7 +3,7 @@
 //! This crate decides everything and shows nothing: it never prints, never reads the environment and never ends
 //! the process. What happened goes out as [`event::Event`]s through one [`event::Monitor`].
 //!
-//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`drill`], [`find`], [`prune`], [`estimate`]) → [`prove`], [`proof`],
+//! Dependencies point one way: operations ([`backup`], [`verify`], [`restore`], [`drill`], [`find`], [`prune`], [`estimate`]) → [`prove`], [`proof`], [`listing`],
 //! [`retention`] → [`library`], [`database`] → [`repository`] → [`model`], [`event`], [`verdict`]. See `ARCHITECTURE.md`.
 
 pub mod backup;
@@ -15,6 +15,7 @@ pub mod estimate;
 pub mod event;
 pub mod find;
 pub mod library;
+pub mod listing;
 pub mod model;
 pub mod proof;
 pub mod prove;
@@ -23,5 +24,6 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 mod task;
+mod told;
 pub mod verdict;
 pub mod verify;

@@ -15,3 +15,4 @@ pub mod store;
 pub mod vendor;
 
 pub use open::{InitError, OpenError, Repository, Session, init, open_store, without_links};
+pub use state::ScratchFile;

@@ -2,7 +2,7 @@
 
 use crate::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
 use crate::event::{Event, Monitor, Phase};
-use crate::model::{Hasher, Part, Sample, Sha256};
+use crate::model::{Part, Sample, Sha256};
 use crate::repository::fetch::Fetcher;
 use crate::repository::key::{self, Key};
 use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound, Tally};
@@ -296,7 +296,7 @@ impl Verifier<'_> {
             Ok(_) => self.damaged(key, "its bytes have another SHA-256", content).await,
             Err(StoreError::NotFound { .. }) => self.damaged(key, "it is missing", content).await,
             // The disk under a directory answers with an error where it cannot read: that is damage of this object alone.
-            Err(error) if is_medium_error(&error) => {
+            Err(error) if error.is_of_medium() => {
                 let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
                 self.damaged(key, &format!("{error}{cause}"), content).await
             }
@@ -375,25 +375,9 @@ impl Verifier<'_> {
     }
 }
 
-/// Whether the medium itself could not give the bytes (Linux: EIO, EUCLEAN, EBADMSG).
-fn is_medium_error(error: &StoreError) -> bool {
-    let StoreError::Io { source, .. } = error else { return false };
-    matches!(source.raw_os_error(), Some(5 | 117 | 74))
-}
-
 /// The SHA-256 and the size of an object. One bad transfer is no damage: where it is not the `right` one, a second reading decides.
 async fn hash_object(fetcher: &Fetcher, key: &str, size_bytes: u64, right: &Sha256) -> Result<(Sha256, u64), StoreError> {
-    let read = hash_once(fetcher, key, size_bytes).await?;
-    if read.0 == *right { Ok(read) } else { hash_once(fetcher, key, size_bytes).await }
-}
-
-async fn hash_once(fetcher: &Fetcher, key: &str, size_bytes: u64) -> Result<(Sha256, u64), StoreError> {
-    let mut pieces = fetcher.fetch(&Key::parse(key)?, size_bytes).await?;
-    let mut hasher = Hasher::default();
-    while let Some(piece) = pieces.try_next().await? {
-        hasher.update(&piece);
-    }
-    let content = hasher.finish();
+    let content = fetcher.hash(&Key::parse(key)?, size_bytes, |content| content.digests.sha256 == *right).await?;
     Ok((content.digests.sha256, content.size_bytes))
 }
 

@@ -3,28 +3,22 @@
 
 mod support;
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use immich_backup_core::database::cluster::{Cluster, ClusterPlan};
 use immich_backup_core::database::load::LoadError;
 use immich_backup_core::database::{Client, Connection};
 use immich_backup_core::drill::{self, DrillError, DrillPlan, DrillReport, DrillTarget};
 use immich_backup_core::event::Silent;
-use immich_backup_core::model::{Class, Part, RunId, Sample, Sha256};
-use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::log::{DrillOutcome, DumpFact, Fact, RunStarted, SnapshotFact, SourceRoot};
-use immich_backup_core::repository::store::{Attributes, Kind};
-use immich_backup_testbed::fixture::{Fixture, IMMICH_1, IMMICH_3};
+use immich_backup_core::model::{Part, Sample};
+use immich_backup_core::repository::log::DrillOutcome;
+use immich_backup_testbed::fixture::{IMMICH_1, IMMICH_3};
 use immich_backup_testbed::postgres::Postgres;
-use jiff::Timestamp;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{World, copy_folder, silent, workers};
+use support::immich::Immich;
+use support::{World, workers};
 use tokio_util::sync::CancellationToken;
 
 /// A library as a server left it, backed up with the dump of its database.
@@ -52,46 +46,13 @@ fn folders(programs: Programs) -> Vec<PathBuf> {
 
 impl Backup {
     async fn make(generation: &str, change: impl FnOnce(String) -> String) -> Option<Self> {
-        let fixture = Fixture::open(generation)?;
-        let world = World::with_files(0).await;
-        copy_folder(&fixture.media(), &world.library);
-        let text = change(String::from_utf8(fixture.dump_text()).unwrap());
-        world.back_up_with(world.directory(), "state", &silent(), |_| {}).await.unwrap();
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
-        let bytes = Bytes::from(encoder.finish().unwrap());
-        let taken_at = Timestamp::from_second(1_700_000_000).unwrap();
-        let key = Key::dump(taken_at, "3.1.0", "gz");
-        let sha256 = Sha256::of(&bytes);
-        let size = bytes.len() as u64;
-        let store = world.directory();
-        store
-            .create(&key, bytes, &Attributes { kind: Kind::File(Class::Derived), sha256: Some(sha256), mtime_ns: None, size_bytes: Some(size) })
-            .await
-            .unwrap();
-        let dump = DumpFact {
-            key: key.to_string(),
-            sha256,
-            size,
-            plain_size: text.len() as u64,
-            taken_at,
-            immich_version: None,
-            server_version: None,
-            program_version: None,
-            rows: 0,
-            before_restore: false,
-            without_data: Vec::new(),
-        };
-        let mut session = world.writing(store, "state").await.unwrap();
-        let run = RunId::random();
-        let roots = vec![SourceRoot { external: None, path: "/photos".to_owned(), server_path: None }];
-        let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None };
-        let snapshot = session.manifest.latest_snapshot().unwrap().unwrap().fact;
-        session.commit(Some(run), &[Fact::RunStarted(started), Fact::Dump(dump)], &Silent).await.unwrap();
-        session.commit(Some(run), &[Fact::Snapshot(Box::new(SnapshotFact { dump: Some(key.to_string()), ..snapshot }))], &Silent).await.unwrap();
+        let immich = Immich::take(generation).await?;
+        let mut key = String::new();
+        immich.back_up_bytes(change(immich.dump.clone()).as_bytes(), |dump| key.clone_from(&dump.key)).await;
+        let world = immich.world;
         let servers = tempfile::Builder::new().prefix("drills-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(servers.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
-        Some(Self { dump: world.repository.join(key.as_str()), world, servers })
+        Some(Self { dump: world.repository.join(key), world, servers })
     }
 
     fn local(&self, programs: Programs) -> DrillTarget {
@@ -249,8 +210,8 @@ async fn a_drill_fails_where_a_row_is_missing_afterwards() {
 
 #[tokio::test]
 async fn a_drill_fails_where_the_database_names_content_that_nothing_has() {
-    let Some(fixture) = Fixture::open(IMMICH_3) else { return };
-    let text = String::from_utf8(fixture.dump_text()).unwrap();
+    let Some(fixture) = Immich::take(IMMICH_3).await else { return };
+    let text = fixture.dump;
     let row = text.lines().find(|line| line.contains("\t/data/upload/") && line.contains("\tIMAGE\t")).unwrap();
     let checksum = row.split('\t').find(|field| field.starts_with("\\\\x") && field.len() == 43).unwrap().to_owned();
     let other = format!("\\\\x{}", "ab".repeat(20));

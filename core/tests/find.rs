@@ -1,55 +1,38 @@
 //! Assets are found by what they mean to people, from a snapshot's dump and the log alone, and their files come back: in what real servers wrote.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
 mod support;
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::MultiGzDecoder;
-use flate2::write::GzEncoder;
 use immich_backup_core::database::inventory::{Kind as AssetKind, Meaning};
 use immich_backup_core::event::{Event, Phase, Recorder, Silent};
 use immich_backup_core::find::{self, FileName, FindError, Hit, Query, Selection};
 use immich_backup_core::library::scope::Patterns;
-use immich_backup_core::model::{Root, RunId, Sha256};
+use immich_backup_core::listing::ListError;
+use immich_backup_core::model::RunId;
 use immich_backup_core::repository::Session;
-use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::log::{DumpFact, Fact, Pruned, RunStarted, SnapshotFact, SourceRoot};
+use immich_backup_core::repository::log::{Fact, Pruned};
 use immich_backup_core::repository::manifest::{Selector, SnapshotRow};
-use immich_backup_core::repository::store::{Attributes, Kind};
 use immich_backup_core::restore;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use support::immich::Immich;
 use support::{World, contents, copy_folder, silent, workers};
 use tokio_util::sync::CancellationToken;
-
-/// A file or folder of the fixtures. `None` where fixtures are not there and that was said to be meant.
-fn fixture(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
-    let root = std::env::var_os("IMMICH_BACKUP_FIXTURES").map_or_else(beside, PathBuf::from);
-    let path = root.join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let meant = std::env::var("IMMICH_BACKUP_WITHOUT_FIXTURES").is_ok_and(|value| value == "1");
-    assert!(meant, "there is no `{}`: set IMMICH_BACKUP_FIXTURES, or IMMICH_BACKUP_WITHOUT_FIXTURES=1 to go on without", path.display());
-    eprintln!("NOT TESTED: there is no `{}`", path.display());
-    None
-}
 
 const GENERATIONS: [&str; 2] = ["immich-1.135.3", "immich-3.1.0"];
 const SUMMER: &str = "Summer 🌞 'n' sea";
 
-/// A library as a server left it, the dump of its database, and a repository.
-struct Fixture {
-    world: World,
-    dump: String,
-    expected: Value,
-    runs: std::cell::Cell<i64>,
-    external: Option<PathBuf>,
+/// What a server left, asked what this file's tests have to know.
+struct Fixture(Immich);
+
+impl std::ops::Deref for Fixture {
+    type Target = Immich;
+
+    fn deref(&self) -> &Immich {
+        &self.0
+    }
 }
 
 /// One row of the dump, by the names of its columns.
@@ -57,13 +40,7 @@ type Row = BTreeMap<String, String>;
 
 impl Fixture {
     async fn take(generation: &str) -> Option<Self> {
-        let folder = fixture(generation)?;
-        let world = World::with_files(0).await;
-        copy_folder(&folder.join("media"), &world.library);
-        let mut dump = String::new();
-        MultiGzDecoder::new(std::fs::File::open(folder.join("dump.sql.gz")).unwrap()).read_to_string(&mut dump).unwrap();
-        let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-        Some(Self { world, dump, expected, runs: std::cell::Cell::new(0), external: None })
+        Immich::take(generation).await.map(Self)
     }
 
     /// All rows of one of these tables, read the plain way.
@@ -117,50 +94,7 @@ impl Fixture {
 
     /// Backs up the files, stores the dump `text`, and makes a snapshot of both.
     async fn back_up_with(&self, text: &str) -> RunId {
-        let mut roots = vec![SourceRoot { external: None, path: "/photos".to_owned(), server_path: None }];
-        let name: immich_backup_core::model::ExternalName = "nas".parse().unwrap();
-        if self.external.is_some() {
-            roots.push(SourceRoot { external: Some(name.clone()), path: "/nas".to_owned(), server_path: Some("/mnt/external".to_owned()) });
-        }
-        let monitor = silent();
-        let report = self.world.back_up_with(self.world.directory(), "state", &monitor, |plan| {
-            if let Some(path) = &self.external {
-                let mut source = plan.sources[0].clone();
-                (source.root, source.path) = (Root::External(name), path.clone());
-                plan.sources.push(source);
-            }
-        });
-        report.await.unwrap();
-        let number = self.runs.replace(self.runs.get() + 1);
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text.as_bytes()).unwrap();
-        let bytes = Bytes::from(encoder.finish().unwrap());
-        let taken_at = Timestamp::from_second(1_700_000_000 + number).unwrap();
-        let key = Key::dump(taken_at, "3.1.0", "gz");
-        let sha256 = Sha256::of(&bytes);
-        let size = bytes.len() as u64;
-        let store = self.world.directory();
-        store.create(&key, bytes, &Attributes { kind: Kind::Manifest, sha256: Some(sha256), mtime_ns: None, size_bytes: None }).await.unwrap();
-        let dump = DumpFact {
-            key: key.to_string(),
-            sha256,
-            size,
-            plain_size: text.len() as u64,
-            taken_at,
-            immich_version: None,
-            server_version: None,
-            program_version: None,
-            rows: 0,
-            before_restore: false,
-            without_data: Vec::new(),
-        };
-        let mut session = self.world.writing(store, "state").await.unwrap();
-        let run = RunId::random();
-        let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None };
-        let snapshot = session.manifest.latest_snapshot().unwrap().unwrap().fact;
-        session.commit(Some(run), &[Fact::RunStarted(started), Fact::Dump(dump.clone())], &Silent).await.unwrap();
-        session.commit(Some(run), &[Fact::Snapshot(Box::new(SnapshotFact { dump: Some(dump.key), ..snapshot }))], &Silent).await.unwrap();
-        run
+        self.back_up_bytes(text.as_bytes(), |_| {}).await
     }
 
     /// The dump without these assets.
@@ -359,7 +293,7 @@ async fn a_snapshot_without_a_dump_is_an_error_with_the_remedy() {
     let Some(fixture) = Fixture::take("immich-3.1.0").await else { return };
     fixture.world.back_up().await;
     let error = try_find(&fixture.world, &in_album(SUMMER), None).await.unwrap_err();
-    assert!(matches!(error, FindError::NoDump(_)) && error.hint().unwrap().contains("--snapshot"), "{error}");
+    assert!(matches!(error, FindError::Listing(ListError::NoDump { .. })) && error.hint().unwrap().contains("--snapshot"), "{error}");
     assert!(matches!(try_find(&fixture.world, &deleted(), None).await.unwrap_err(), FindError::NothingEarlier));
     let first = fixture.back_up().await;
     fixture.back_up().await;
@@ -369,7 +303,7 @@ async fn a_snapshot_without_a_dump_is_an_error_with_the_remedy() {
     session.commit(None, &[Fact::Pruned(pruned)], &Silent).await.unwrap();
     drop(session);
     let error = try_find(&fixture.world, &in_album(SUMMER), Some(&first.to_string())).await.unwrap_err();
-    assert!(matches!(error, FindError::PrunedDump(id) if id == first), "{error}");
+    assert!(matches!(error, FindError::Listing(ListError::Pruned { ref snapshot, .. }) if *snapshot == first.short()), "{error}");
     assert!(matches!(try_find(&fixture.world, &deleted(), None).await.unwrap_err(), FindError::NothingEarlier));
 }
 
@@ -378,7 +312,7 @@ async fn a_dump_that_is_damaged_or_not_immichs_finds_nothing() {
     let Some(fixture) = Fixture::take("immich-3.1.0").await else { return };
     fixture.back_up_with("--\n-- PostgreSQL database dump\n--\n\n--\n-- PostgreSQL database dump complete\n--\n").await;
     let error = try_find(&fixture.world, &Query::default(), None).await.unwrap_err();
-    assert!(matches!(error, FindError::NotImmich(_)), "{error}");
+    assert!(matches!(error, FindError::Listing(ListError::NotImmich { .. })), "{error}");
     let run = fixture.back_up().await;
     let session = fixture.world.reading("reader").await.unwrap();
     let key = snapshot(&session, &run.to_string()).fact.dump.unwrap();
@@ -389,7 +323,7 @@ async fn a_dump_that_is_damaged_or_not_immichs_finds_nothing() {
     })
     .keep();
     let error = try_find(&fixture.world, &Query::default(), None).await.unwrap_err();
-    assert!(matches!(error, FindError::Dump(_) | FindError::Inventory(_)), "{error}");
+    assert!(matches!(&error, FindError::Listing(listing) if listing.is_damage()), "{error}");
 }
 
 #[tokio::test]
@@ -531,8 +465,7 @@ async fn deleted_assets_come_back_with_their_sidecars_from_what_is_archived() {
 
 #[tokio::test]
 async fn assets_of_an_external_library_come_back_below_its_name() {
-    let Some(mut fixture) = Fixture::take("immich-3.1.0").await else { return };
-    fixture.external = self::fixture("immich-3.1.0/external");
+    let Some(fixture) = Immich::take_with_external("immich-3.1.0").await.map(Fixture) else { return };
     fixture.back_up().await;
     let query = Query { name: Some(FileName::new("{ext ?,été}.jpg").unwrap()), ..Query::default() };
     let hits = try_find(&fixture.world, &query, None).await.unwrap();

@@ -1,65 +1,41 @@
 //! What real servers of Immich wrote is proven as it is known to be; and each thing that goes wrong with it is named in its class.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
 mod support;
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::MultiGzDecoder;
-use flate2::write::GzEncoder;
-use immich_backup_core::backup::Source;
 use immich_backup_core::database::stored::StoredDumpError;
 use immich_backup_core::event::{Event, Monitor, Phase, Recorder, Silent};
-use immich_backup_core::model::{Root, RootPath, RunId, Sha256};
+use immich_backup_core::listing::ListError;
+use immich_backup_core::model::{RootPath, RunId};
 use immich_backup_core::prove::{self, Difference, ProveError};
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::log::{DumpFact, Fact, Listed, Pruned, RunStarted, SourceRoot};
+use immich_backup_core::repository::log::{Fact, Listed, Pruned};
 use immich_backup_core::repository::manifest::{Manifest, Selector, unpack};
-use immich_backup_core::repository::store::{Attributes, Kind, read_all};
+use immich_backup_core::repository::store::read_all;
 use immich_backup_core::verdict::{Presence, Proof, Thing, Verdict};
 use jiff::Timestamp;
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use support::{Tampered, World, copy_folder, silent};
+use support::immich::Immich;
+use support::{Tampered, World, silent};
 use tokio_util::sync::CancellationToken;
-
-/// A file or folder of the fixtures. `None` where fixtures are not there and that was said to be meant.
-fn fixture(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
-    let root = std::env::var_os("IMMICH_BACKUP_FIXTURES").map_or_else(beside, PathBuf::from);
-    let path = root.join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let meant = std::env::var("IMMICH_BACKUP_WITHOUT_FIXTURES").is_ok_and(|value| value == "1");
-    assert!(meant, "there is no `{}`: set IMMICH_BACKUP_FIXTURES, or IMMICH_BACKUP_WITHOUT_FIXTURES=1 to go on without", path.display());
-    eprintln!("NOT TESTED: there is no `{}`", path.display());
-    None
-}
 
 const GENERATIONS: [&str; 2] = ["immich-1.135.3", "immich-3.1.0"];
 
-/// A library as a server left it, and the dump of its database.
-struct Fixture {
-    world: World,
-    dump: String,
-    expected: serde_json::Value,
-    /// The external library, if it is to be part of the backup.
-    external: Option<PathBuf>,
-    runs: std::cell::Cell<i64>,
+/// What a server left, asked what this file's tests have to know.
+struct Fixture(Immich);
+
+impl std::ops::Deref for Fixture {
+    type Target = Immich;
+
+    fn deref(&self) -> &Immich {
+        &self.0
+    }
 }
 
 impl Fixture {
     async fn take(generation: &str, external: bool) -> Option<Self> {
-        let folder = fixture(generation)?;
-        let world = World::with_files(0).await;
-        copy_folder(&folder.join("media"), &world.library);
-        let mut dump = String::new();
-        MultiGzDecoder::new(std::fs::File::open(folder.join("dump.sql.gz")).unwrap()).read_to_string(&mut dump).unwrap();
-        let expected = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-        let external = external.then(|| fixture("immich-3.1.0/external")).flatten();
-        Some(Self { world, dump, expected, external, runs: std::cell::Cell::new(0) })
+        if external { Immich::take_with_external(generation).await.map(Self) } else { Immich::take(generation).await.map(Self) }
     }
 
     /// Paths of assets of the media location, as people see them, whose row fits.
@@ -89,53 +65,6 @@ impl Fixture {
     /// Backs up the files, stores the dump `text`, and makes a snapshot of both.
     async fn back_up(&self, text: &str) -> RunId {
         self.back_up_bytes(text.as_bytes(), |_| {}).await
-    }
-
-    async fn back_up_bytes(&self, text: &[u8], change: impl FnOnce(&mut DumpFact)) -> RunId {
-        let mut roots = vec![SourceRoot { external: None, path: "/photos".to_owned(), server_path: None }];
-        let mut sources = vec![Source { root: Root::Library, path: self.world.library.clone(), server_path: None }];
-        if let Some(path) = &self.external {
-            sources.push(Source { root: Root::External("nas".parse().unwrap()), path: path.clone(), server_path: None });
-            roots.push(SourceRoot { external: Some("nas".parse().unwrap()), path: "/nas".to_owned(), server_path: Some("/mnt/external".to_owned()) });
-        }
-        self.world.back_up_with(self.world.directory(), "state", &silent(), |plan| plan.sources = sources).await.unwrap();
-        let number = self.runs.replace(self.runs.get() + 1);
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(text).unwrap();
-        let bytes = Bytes::from(encoder.finish().unwrap());
-        let taken_at = Timestamp::from_second(1_700_000_000 + number).unwrap();
-        let key = Key::dump(taken_at, "3.1.0", "gz");
-        let sha256 = Sha256::of(&bytes);
-        // Of what kind it is concerns object stores only.
-        let attributes = Attributes { kind: Kind::Manifest, sha256: Some(sha256), mtime_ns: None, size_bytes: None };
-        let size = bytes.len() as u64;
-        let store = self.world.directory();
-        store.create(&key, bytes, &attributes).await.unwrap();
-        let plain_size = text.len() as u64;
-        let mut dump = DumpFact {
-            key: key.to_string(),
-            sha256,
-            size,
-            plain_size,
-            taken_at,
-            immich_version: None,
-            server_version: None,
-            program_version: None,
-            rows: 0,
-            before_restore: false,
-            without_data: Vec::new(),
-        };
-        change(&mut dump);
-        let mut session = self.world.writing(store, "state").await.unwrap();
-        let run = RunId::random();
-        let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None };
-        let snapshot = session.manifest.latest_snapshot().unwrap().unwrap().fact;
-        let mut facts = vec![Fact::RunStarted(started), Fact::Dump(dump.clone())];
-        session.commit(Some(run), &facts, &Silent).await.unwrap();
-        facts.clear();
-        facts.push(Fact::Snapshot(Box::new(immich_backup_core::repository::log::SnapshotFact { dump: Some(dump.key), ..snapshot })));
-        session.commit(Some(run), &facts, &Silent).await.unwrap();
-        run
     }
 
     async fn report(&self, which: &str, state: &str, monitor: &Arc<dyn Monitor>) -> Result<prove::Report, ProveError> {
@@ -349,12 +278,12 @@ async fn a_snapshot_without_a_dump_cannot_be_proven() {
     let session = world.reading("state").await.unwrap();
     let snapshot = session.manifest.latest_snapshot().unwrap().unwrap();
     let error = prove::prove_snapshot(&session, &snapshot, &silent(), &CancellationToken::new()).await.unwrap_err();
-    assert!(matches!(error, ProveError::NoDump { .. }), "{error}");
+    assert!(matches!(error, ProveError::Listing(ListError::NoDump { .. })), "{error}");
     assert!(error.hint().is_some());
     let mut named = snapshot;
     named.fact.dump = Some("database/none.sql.gz".to_owned());
     let error = prove::prove_snapshot(&session, &named, &silent(), &CancellationToken::new()).await.unwrap_err();
-    assert!(matches!(error, ProveError::UnknownDump { .. }), "{error}");
+    assert!(matches!(error, ProveError::Listing(ListError::UnknownDump { .. })), "{error}");
 }
 
 #[tokio::test]
@@ -365,12 +294,12 @@ async fn a_dump_that_was_pruned_or_is_damaged_or_cut_or_of_another_database_prov
     let middle = middle + fixture.dump[middle..].find('\n').unwrap() + 1;
     fixture.back_up(&fixture.dump[..middle]).await;
     let error = fixture.error().await;
-    assert!(matches!(error, ProveError::Inventory { .. }), "{error:?}");
+    assert!(matches!(error, ProveError::Listing(ListError::Inventory { .. })), "{error:?}");
 
     // Whole, and without a table of assets.
     fixture.back_up(&fixture.dump.replace("COPY public.asset ", "COPY public.thing ")).await;
     let error = fixture.error().await;
-    assert!(matches!(error, ProveError::NotImmich { .. }), "{error:?}");
+    assert!(matches!(error, ProveError::Listing(ListError::NotImmich { .. })), "{error:?}");
 
     let run = fixture.back_up(&fixture.dump).await;
     let session = fixture.world.reading("state").await.unwrap();
@@ -383,11 +312,11 @@ async fn a_dump_that_was_pruned_or_is_damaged_or_cut_or_of_another_database_prov
             Some(bytes)
         });
         let error = fixture.error().await;
-        assert!(matches!(error, ProveError::Dump(StoredDumpError::Different { .. })), "{error:?}");
+        assert!(matches!(error, ProveError::Listing(ListError::Dump(StoredDumpError::Different { .. }))), "{error:?}");
     }
     let gone = Tampered::with(&path, |_| None);
     let error = fixture.error().await;
-    assert!(matches!(error, ProveError::Dump(StoredDumpError::Store { .. })), "{error:?}");
+    assert!(matches!(error, ProveError::Listing(ListError::Dump(StoredDumpError::Store { .. }))), "{error:?}");
     drop(gone);
     assert_eq!(fixture.proof().await.proven, 93);
 
@@ -396,7 +325,7 @@ async fn a_dump_that_was_pruned_or_is_damaged_or_cut_or_of_another_database_prov
     session.commit(None, &[Fact::Pruned(pruned)], &Silent).await.unwrap();
     drop(session);
     let error = fixture.report(&run.to_string(), "state", &silent()).await.unwrap_err();
-    assert!(matches!(&error, ProveError::Pruned { key: named, .. } if *named == key), "{error:?}");
+    assert!(matches!(&error, ProveError::Listing(ListError::Pruned { key: named, .. }) if *named == key), "{error:?}");
     assert!(error.hint().unwrap().contains("--snapshot"));
 }
 

@@ -43,27 +43,34 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
     if app.settings.switch("dry-run")? {
-        if let Some(database) = &plan.database {
-            let (server, (major, minor)) = (database.client.server().await?, database.client.pg_dump_version().await?);
-            let size = screen::bytes(server.database_bytes);
-            screen::print_error(&format!("would dump {} ({size}, PostgreSQL {}) by pg_dump {major}.{minor}", database.client.target(), server.short_version()));
-        }
+        let would_dump = match &plan.database {
+            Some(database) => Some(dump_text(&database.client).await?),
+            None => None,
+        };
         let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
-        return Ok(outcome(&report, &After { without_database, ..After::default() }, started.elapsed()));
+        return Ok(outcome(&report, &After { without_database, would_dump, pruned_dumps: 0 }, started.elapsed()));
     }
     look_at_objects(app, &mut session).await?;
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
     let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
-    Ok(outcome(&report, &After { without_database, pruned_dumps }, started.elapsed()))
+    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None }, started.elapsed()))
 }
 
 /// What is to be told besides the report of the run itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct After {
     /// Nobody said anything of a database.
     without_database: bool,
     /// Dumps that the policy removed.
     pruned_dumps: u64,
+    /// In a dry run: which database would be dumped, and by what.
+    would_dump: Option<String>,
+}
+
+/// The database, and what would dump it: asked, so that a dry run finds what is wrong there too.
+async fn dump_text(client: &Client) -> anyhow::Result<String> {
+    let (server, (major, minor)) = (client.server().await?, client.pg_dump_version().await?);
+    Ok(format!("{}, {}, PostgreSQL {}, by pg_dump {major}.{minor}", client.target(), screen::bytes(server.database_bytes), server.short_version()))
 }
 
 fn database_plan(app: &App, client: Client) -> anyhow::Result<Database> {
@@ -106,7 +113,7 @@ async fn prune_dumps(app: &App, session: &mut Session, policy: &Policy) -> u64 {
 async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()> {
     let max_unseen = app.settings.time("max-unseen")?.unwrap_or_default();
     let last = session.manifest.last_verification("listed", 1)?.map(|listed| listed.at);
-    let first = session.manifest.snapshots()?.first().map(|snapshot| snapshot.fact.taken_at);
+    let first = session.manifest.snapshot_times()?.into_iter().next().map(|(_, taken_at)| taken_at);
     // A repository that was never listed is as unseen as its first snapshot is old.
     let Some(since) = last.or(first) else { return Ok(()) };
     let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
@@ -218,7 +225,7 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         );
     }
     if *doubtful > 0 {
-        lines.push(format!("  {:<10} {} files are not what Immich recorded of them:", "DAMAGED", screen::count(*doubtful)));
+        lines.push(format!("  {:<10} {} with other content than Immich recorded:", "DAMAGED", screen::files(*doubtful)));
         lines.extend(named(report.doubtful.iter().map(ToString::to_string)));
         lines.push(
             "             each is stored beside the good version, which stays; bring that back with `restore --path FILE --to DIR`, and put it in its place"
@@ -264,6 +271,9 @@ pub(super) fn proof_lines(proof: &Proof) -> Vec<String> {
 }
 
 fn dump_lines(report: &Report, after: &After) -> Vec<String> {
+    if let Some(text) = &after.would_dump {
+        return vec![format!("  {:<10} {text}", "to dump")];
+    }
     let Some(dump) = &report.dump else {
         let text = "  NO DATABASE: files alone do not bring Immich back. Give --database URL or --database-container NAME, or say --no-database";
         return if report.ending == Ending::Snapshot && after.without_database { vec![text.to_owned()] } else { Vec::new() };
@@ -325,6 +335,7 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "dump": report.dump,
         "proof": report.proof,
         "pruned_dumps": after.pruned_dumps,
+        "would_dump": after.would_dump,
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         "errors": [],
     })

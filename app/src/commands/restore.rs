@@ -7,7 +7,7 @@ use immich_backup_core::database::Client;
 use immich_backup_core::database::load::LoadPlan;
 use immich_backup_core::event::Event;
 use immich_backup_core::find::{self, FindError, Selection};
-use immich_backup_core::prove;
+use immich_backup_core::listing;
 use immich_backup_core::repository::Session;
 use immich_backup_core::repository::manifest::{Selector, SnapshotRow};
 use immich_backup_core::restore::{self, DatabasePlan, DatabaseReport, DumpSource, Plan, Prepared, PreparedDatabase, Preview, Report, RestoreError};
@@ -123,7 +123,7 @@ async fn prepare_database(app: &App, session: &Session, snapshot: &SnapshotRow, 
             _ => return Err(UsageError(format!("--dump-file `{key}`: there is no such file, and no such dump in the repository")).into()),
         },
         Some(path) => DumpSource::File(PathBuf::from(path)),
-        None => DumpSource::Object(prove::dump_of(&session.manifest, snapshot)?),
+        None => DumpSource::Object(listing::dump_of(&session.manifest, snapshot)?),
     };
     let database_in_dump = app.settings.text("database-in-dump").map(str::to_owned);
     Ok(restore::prepare_database(session, DatabasePlan { client, source, replace, database_in_dump }, app.monitor.as_ref()).await?)
@@ -253,7 +253,7 @@ fn text(exit: Exit, report: &Report) -> String {
         lines.push(format!("  {} were there already, byte for byte", screen::tally(report.preview.right)));
     }
     if report.markers > 0 {
-        lines.push(format!("  {} .immich markers were made", report.markers));
+        lines.push(format!("  .immich markers made: {}", report.markers));
     }
     lines.join("\n")
 }

@@ -41,8 +41,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     let doubtful = latest.as_ref().map_or(0, |snapshot| snapshot.fact.doubtful_count);
     if doubtful > 0 {
-        problems
-            .push(format!("{doubtful} files of the library are not what Immich recorded; the good versions are kept, and `restore --path` brings them back"));
+        problems.push(format!(
+            "{} of the library with content that is not what Immich recorded; the good versions are kept, and `restore --path` brings them back",
+            screen::files(doubtful)
+        ));
     }
     let ignored = latest.as_ref().map_or(0, |snapshot| snapshot.fact.ignored);
     let mut unproven = proof.map_or(0, |proof| proof.mismatched + proof.missing + proof.companions.missing + proof.outside.saturating_sub(ignored));

@@ -17,11 +17,16 @@ pub fn count(count: u64) -> String {
     HumanCount(count).to_string()
 }
 
+/// `1 file`, `412 files`.
+#[must_use]
+pub fn files(files: u64) -> String {
+    format!("{} {}", count(files), if files == 1 { "file" } else { "files" })
+}
+
 /// `412 files, 1.80 GB`.
 #[must_use]
 pub fn tally(tally: Tally) -> String {
-    let files = if tally.files == 1 { "file" } else { "files" };
-    format!("{} {files}, {}", count(tally.files), bytes(tally.bytes))
+    format!("{}, {}", files(tally.files), bytes(tally.bytes))
 }
 
 /// `3 min ago`, `2 h ago`, `5 d ago`.

@@ -575,19 +575,7 @@ impl Random {
     }
 }
 
-/// A fixture's folder, e.g. `immich-3.1.0/media`. `None` where fixtures are not there and that was said to be meant.
-pub fn fixture(name: &str) -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
-    let root = std::env::var_os("IMMICH_BACKUP_FIXTURES").map_or_else(beside, PathBuf::from);
-    let path = root.join(name);
-    if path.is_dir() {
-        return Some(path);
-    }
-    let meant = std::env::var("IMMICH_BACKUP_WITHOUT_FIXTURES").is_ok_and(|value| value == "1");
-    assert!(meant, "there is no `{}`: set IMMICH_BACKUP_FIXTURES, or IMMICH_BACKUP_WITHOUT_FIXTURES=1 to go on without", path.display());
-    eprintln!("NOT TESTED: there is no `{}`", path.display());
-    None
-}
+pub use immich_backup_testbed::fixture::folder as fixture;
 
 /// Copies a fixture into the world's library, each file with a time of its own in the past.
 pub fn take_fixture(world: &World, name: &str) -> bool {

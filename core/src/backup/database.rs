@@ -4,7 +4,7 @@ use super::preflight::PreflightError;
 use super::{BackupError, Item, Run, Settled};
 use crate::budget::SCOPE_ASSETS_MAX;
 use crate::database::compress::Compression;
-use crate::database::dump::{self, Destination, DumpError, DumpPlan, SinkError, TextSink};
+use crate::database::dump::{self, Destination, DumpError, DumpPlan};
 use crate::database::inventory::{Builder, Inventory};
 use crate::database::keep::Whole;
 use crate::database::location::Locations;
@@ -12,19 +12,20 @@ use crate::database::{Client, Server, version};
 use crate::event::{Event, Phase};
 use crate::library::layout::class_of;
 use crate::library::read::look;
-use crate::library::scope::Scope;
 use crate::model::{Class, FilePath, Root, RootPath};
 use crate::prove;
+use crate::repository::ScratchFile;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Fact};
 use crate::repository::manifest::{Manifest, Unseen};
 use crate::repository::store::{Attributes, Kind, Upload};
 use crate::task::blocking;
+use crate::told::told;
 use crate::verdict::{NamedVerdict, Proof, Thing, Verdict};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,45 +46,33 @@ pub struct Database {
     pub immich_url: Option<String>,
 }
 
-/// A whole dump that is in hand, and what it names.
-pub(super) struct InHand {
-    whole: Whole,
-    form: Form,
+/// What a dump names, for as long as the run asks.
+pub(super) struct Names {
     is_immich: bool,
     pub(super) assets: u64,
     pub(super) inventory: Arc<Mutex<Inventory>>,
-    _scratch: Scratch,
+    _file: ScratchFile,
+}
+
+/// A whole dump that is in hand, and not yet in the repository.
+pub(super) struct InHand {
+    whole: Whole,
+    form: Form,
+    pub(super) names: Names,
 }
 
 /// Where the compressed bytes are.
 enum Form {
     /// In a file of the state folder.
-    Spool(Scratch),
+    Spool(ScratchFile),
     /// On their way to the store, under this key: there was no room for a spool.
     Streamed(Key, Box<dyn Upload>),
-    /// In the repository.
-    Kept(DumpFact),
-    /// Given away: keeping it failed.
-    Gone,
 }
 
-/// Reads what a dump names while it is taken.
-struct Names(Builder);
-
-impl TextSink for Names {
-    fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
-        Ok(self.0.feed(text)?)
-    }
-}
-
-/// A file that goes when it is not needed any more.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // The next run writes over what cannot be removed.
-        drop(crate::repository::manifest::remove(&self.0));
-    }
+/// A dump that is in the repository.
+pub(super) struct Kept {
+    fact: DumpFact,
+    pub(super) names: Names,
 }
 
 /// A compressed dump takes at most one in so many bytes of the database: it has no indexes. Only for a first dump; later ones go by the last.
@@ -109,7 +98,7 @@ impl Run<'_> {
     }
 
     /// Dumps the database, and reads what the dump names. `None` where the run was asked to stop meanwhile.
-    pub(super) async fn take_dump(&mut self, database: &Database, number: u32) -> Result<Option<InHand>, BackupError> {
+    pub(super) async fn take_dump(&mut self, database: &Database) -> Result<Option<InHand>, BackupError> {
         // The next run of this state folder ends what a dead one left: it is known by its name.
         let application = dump::application(&self.session.writer);
         let orphans = dump::end_orphans(&database.client, &application).await?;
@@ -118,38 +107,31 @@ impl Run<'_> {
         }
         let server = database.client.server().await?;
         let last = self.session.manifest.dumps()?.pop().map(|dump| dump.fact);
-        let scratch = Scratch(self.session.state.scratch(&format!("inventory-{number}.db")));
-        let (destination, spool) = self.destination(database, &server, last.as_ref(), number).await?;
-        let streamed_to = if let Destination::Store { key, .. } = &destination { Some(key.clone()) } else { None };
-        let plan = DumpPlan {
+        let (file, spool) = (self.session.state.own_file("inventory.db"), self.session.state.own_file("dump.sql.part"));
+        let locations = self.locations(database);
+        let mut plan = DumpPlan {
             application,
             compression: database.compression,
-            destination,
+            destination: self.destination(database, &server, last.as_ref(), &spool).await,
             lock_wait: database.lock_wait,
             estimated_bytes: Some(last.map_or(server.database_bytes, |last| last.plain_size)),
         };
-        let (path, locations) = (scratch.0.clone(), self.locations(database));
-        let names = || Ok(Names(Builder::create(&path, locations.clone())?));
-        let mut spool = spool;
-        let mut streamed_to = streamed_to;
-        let mut taken = dump::take(&database.client, &plan, &names, self.monitor, self.stop).await;
-        if let Err(DumpError::SpoolFull { folder, .. }) = &taken {
-            // It is larger than the last one let expect.
-            let message = format!("no room left for the dump in `{}`: it is taken once more, and sent as it comes", folder.display());
-            self.monitor.emit(Event::Warned { message });
-            spool = None;
-            let (key, attributes) = self.streamed(database, &server, server.database_bytes).await;
-            streamed_to = Some(key.clone());
-            let destination = Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes };
-            taken = dump::take(&database.client, &DumpPlan { destination, ..plan }, &names, self.monitor, self.stop).await;
-        }
-        let (mut dumped, names) = match taken {
-            Err(DumpError::Stopped) => return Ok(None),
-            other => other?,
+        let (mut dumped, names) = loop {
+            let names = || Ok(Builder::create(&file, locations.clone())?);
+            match dump::take(&database.client, &plan, names, self.monitor, self.stop).await {
+                Err(DumpError::Stopped) => return Ok(None),
+                Err(DumpError::SpoolFull { folder, .. }) => {
+                    // It is larger than the last one let expect. What is sent as it comes has no spool that could fill up.
+                    let message = format!("no room left for the dump in `{}`: it is taken once more, and sent as it comes", folder.display());
+                    self.monitor.emit(Event::Warned { message });
+                    plan.destination = self.streamed(database, &server, server.database_bytes).await;
+                }
+                taken => break taken?,
+            }
         };
         self.monitor.emit(Event::PhaseFinished { phase: Phase::Dump });
         // Whole, or an error that says where it was cut: then nothing of it was stored.
-        let inventory = blocking(move || names.0.finish()).await?;
+        let inventory = blocking(move || names.finish()).await?;
         let summary = inventory.summary().clone();
         if !summary.is_immich {
             let message = format!("{} is not a database of Immich: it is backed up, and nothing can be proven", database.client.target());
@@ -164,19 +146,16 @@ impl Run<'_> {
             );
             self.monitor.emit(Event::Warned { message });
         }
-        let immich_version = summary.immich_version.or(self.immich_version(database, dumped.server.immich_version.clone()).await);
-        let form = match (spool, streamed_to, dumped.upload.take()) {
-            (Some(spool), ..) => Form::Spool(spool),
-            (None, Some(key), Some(upload)) => Form::Streamed(key, upload),
-            _ => Form::Gone,
+        let told = summary.immich_version.or_else(|| dumped.server.immich_version.clone());
+        let immich_version = self.immich_version(database, told).await;
+        let form = match (plan.destination, dumped.upload.take()) {
+            (Destination::Store { key, .. }, Some(upload)) => Form::Streamed(key, upload),
+            _ => Form::Spool(spool),
         };
         Ok(Some(InHand {
             whole: Whole { dumped, compression: database.compression, immich_version, rows: summary.rows_total },
             form,
-            is_immich: summary.is_immich,
-            assets: summary.assets,
-            inventory: Arc::new(Mutex::new(inventory)),
-            _scratch: scratch,
+            names: Names { is_immich: summary.is_immich, assets: summary.assets, inventory: Arc::new(Mutex::new(inventory)), _file: file },
         }))
     }
 
@@ -193,60 +172,49 @@ impl Run<'_> {
         }
     }
 
-    /// A spool file where there is room for it, else the store at once.
-    async fn destination(
-        &self,
-        database: &Database,
-        server: &Server,
-        last: Option<&DumpFact>,
-        number: u32,
-    ) -> Result<(Destination, Option<Scratch>), BackupError> {
-        let path = self.session.state.scratch(&format!("dump-{number}.sql.part"));
+    /// The file `spool` where there is room for it, else the store at once.
+    async fn destination(&self, database: &Database, server: &Server, last: Option<&DumpFact>, spool: &Path) -> Destination {
         let wanted = last.map_or(server.database_bytes / COMPRESSED_SHARE, |last| last.size.saturating_add(last.size / 2));
-        let free = path.parent().map_or(u64::MAX, free_bytes);
+        let free = spool.parent().map_or(u64::MAX, free_bytes);
         if free >= wanted.saturating_add(ROOM_KEPT_BYTES) {
-            return Ok((Destination::Spool(path.clone()), Some(Scratch(path))));
+            return Destination::Spool(spool.to_owned());
         }
         let message = format!("no room for the dump in the state folder ({free} bytes left, {wanted} wanted): it is sent while it is taken");
         self.monitor.emit(Event::Warned { message });
-        let (key, attributes) = self.streamed(database, server, wanted).await;
-        Ok((Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes }, None))
+        self.streamed(database, server, wanted).await
     }
 
-    /// Under what name, and as what, a dump is sent that is not yet whole.
-    async fn streamed(&self, database: &Database, server: &Server, size_bytes: u64) -> (Key, Attributes) {
+    /// The store, for a dump that is sent before it is known to be whole.
+    async fn streamed(&self, database: &Database, server: &Server, size_bytes: u64) -> Destination {
         let version = self.immich_version(database, server.immich_version.clone()).await;
         let key = Key::dump(Timestamp::now(), version.as_deref().unwrap_or("unknown"), database.compression.extension());
-        (key, Attributes { kind: Kind::Dump, sha256: None, mtime_ns: None, size_bytes: Some(size_bytes) })
+        let attributes = Attributes { kind: Kind::Dump, sha256: None, mtime_ns: None, size_bytes: Some(size_bytes) };
+        Destination::Store { store: Arc::clone(&self.session.repository.store), key, attributes }
     }
 
     /// Brings a dump into the repository, under a name of its own, and says so in the log.
-    pub(super) async fn keep(&mut self, dump: &mut InHand) -> Result<(), BackupError> {
-        self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(dump.whole.dumped.size_bytes) });
+    pub(super) async fn keep(&mut self, dump: InHand) -> Result<Kept, BackupError> {
+        let InHand { whole, form, names } = dump;
+        self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(whole.dumped.size_bytes) });
         let store = Arc::clone(&self.session.repository.store);
-        let fact = match std::mem::replace(&mut dump.form, Form::Gone) {
-            Form::Spool(spool) => dump.whole.send(store.as_ref(), &spool.0).await?,
-            Form::Streamed(key, upload) => dump.whole.finish(store.as_ref(), &key, upload).await?,
-            form @ (Form::Kept(_) | Form::Gone) => {
-                dump.form = form;
-                return Ok(());
-            }
+        let fact = match form {
+            Form::Spool(spool) => whole.send(store.as_ref(), &spool).await?,
+            Form::Streamed(key, upload) => whole.finish(store.as_ref(), &key, upload).await?,
         };
         self.commit(&[Fact::Dump(fact.clone())]).await?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::SendDump });
         self.monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
-        dump.form = Form::Kept(fact);
-        Ok(())
+        Ok(Kept { fact, names })
     }
 
     /// Proves what stands now. `None` where the dump is not Immich's.
-    async fn prove_now(&self, dump: &InHand) -> Result<Option<Proof>, BackupError> {
-        if !dump.is_immich {
+    async fn prove_now(&self, names: &Names) -> Result<Option<Proof>, BackupError> {
+        if !names.is_immich {
             return Ok(None);
         }
         self.monitor.emit(Event::PhaseStarted { phase: Phase::Prove, total_files: None, total_bytes: None });
         let (manifest, sequence, stop) = (self.session.manifest.path().to_owned(), self.session.manifest.head().sequence, self.stop.clone());
-        let inventory = Arc::clone(&dump.inventory);
+        let inventory = Arc::clone(&names.inventory);
         let proof = blocking(move || {
             let manifest = Manifest::open_for_reading(&manifest)?;
             let inventory = inventory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,8 +226,8 @@ impl Run<'_> {
     }
 
     /// Proves what stands now; what is missing is looked for on disk once more, and stored if it is there.
-    async fn prove(&mut self, dump: &InHand) -> Result<Option<Proof>, BackupError> {
-        let Some(proof) = self.prove_now(dump).await? else { return Ok(None) };
+    async fn prove(&mut self, names: &Names) -> Result<Option<Proof>, BackupError> {
+        let Some(proof) = self.prove_now(names).await? else { return Ok(None) };
         let mut found = Vec::new();
         for named in proof.named.iter().filter(|named| named.verdict == Verdict::Missing) {
             let Some((file, folder)) = self.file_named(&named.path) else { continue };
@@ -275,7 +243,7 @@ impl Run<'_> {
         }
         let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
         self.store_found(found, &unseen).await?;
-        self.prove_now(dump).await
+        self.prove_now(names).await
     }
 
     /// The file that a report calls so, and its root.
@@ -292,57 +260,53 @@ impl Run<'_> {
 
     /// The proof of the snapshot that is about to be committed, and the dump it is about. Where something is missing that the last snapshot had,
     /// Immich may have deleted it since the dump: one more dump tells. `None` where the run was asked to stop.
-    pub(super) async fn settle(&mut self, database: &Database, mut dump: InHand) -> Result<Option<Settled>, BackupError> {
-        let mut proof = self.prove(&dump).await?;
+    pub(super) async fn settle(&mut self, database: &Database, mut dump: Kept) -> Result<Option<Settled>, BackupError> {
+        let mut proof = self.prove(&dump.names).await?;
         if let Some(first) = &proof
             && self.is_news(first)?
             && !self.stop.is_cancelled()
         {
-            match Box::pin(self.take_dump(database, 2)).await {
+            match Box::pin(self.take_dump(database)).await {
                 Ok(Some(again)) => {
-                    let second = self.prove(&again).await?;
+                    let second = self.prove(&again.names).await?;
                     if second.as_ref().is_some_and(|second| lacking(second) < lacking(first)) {
-                        dump = again;
+                        dump = self.keep(again).await?;
                         proof = second;
-                        self.keep(&mut dump).await?;
                     } else {
                         // What was found on disk for the other dump stands now too.
-                        proof = self.prove_now(&dump).await?;
+                        proof = self.prove_now(&dump.names).await?;
                     }
                 }
                 Ok(None) => return Ok(None),
                 // The first dump and all files are here: what it would have explained stays unexplained.
                 Err(error @ (BackupError::Database(_) | BackupError::NoDump(_) | BackupError::Dump(_))) => {
-                    let message = format!("one more dump, to explain what is missing, failed: {}", super::describe(&error));
+                    let message = format!("one more dump, to explain what is missing, failed: {}", told(&error));
                     self.monitor.emit(Event::Warned { message });
                 }
                 Err(error) => return Err(error),
             }
         }
-        let ignored = self.count_ignored(database, &dump)?;
-        let Form::Kept(fact) = &dump.form else { return Ok(None) };
-        Ok(Some(Settled { dump: Some(fact.clone()), proof, ignored }))
+        let ignored = self.count_ignored(database, &dump.names)?;
+        Ok(Some(Settled { dump: Some(dump.fact), proof, ignored }))
     }
 
     /// Whether something is missing that was not missing in the last snapshot.
     fn is_news(&self, proof: &Proof) -> Result<bool, BackupError> {
-        if lacking(proof) == 0 {
-            return Ok(false);
-        }
         let last = self.session.manifest.latest_snapshot()?.and_then(|snapshot| snapshot.fact.proof).unwrap_or_default();
         let names = |proof: &Proof| -> BTreeSet<(Verdict, String)> {
             let lacking = |named: &&NamedVerdict| matches!(named.verdict, Verdict::Missing | Verdict::Mismatched);
             proof.named.iter().filter(lacking).map(|named| (named.verdict, named.path.clone())).collect()
         };
-        Ok(lacking(proof) != lacking(&last) || names(proof) != names(&last))
+        // Not all names are kept; more of them than before are news whatever their names.
+        Ok(lacking(proof) > lacking(&last) || !names(proof).is_subset(&names(&last)))
     }
 
     /// How many assets lie in external libraries that are left out on purpose.
-    fn count_ignored(&self, database: &Database, dump: &InHand) -> Result<u64, BackupError> {
+    fn count_ignored(&self, database: &Database, names: &Names) -> Result<u64, BackupError> {
         if database.external_ignore.is_empty() {
             return Ok(0);
         }
-        let inventory = dump.inventory.lock().unwrap_or_else(PoisonError::into_inner);
+        let inventory = names.inventory.lock().unwrap_or_else(PoisonError::into_inner);
         let libraries = inventory.libraries()?;
         let mut prefixes = BTreeSet::new();
         for ignored in &database.external_ignore {
@@ -368,11 +332,11 @@ impl Run<'_> {
 
     /// What is left out must not be what the database names: an exclude that would lose an asset stops the run. Assets that lie where derived files lie
     /// are taken in spite of `--originals-only`.
-    pub(super) fn check_scope(&mut self, dump: &InHand) -> Result<(), BackupError> {
-        if !self.scope.is_narrowed() || !dump.is_immich {
+    pub(super) fn check_scope(&mut self, names: &Names) -> Result<(), BackupError> {
+        if !self.scope.is_narrowed() || !names.is_immich {
             return Ok(());
         }
-        let inventory = dump.inventory.lock().unwrap_or_else(PoisonError::into_inner);
+        let inventory = names.inventory.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut lost, mut first, mut after) = (0_u64, None, None);
         let mut assets = BTreeSet::new();
         loop {
@@ -384,8 +348,7 @@ impl Run<'_> {
                 if self.scope.originals_only && class_of(&named.file) == Class::Derived && assets.len() < SCOPE_ASSETS_MAX {
                     assets.insert(named.file.clone());
                 }
-                let scope: &Scope = &self.scope;
-                if !scope.takes(&named.file) && !assets.contains(&named.file) {
+                if !self.scope.takes(&named.file) && !assets.contains(&named.file) {
                     lost += 1;
                     first.get_or_insert(named.file);
                 }

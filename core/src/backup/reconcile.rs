@@ -137,7 +137,7 @@ impl Run<'_> {
     /// By how much there are fewer assets in the database than at the last snapshot that had one, and how many there were then.
     fn rows_gone(&self) -> Result<(u64, u64), BackupError> {
         let Some(assets) = self.assets else { return Ok((0, 0)) };
-        let before = self.session.manifest.snapshots()?.into_iter().rev().find_map(|snapshot| snapshot.fact.proof).map_or(0, |proof| proof.assets);
+        let before = self.session.manifest.latest_with_proof()?.and_then(|snapshot| snapshot.fact.proof).map_or(0, |proof| proof.assets);
         Ok((before.saturating_sub(assets), before))
     }
 

@@ -3,6 +3,7 @@
 use super::client::{Client, Program};
 use super::compress::{Compression, compressed};
 use super::error::DatabaseError;
+use super::inventory::Builder;
 use super::process::Process;
 use super::server::{Server, no_answer};
 use crate::budget::{DUMP_BLOCK_BYTES, DUMP_BLOCKS_QUEUED_MAX};
@@ -51,6 +52,12 @@ pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 impl<F: FnMut(&[u8]) -> Result<(), SinkError> + Send + 'static> TextSink for F {
     fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
         self(text)
+    }
+}
+
+impl TextSink for Builder {
+    fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
+        Ok(Self::feed(self, text)?)
     }
 }
 

@@ -69,6 +69,12 @@ pub enum StoredDumpError {
 }
 
 impl StoredDumpError {
+    /// Whether it is not what was stored, as far as its bytes tell.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Broken { .. } | Self::Different { .. })
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

@@ -6,13 +6,12 @@ use crate::database::error::DatabaseError;
 use crate::database::load::LoadError;
 use crate::database::location::{Locations, Place};
 use crate::event::{Event, Phase};
-use crate::model::{Hasher, Part, Sha1};
+use crate::model::{Part, Sha1};
 use crate::repository::fetch::Fetcher;
 use crate::repository::key::Key;
 use crate::repository::log::Damaged;
 use crate::repository::store::StoreError;
 use crate::task::joined;
-use futures_util::TryStreamExt as _;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -68,27 +67,10 @@ async fn assets_table(client: &Client) -> Result<Option<String>, DrillError> {
     Ok(Some(format!("public.{table} WHERE {condition}")))
 }
 
-/// The SHA-1 and the size of what an object holds.
-async fn hash(fetcher: &Fetcher, key: &str, size_bytes: u64) -> Result<(Sha1, u64), StoreError> {
-    let mut pieces = fetcher.fetch(&Key::parse(key)?, size_bytes).await?;
-    let mut hasher = Hasher::default();
-    while let Some(piece) = pieces.try_next().await? {
-        hasher.update(&piece);
-    }
-    let content = hasher.finish();
+/// The SHA-1 and the size of what an object holds. One bad transfer is no damage: where it is not what it should be, a second reading decides.
+async fn hash(fetcher: &Fetcher, wanted: &Wanted) -> Result<(Sha1, u64), StoreError> {
+    let content = fetcher.hash(&Key::parse(&wanted.key)?, wanted.size_bytes, |content| content.digests.sha1 == wanted.asset.sha1).await?;
     Ok((content.digests.sha1, content.size_bytes))
-}
-
-/// As [`hash`]; one bad transfer is no damage: where it is not what it should be, a second reading decides.
-async fn hash_carefully(fetcher: &Fetcher, wanted: &Wanted) -> Result<(Sha1, u64), StoreError> {
-    let read = hash(fetcher, &wanted.key, wanted.size_bytes).await?;
-    if read.0 == wanted.asset.sha1 { Ok(read) } else { hash(fetcher, &wanted.key, wanted.size_bytes).await }
-}
-
-/// Whether the medium itself could not give the bytes (Linux: EIO, EUCLEAN, EBADMSG).
-fn is_medium_error(error: &StoreError) -> bool {
-    let StoreError::Io { source, .. } = error else { return false };
-    matches!(source.raw_os_error(), Some(5 | 117 | 74))
 }
 
 impl Drill<'_> {
@@ -143,7 +125,7 @@ impl Drill<'_> {
                     self.take_next(&mut reading).await?;
                 }
                 let fetcher = Arc::clone(&self.fetcher);
-                reading.spawn(async move { (hash_carefully(&fetcher, &wanted).await, wanted) });
+                reading.spawn(async move { (hash(&fetcher, &wanted).await, wanted) });
             }
         }
         while !reading.is_empty() {
@@ -190,7 +172,7 @@ impl Drill<'_> {
             }
             Ok(_) => "its bytes have another SHA-1 than the database names".to_owned(),
             Err(StoreError::NotFound { .. }) => "it is missing".to_owned(),
-            Err(error) if is_medium_error(&error) => super::told(&error),
+            Err(error) if error.is_of_medium() => super::told(&error),
             // Anything else says nothing of the object.
             Err(error) => return Err(error.into()),
         };

@@ -1,15 +1,15 @@
 //! A whole snapshot, each file where its dump expects it.
 
-use super::{Chooser, FindError, Selection, inventory_of};
+use super::{Chooser, FindError, Selection};
 use crate::budget::NAMED_MAX;
 use crate::database::inventory::Inventory;
 use crate::event::Monitor;
+use crate::listing;
 use crate::model::FilePath;
 use crate::repository::Session;
 use crate::repository::manifest::{FileRow, SnapshotRow};
 use crate::verdict::Thing;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 /// Whether files of `snapshot` lie elsewhere than its dump says, or are kept though they do not stand in it: the database would not find them.
@@ -24,10 +24,9 @@ pub fn is_out_of_place(snapshot: &SnapshotRow) -> bool {
 /// # Errors
 /// It has no dump, or none that can be read.
 pub async fn arrange(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Selection, FindError> {
-    let listed = Listed(session.state.own_scratch("arrange.db"));
-    let inventory = inventory_of(session, snapshot, &listed.0, monitor, stop).await?;
+    let listing = listing::list(session, snapshot, monitor, stop).await?;
     let mut chooser = Chooser::new(session)?;
-    let moved = take_assets(&mut chooser, snapshot.sequence, &inventory, stop)?;
+    let moved = take_assets(&mut chooser, snapshot.sequence, &listing.inventory, stop)?;
     session.manifest.each_file::<FindError>(snapshot.sequence, |row| {
         if stop.is_cancelled() {
             return Err(FindError::Interrupted);
@@ -37,7 +36,6 @@ pub async fn arrange(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Mo
         }
         Ok(())
     })?;
-    drop(inventory);
     chooser.finish()
 }
 
@@ -45,16 +43,6 @@ pub async fn arrange(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Mo
 fn can_be_made(file: &FilePath) -> bool {
     let path = file.path.to_path();
     path.as_os_str().len() < 3_072 && path.iter().all(|name| name.len() <= 255)
-}
-
-/// A scratch file, removed when it is not needed any more.
-struct Listed(PathBuf);
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        // The next one of this name replaces it.
-        crate::repository::manifest::remove(&self.0).ok();
-    }
 }
 
 /// Takes what the dump names and is not simply there. Returns where moved assets stand now, if nothing of the dump is there: the first of them, the others are

@@ -3,6 +3,7 @@
 use super::key::Key;
 use super::store::{ByteStream, Store, StoreError};
 use crate::budget::{RANGE_BYTES, RANGES_IN_FLIGHT_MAX, TRANSFER_BYTES_MAX};
+use crate::model::{Content, Hasher};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::sync::Arc;
@@ -21,6 +22,24 @@ impl Fetcher {
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)) }
+    }
+
+    /// What an object that should have `size_bytes` holds. One bad transfer is no damage: where it `is_right` not, a second reading decides.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn hash(&self, key: &Key, size_bytes: u64, is_right: impl Fn(&Content) -> bool) -> Result<Content, StoreError> {
+        let first = self.hash_once(key, size_bytes).await?;
+        if is_right(&first) { Ok(first) } else { self.hash_once(key, size_bytes).await }
+    }
+
+    async fn hash_once(&self, key: &Key, size_bytes: u64) -> Result<Content, StoreError> {
+        let mut pieces = self.fetch(key, size_bytes).await?;
+        let mut hasher = Hasher::default();
+        while let Some(piece) = pieces.try_next().await? {
+            hasher.update(&piece);
+        }
+        Ok(hasher.finish())
     }
 
     /// The bytes of an object that should have `size_bytes`: a large one comes in ranges where the store gives them faster so. One that is

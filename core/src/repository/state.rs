@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The state folder cannot be used.
@@ -52,6 +53,28 @@ pub fn place_of(base: &Path, url: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct StateLock {
     _file: File,
+}
+
+/// Counts the files of [`StateFolder::own_file`].
+static FILES: AtomicU64 = AtomicU64::new(0);
+
+/// A file that goes, with what SQLite keeps beside it, when this goes.
+#[derive(Debug)]
+pub struct ScratchFile(PathBuf);
+
+impl std::ops::Deref for ScratchFile {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ScratchFile {
+    fn drop(&mut self) {
+        // What cannot be removed is written over by the next run, or swept by the next process.
+        drop(super::manifest::remove(&self.0));
+    }
 }
 
 /// Folders from which this process has removed what others left.
@@ -173,6 +196,19 @@ impl StateFolder {
                 drop(std::fs::remove_file(entry.path()));
             }
         }
+    }
+
+    /// As [`Self::scratch`], and removed when it is not needed any more.
+    #[must_use]
+    pub fn file(&self, name: &str) -> ScratchFile {
+        ScratchFile(self.scratch(name))
+    }
+
+    /// As [`Self::own_scratch`], and removed when it is not needed any more. Several of one name may be in use at once.
+    #[must_use]
+    pub fn own_file(&self, name: &str) -> ScratchFile {
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        ScratchFile(self.own_scratch(&format!("{number}-{name}")))
     }
 
     /// A path for something that nobody needs after a crash, for this process alone.

@@ -178,6 +178,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the medium itself could not give the bytes (Linux: EIO, EUCLEAN, EBADMSG): that is damage of the one object.
+    #[must_use]
+    pub fn is_of_medium(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if matches!(source.raw_os_error(), Some(5 | 117 | 74)))
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

@@ -3,7 +3,7 @@
 use super::RestoreError;
 use crate::database::Client;
 use crate::database::compress::Compression;
-use crate::database::dump::{self, Destination, DumpPlan, LOCK_WAIT_DEFAULT, SinkError, TextSink};
+use crate::database::dump::{self, Destination, DumpPlan, LOCK_WAIT_DEFAULT};
 use crate::database::filter::Head;
 use crate::database::inventory::Builder;
 use crate::database::keep::Whole;
@@ -136,44 +136,25 @@ impl PreparedDatabase {
         monitor: &Arc<dyn Monitor>,
         stop: &CancellationToken,
     ) -> Result<(DumpFact, BTreeMap<String, u64>), RestoreError> {
-        let (spool, names) = (Scratch(session.state.own_scratch("before.sql")), Scratch(session.state.own_scratch("before.db")));
+        let (spool, names) = (session.state.own_file("before.sql"), session.state.own_file("before.db"));
         let plan = DumpPlan {
             application: dump::application(&session.writer),
             compression: Compression::Gzip,
-            destination: Destination::Spool(spool.0.clone()),
+            destination: Destination::Spool(spool.to_owned()),
             lock_wait: LOCK_WAIT_DEFAULT,
             estimated_bytes: None,
         };
-        let path = names.0.clone();
-        let sink = || Ok(Names(Builder::create(&path, Locations::new([]))?));
+        let sink = || Ok(Builder::create(&names, Locations::new([]))?);
         let (dumped, sink) = dump::take(&self.plan.client, &plan, sink, monitor, stop).await?;
         monitor.emit(Event::PhaseFinished { phase: Phase::Dump });
-        let inventory = blocking(move || sink.0.finish()).await?;
+        let inventory = blocking(move || sink.finish()).await?;
         let (summary, rows) = (inventory.summary().clone(), inventory.rows().clone());
         drop(inventory);
         let whole = Whole { dumped, compression: Compression::Gzip, immich_version: summary.immich_version, rows: summary.rows_total };
         session.begin_writing().await?;
-        let fact = DumpFact { before_restore: true, ..whole.send(session.store(), &spool.0).await? };
+        let fact = DumpFact { before_restore: true, ..whole.send(session.store(), &spool).await? };
         session.note(&[Fact::Dump(fact.clone())], monitor.as_ref()).await?;
         monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
         Ok((fact, rows))
-    }
-}
-
-struct Names(Builder);
-
-impl TextSink for Names {
-    fn feed(&mut self, text: &[u8]) -> Result<(), SinkError> {
-        Ok(self.0.feed(text)?)
-    }
-}
-
-/// A file that is not needed any more when this goes.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is swept with the state folder's other scratch files.
-        crate::repository::manifest::remove(&self.0).ok();
     }
 }

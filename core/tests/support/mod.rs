@@ -3,6 +3,7 @@
 
 pub mod behind;
 pub mod cloud;
+pub mod immich;
 pub mod promises;
 
 use async_trait::async_trait;

@@ -326,6 +326,21 @@ impl Manifest {
         Ok(())
     }
 
+    /// The newest snapshot that has a proof.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn latest_with_proof(&self) -> Result<Option<SnapshotRow>, ManifestError> {
+        self.connection
+            .query_row(
+                "SELECT sequence, id, fact FROM snapshot WHERE json_extract(fact, '$.proof') IS NOT NULL ORDER BY sequence DESC LIMIT 1",
+                [],
+                snapshot_row,
+            )
+            .optional()
+            .map_err(self.failed("read"))
+    }
+
     /// How many files were found, after the snapshot of log entry `sequence`, to contradict what Immich recorded of them.
     ///
     /// # Errors
