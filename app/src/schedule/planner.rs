@@ -120,6 +120,11 @@ impl Memory {
     pub fn new(schedule: &str, now: Timestamp) -> Self {
         Self { schedule: schedule.to_owned(), done_until: now, began_at: None, ended_at: None, failures: 0 }
     }
+
+    /// A run that began and of which no end is known died with the program, or with the machine.
+    fn with_a_dead_run_failed(self) -> Self {
+        if self.began_at > self.ended_at { Self { ended_at: self.began_at, failures: self.failures.saturating_add(1), ..self } } else { self }
+    }
 }
 
 #[derive(Debug)]
@@ -150,6 +155,7 @@ impl Planner {
                 memory if memory.schedule == schedule => memory,
                 memory => Memory { began_at: memory.began_at, ended_at: memory.ended_at, ..Memory::new(&schedule, now) },
             });
+            let memory = memory.map(Memory::with_a_dead_run_failed);
             (job, Entry { memory: memory.unwrap_or_else(|| Memory::new(&schedule, now)), calendar, asked: false })
         });
         Self { entries: entries.collect(), jitter, retry_after, last: None, chance: RandomState::new() }

@@ -184,9 +184,13 @@ fn jitter_is_uniform_stays_below_its_bound_and_within_the_interval() {
     assert!(delays.iter().any(|delay| *delay < 120) && delays.iter().any(|delay| *delay > 1_080));
     // A day of jitter for a job of each five minutes: still each of them.
     let mut life = Life::with_jitter(&[(Job::Backup, "*/5 * * * *")], "UTC", "2026-05-01T00:02Z", Duration::from_secs(86_400));
-    let ran = life.run_until("2026-05-01T05:04:59Z", minutes(0), Ended::Done);
-    assert_eq!(ran.len(), 60, "{ran:?}");
-    assert!(ran.iter().all(|ran| matches!(ran.why, Why::Planned { missed: 0, planned, .. } if ran.at.duration_since(planned) < minutes(5))));
+    let mut delays = BTreeMap::new();
+    for ran in life.run_until("2026-05-01T06:00Z", minutes(0), Ended::Done) {
+        let Why::Planned { planned, missed: 0, .. } = ran.why else { panic!("{ran:?}") };
+        assert!(delays.insert(planned, ran.at.duration_since(planned)).is_none());
+    }
+    assert!(delays.values().all(|delay| (SignedDuration::ZERO..minutes(5)).contains(delay)), "{delays:?}");
+    assert_eq!(delays.keys().filter(|planned| **planned <= at("2026-05-01T05:00Z")).count(), 60);
 }
 
 #[test]
@@ -226,4 +230,17 @@ fn what_somebody_asks_for_runs_at_once_and_the_schedule_goes_on() {
     assert_eq!(life.planner.next(Job::Backup, life.now), Some(at("2026-05-02T03:00Z")));
     assert_eq!(life.planner.next(Job::Drill, life.now), None);
     assert_eq!(life.step(at("2026-05-02T04:00Z"), minutes(1), Ended::Done).unwrap().at, at("2026-05-02T03:00Z"));
+}
+
+#[test]
+fn a_backup_that_died_with_the_machine_is_tried_again() {
+    let mut life = Life::new(&[(Job::Backup, "0 3 * * *"), (Job::Verify, "30 3 * * *")], "UTC", "2026-05-01T00:00Z");
+    life.now = at("2026-05-01T03:00Z");
+    let Decision::Run(Job::Backup, why) = life.planner.decide(life.now) else { panic!("it is three") };
+    life.planner.began(Job::Backup, life.now, why);
+    life.off(minutes(5));
+    let ran = life.step(at("2026-05-01T12:00Z"), minutes(1), Ended::Done).unwrap();
+    assert_eq!(ran, Ran { job: Job::Backup, at: at("2026-05-01T03:15Z"), why: Why::Retry { attempt: 1 } });
+    assert_eq!(life.step(at("2026-05-01T12:00Z"), minutes(1), Ended::Done).unwrap().job, Job::Verify);
+    assert_eq!(life.step(at("2026-05-02T02:00Z"), minutes(1), Ended::Done), None);
 }
