@@ -1,4 +1,7 @@
-//! The running containers: Docker's API, and a Compose project as it describes it.
+//! The running containers: Docker's API, Compose projects as it describes them, and the Immich among them.
 
+pub mod address;
+pub mod discover;
 pub mod engine;
+pub mod own;
 pub mod project;
