@@ -18,8 +18,10 @@ use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Phase};
+use crate::library::read::{LiveFile, ReadError};
 use crate::library::scope::Scope;
-use crate::model::{Class, ExternalName, FilePath, Root, RunId, Sample};
+use crate::library::tree::Tree;
+use crate::model::{Class, ExternalName, FilePath, Root, RootPath, RunId, Sample};
 use crate::prove::ProveError;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
@@ -30,7 +32,6 @@ use crate::told::told;
 use crate::verdict::Proof;
 use jiff::Timestamp;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Source {
     pub path: PathBuf,
     /// For an external library: where Immich's server sees it, if that is elsewhere.
     pub server_path: Option<Vec<u8>>,
+    /// Folders on this machine that Immich's server sees inside of it: files below that path lie there, and what the root itself has at that path is hidden.
+    pub mounts: Vec<(RootPath, PathBuf)>,
 }
 
 /// What a run is to do.
@@ -242,7 +245,7 @@ impl Report {
 #[derive(Debug, Clone)]
 struct OpenSource {
     source: Source,
-    folder: Arc<OwnedFd>,
+    tree: Arc<Tree>,
 }
 
 /// What all parts of a run share.
@@ -259,6 +262,8 @@ struct Run<'a> {
     unread: Vec<Unread>,
     bit_rot: Vec<FilePath>,
     doubtful: Vec<FilePath>,
+    /// How many of the files that the walk saw are Immich's own.
+    seen_of_immich: u64,
     /// How many assets the run's dump names; `None` where there is no dump.
     assets: Option<u64>,
     /// What the run's dump says, while files are stored.
@@ -310,6 +315,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         bit_rot: Vec::new(),
         doubtful: Vec::new(),
         inventory: None,
+        seen_of_immich: 0,
         assets: None,
         slipped: 0,
         rehashed: None,
@@ -341,14 +347,10 @@ pub fn dry_run(session: &Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop:
 
 impl Run<'_> {
     async fn start(&mut self) -> Result<(), BackupError> {
-        let external = |root: &Root| match root {
-            Root::Library => None,
-            Root::External(name) => Some(name.clone()),
-        };
-        let roots = self.sources.iter().map(|open| SourceRoot {
-            external: external(&open.source.root),
-            path: crate::model::encode_segment(open.source.path.as_os_str().as_encoded_bytes()).into_owned(),
-            server_path: self.server_path(&open.source).map(|path| crate::model::encode_segment(&path).into_owned()),
+        let text = |bytes: &[u8]| crate::model::encode_segment(bytes).into_owned();
+        let roots = self.sources.iter().map(|open| {
+            let server_path = self.server_path(&open.source).map(|path| text(&path));
+            SourceRoot::new(&open.source.root, text(open.source.path.as_os_str().as_encoded_bytes()), server_path)
         });
         let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
         self.commit(&[Fact::RunStarted(started)]).await?;
@@ -361,6 +363,7 @@ impl Run<'_> {
         match &source.root {
             Root::Library => self.plan.database.as_ref().and_then(|database| database.media_location.clone()).map(String::into_bytes),
             Root::External(_) => source.server_path.clone(),
+            Root::Config | Root::Postgres => None,
         }
     }
 
@@ -430,7 +433,7 @@ impl Run<'_> {
     fn refuse_empty(&self) -> Result<(), BackupError> {
         let first = self.session.manifest.latest_snapshot()?.is_none();
         match self.sources.first() {
-            Some(open) if first && self.counts.seen.files == 0 => Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() }),
+            Some(open) if first && self.seen_of_immich == 0 => Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() }),
             _ => Ok(()),
         }
     }
@@ -554,7 +557,8 @@ enum Done {
 #[derive(Debug)]
 struct Item {
     file: FilePath,
-    folder: Arc<OwnedFd>,
+    /// Where its bytes lie.
+    tree: Arc<Tree>,
     /// What the repository has of it.
     current: Option<crate::repository::manifest::CurrentFile>,
     /// Its size when it was walked.
@@ -566,5 +570,10 @@ struct Item {
 impl Item {
     fn class(&self) -> Class {
         crate::library::layout::class_of(&self.file)
+    }
+
+    fn open(&self) -> Result<LiveFile, ReadError> {
+        let (folder, path) = self.tree.at(&self.file.path);
+        LiveFile::open(folder, &path)
     }
 }

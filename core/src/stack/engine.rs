@@ -10,6 +10,15 @@ use std::path::Path;
 /// How long the engine may take to answer a request, in seconds. Requests that wait by their nature (stopping a container) say how long themselves.
 const ANSWER_SECONDS: u64 = 30;
 
+/// Where an engine may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// A path, `unix://PATH` or `tcp://HOST:PORT`.
+    pub address: String,
+    /// Who says so: `--docker-host`, `DOCKER_HOST`, "Docker's context `nas`", "the usual place".
+    pub origin: String,
+}
+
 /// An engine that answers.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -42,6 +51,12 @@ pub enum EngineError {
         /// Why.
         source: Error,
     },
+    /// None of the places where one may be has one.
+    #[error("no container engine can be reached ({})", list(.tried))]
+    Nowhere {
+        /// What was tried, and what each said.
+        tried: Vec<EngineError>,
+    },
     /// It could not do what was asked.
     #[error("Docker cannot {action}")]
     Refused {
@@ -50,6 +65,15 @@ pub enum EngineError {
         /// Why.
         source: Error,
     },
+}
+
+fn list(tried: &[EngineError]) -> String {
+    let tell = |error: &EngineError| match error {
+        EngineError::Socket { address, source } => format!("{address}: {source}"),
+        EngineError::NoAnswer { address, source } => format!("{address}: {source}"),
+        other => other.to_string(),
+    };
+    tried.iter().map(tell).collect::<Vec<_>>().join("; ")
 }
 
 impl EngineError {
@@ -65,8 +89,23 @@ impl EngineError {
                 "there is no such socket: start Docker, or name its socket with --docker-host (in a container: mount /var/run/docker.sock)"
             }
             Self::Socket { .. } | Self::NoAnswer { .. } => "check that Docker runs (`docker ps`), and that --docker-host (DOCKER_HOST) names it",
+            Self::Nowhere { tried } => {
+                // What somebody may not use is there; that is the one to mend.
+                let denied = tried.iter().find(|error| matches!(error, Self::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied));
+                return denied.or(tried.first()).and_then(Self::hint);
+            }
             Self::Refused { .. } => return None,
         }))
+    }
+
+    /// Whether nothing speaks for an engine on this machine: no socket anywhere.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Socket { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Nowhere { tried } => tried.iter().all(Self::is_absent),
+            _ => false,
+        }
     }
 
     /// Whether the engine is not there, or went away: what is asked of it again later may be answered.
@@ -74,7 +113,7 @@ impl EngineError {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Address { .. } => false,
-            Self::Socket { .. } | Self::NoAnswer { .. } => true,
+            Self::Socket { .. } | Self::NoAnswer { .. } | Self::Nowhere { .. } => true,
             // An answer with a status is one.
             Self::Refused { source, .. } => !matches!(source, Error::DockerResponseServerError { .. }),
         }
@@ -108,6 +147,24 @@ impl Engine {
         // An old engine knows no new version of the API.
         let docker = docker.map_err(no_answer)?.negotiate_version().await.map_err(no_answer)?;
         Ok(Self { docker, address: address.to_owned() })
+    }
+
+    /// Connects to the first of these that answers.
+    ///
+    /// # Errors
+    /// What the only one said; [`EngineError::Nowhere`] with what each of several said.
+    pub async fn connect_to_first(addresses: &[Address]) -> Result<Self, EngineError> {
+        let mut tried = Vec::new();
+        for Address { address, .. } in addresses {
+            match Self::connect(address).await {
+                Ok(engine) => return Ok(engine),
+                Err(error) => tried.push(error),
+            }
+        }
+        Err(match (tried.pop(), tried.is_empty()) {
+            (Some(only), true) => only,
+            (last, _) => EngineError::Nowhere { tried: tried.into_iter().chain(last).collect() },
+        })
     }
 
     /// Its API.

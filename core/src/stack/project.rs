@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) const PROJECT: &str = "com.docker.compose.project";
-const SERVICE: &str = "com.docker.compose.service";
+pub(super) const SERVICE: &str = "com.docker.compose.service";
 const NUMBER: &str = "com.docker.compose.container-number";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
-const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
-const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
+pub(super) const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
+pub(super) const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 const ENVIRONMENT_FILE: &str = "com.docker.compose.project.environment_file";
 
 /// Containers that are looked at at once.
@@ -110,6 +110,12 @@ impl Environment {
     }
 }
 
+impl FromIterator<(String, String)> for Environment {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(pairs: T) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -166,12 +172,28 @@ pub struct Container {
     pub aliases: BTreeSet<String>,
     /// Its addresses in its networks.
     pub addresses: BTreeSet<String>,
+    /// Names of its networks.
+    pub networks: BTreeSet<String>,
     /// Ports that the host passes on.
     pub ports: Vec<Port>,
     /// `host`, `bridge`, the name of a network, `container:ID`.
     pub network_mode: String,
-    depends_on: Vec<Dependency>,
+    /// When the engine starts it by itself: `always`, `unless-stopped`, `on-failure`, `no`.
+    pub restart_policy: String,
+    /// Whether this program runs in it; see [`super::own`].
+    pub is_self: bool,
+    /// Whether the engine is asked through it: a socket proxy.
+    pub serves_engine: bool,
+    pub(super) depends_on: Vec<Dependency>,
     pub(super) is_one_off: bool,
+}
+
+impl Container {
+    /// Whether it must not be stopped: this program runs in it, or speaks to the engine through it.
+    #[must_use]
+    pub fn is_needed_here(&self) -> bool {
+        self.is_self || self.serves_engine
+    }
 }
 
 /// Containers of one service.
@@ -318,7 +340,7 @@ impl From<ContainerInspectResponse> for Container {
         let labels: BTreeMap<_, _> = config.labels.unwrap_or_default().into_iter().collect();
         let environment =
             config.env.unwrap_or_default().into_iter().filter_map(|entry| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let state = found.state.unwrap_or_default();
+        let (state, host_config) = (found.state.unwrap_or_default(), found.host_config.unwrap_or_default());
         let health = state.health.and_then(|health| match health.status {
             Some(HealthStatusEnum::STARTING) => Some(Health::Starting),
             Some(HealthStatusEnum::HEALTHY) => Some(Health::Healthy),
@@ -334,9 +356,10 @@ impl From<ContainerInspectResponse> for Container {
             let volume = mount.name.filter(|_| mount.typ.as_deref() == Some("volume"));
             Some(Mount { host: PathBuf::from(host), inside: PathBuf::from(inside), volume, is_writable: mount.rw.unwrap_or(true) })
         };
-        let (mut aliases, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        let (mut aliases, mut addresses, mut networks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let network_settings = found.network_settings.unwrap_or_default();
-        for endpoint in network_settings.networks.unwrap_or_default().into_values() {
+        for (name, endpoint) in network_settings.networks.unwrap_or_default() {
+            networks.insert(name);
             aliases.extend(endpoint.aliases.into_iter().chain(endpoint.dns_names).flatten());
             addresses.extend([endpoint.ip_address, endpoint.global_ipv6_address].into_iter().flatten().filter(|address| !address.is_empty()));
         }
@@ -386,8 +409,12 @@ impl From<ContainerInspectResponse> for Container {
             mounts: found.mounts.into_iter().flatten().filter_map(mount).collect(),
             aliases,
             addresses,
+            networks,
             ports,
-            network_mode: found.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
+            restart_policy: host_config.restart_policy.and_then(|policy| policy.name).map(|name| name.to_string()).unwrap_or_default(),
+            network_mode: host_config.network_mode.unwrap_or_default(),
+            is_self: false,
+            serves_engine: false,
         }
     }
 }

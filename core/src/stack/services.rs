@@ -11,8 +11,10 @@ mod up;
 pub use up::{Problem, Up, recover};
 
 use super::engine::{Engine, EngineError};
-use super::project::{Container, Dependency, Project, State, projects};
+use super::own;
+use super::project::{Container, Dependency, Project, State, containers, projects};
 use crate::event::{Event, Monitor};
+use crate::task::blocking;
 use api::Api;
 use journal::{By, Hold, Journal, JournalError, Kept, Service};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +33,6 @@ pub struct Choice {
     pub project: String,
     /// The service that Immich's database runs in.
     pub database: Option<String>,
-    /// Ids of containers that are never stopped: the one that this program runs in, the one through which it reaches the engine.
-    pub spared: BTreeSet<String>,
     /// What the Compose file says of dependencies, for services whose containers do not say it.
     pub depends_on: BTreeMap<String, Vec<Dependency>>,
     /// What the Compose file says of the time to stop, for services whose containers do not say it.
@@ -178,6 +178,8 @@ pub struct Outage {
     hold: Hold,
     by: By,
     run: Option<String>,
+    /// Ids of containers that are never stopped: the one that this program runs in, the one through which it reaches the engine.
+    spared: BTreeSet<String>,
     journal: Option<Journal>,
     first_stop: Option<Instant>,
 }
@@ -201,8 +203,9 @@ impl Outage {
             };
             return Err(ServicesError::Standing { project: standing.project, by, since: standing.begun_at });
         }
+        let spared = spared(&engine).await?;
         let api = Api::new(engine, patience);
-        let outage = Self { api, choice, patience, monitor, hold, by, run: None, journal: None, first_stop: None };
+        let outage = Self { api, choice, patience, monitor, hold, by, run: None, spared, journal: None, first_stop: None };
         outage.look().await?;
         outage.api.rights().await.map_err(|error| match api::is_forbidden(&error) {
             true => ServicesError::Forbidden { source: error },
@@ -272,7 +275,7 @@ impl Outage {
                 stop_timeout_s: container.stop_timeout.or(from_file).map(|timeout| timeout.as_secs()),
                 tell_timeout: from_file.is_some(),
                 started_at: container.started_at,
-                spared: self.choice.spared.contains(&container.id),
+                spared: self.spared.contains(&container.id),
             }
         };
         let services = project.services.iter().map(|service| Service {
@@ -307,6 +310,19 @@ impl Outage {
     fn warn(&self, message: String) {
         self.monitor.emit(Event::Warned { message });
     }
+}
+
+/// Ids of the containers that this program needs.
+async fn spared(engine: &Engine) -> Result<BTreeSet<String>, EngineError> {
+    let mut all = containers(engine).await?;
+    let address = engine.address().to_owned();
+    // Looks up a name, perhaps.
+    let all = blocking(move || {
+        own::mark(&mut all, &own::Signs::look(), &address);
+        all
+    })
+    .await;
+    Ok(all.into_iter().filter(Container::is_needed_here).map(|container| container.id).collect())
 }
 
 /// The services in steps: each comes after those that it waits for, and those of one step do not wait for each other. A circle is one step.

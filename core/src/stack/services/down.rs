@@ -171,7 +171,7 @@ impl Outage {
     /// Stops whatever runs of a service now.
     async fn stop_current(&self, service: &str) -> Result<(), ServicesError> {
         for container in self.api.containers(&self.choice.project).await? {
-            if container.service != service || !runs(&container) || self.choice.spared.contains(&container.id) {
+            if container.service != service || !runs(&container) || self.spared.contains(&container.id) {
                 continue;
             }
             let stopped = self.api.stop(&container.id, &container.name, container.stop_timeout, false).await;
