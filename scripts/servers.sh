@@ -110,7 +110,7 @@ need_postgresql() {
 # need_docker: an engine, and what makes an image without a registry. Only root can start an engine; without it those tests say that they were skipped.
 need_docker() {
   [[ $(id -u) == 0 ]] || return 0
-  need dockerd=docker.io debootstrap=debootstrap pigz=pigz
+  need dockerd=docker.io docker-compose=docker-compose debootstrap=debootstrap pigz=pigz
   # A package of its own since Debian 13.
   need docker=docker-cli
 }

@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::settings::{COMMANDS, EVERYWHERE, settings_of};
 use immich_backup_core::backup::Source;
 use immich_backup_core::library::scope::Patterns;
-use immich_backup_core::model::{ExternalName, InvalidPath, Root};
+use immich_backup_core::model::{ExternalName, InvalidPath, Root, RootPath};
 use immich_backup_core::repository::place::without_secrets;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -78,7 +78,7 @@ struct External {
 
 impl External {
     fn source(self) -> Source {
-        Source { root: Root::External(self.name), path: self.path, server_path: self.server_path }
+        Source { root: Root::External(self.name), path: self.path, server_path: self.server_path, mounts: Vec::new() }
     }
 }
 
@@ -99,6 +99,23 @@ fn externals(app: &App) -> Result<Vec<External>, UsageError> {
         return Err(UsageError("--external names one library twice; each needs a name of its own".to_owned()));
     }
     Ok(externals)
+}
+
+/// `--media-mount PATH=DIR`, as often as it is given.
+fn media_mounts(app: &App) -> Result<Vec<(RootPath, PathBuf)>, UsageError> {
+    let parse = |text: &String| {
+        let wrong =
+            || UsageError(format!("--media-mount `{text}`: write PATH=DIR, PATH being that of a folder below the media location (`thumbs=/ssd/thumbs`)"));
+        let (path, folder) = text.split_once('=').ok_or_else(wrong)?;
+        let at = RootPath::from_bytes(path.trim_end_matches('/').as_bytes()).map_err(|_| wrong())?;
+        if folder.is_empty() { Err(wrong()) } else { Ok((at, PathBuf::from(folder))) }
+    };
+    let mounts: Vec<_> = app.settings.texts("media-mount").iter().map(parse).collect::<Result<_, _>>()?;
+    let places: BTreeSet<_> = mounts.iter().map(|(at, _)| at).collect();
+    if places.len() < mounts.len() {
+        return Err(UsageError("--media-mount names one folder of the media location twice".to_owned()));
+    }
+    Ok(mounts)
 }
 
 fn patterns(texts: &[String]) -> Result<Patterns, UsageError> {

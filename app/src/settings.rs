@@ -55,6 +55,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "An external library and the name to keep it under, and where Immich's server sees it if that is elsewhere; for restore, where it goes",
     },
     Setting {
+        name: "media-mount",
+        short: None,
+        takes: Takes::Values("PATH=DIR"),
+        environment: &["IMMICH_BACKUP_MEDIA_MOUNT"],
+        default: None,
+        help: "A folder of the media location that lies elsewhere (`thumbs=/ssd/thumbs`), as where a volume of its own is mounted over it; for restore, where its files go",
+    },
+    Setting {
         name: "drop-external",
         short: None,
         takes: Takes::Values("NAME"),
@@ -433,6 +441,22 @@ pub const SETTINGS: &[Setting] = &[
         help: "Where the media location goes; made if it is missing",
     },
     Setting {
+        name: "config-to",
+        short: None,
+        takes: Takes::Value("DIR"),
+        environment: &[],
+        default: None,
+        help: "Where the stack's configuration goes (what the backup shows as config/…); it is left alone otherwise",
+    },
+    Setting {
+        name: "postgres-to",
+        short: None,
+        takes: Takes::Value("DIR"),
+        environment: &[],
+        default: None,
+        help: "Where PostgreSQL's raw folder goes (what the backup shows as postgres/…); it is left alone otherwise: the dump is what a restore needs",
+    },
+    Setting {
         name: "path",
         short: None,
         takes: Takes::Values("GLOB"),
@@ -679,7 +703,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "init",
         about: "Make a repository in an empty place",
         more: "Prints what the program needs to be allowed to do there. With --dry-run or --estimate it makes nothing, asks nobody and needs no credentials.",
-        settings: &["dry-run", "estimate", "library", "external", "originals-only", "exclude", "include", "storage-class"],
+        settings: &["dry-run", "estimate", "library", "external", "media-mount", "originals-only", "exclude", "include", "storage-class"],
         argument: None,
     },
     CommandSpec {
@@ -690,6 +714,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         settings: &[
             "library",
             "external",
+            "media-mount",
             "drop-external",
             "init",
             "originals-only",
@@ -755,9 +780,12 @@ pub const COMMANDS: &[CommandSpec] = &[
                stopped goes on where it was; a file that differs is never replaced unless --overwrite is said.",
         settings: &[
             "to",
+            "config-to",
+            "postgres-to",
             "snapshot",
             "path",
             "external",
+            "media-mount",
             "overwrite",
             "database",
             "database-container",

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod contents;
 mod database;
+mod downtime;
 mod dry_run;
 mod preflight;
 mod reconcile;
@@ -11,6 +12,7 @@ mod send;
 mod turn;
 
 pub use database::Database;
+pub use downtime::{Downtime, DowntimeError, Up};
 pub use preflight::{PreflightError, refuse_overlap};
 pub use turn::open;
 
@@ -18,8 +20,10 @@ use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Phase};
+use crate::library::read::{LiveFile, ReadError};
 use crate::library::scope::Scope;
-use crate::model::{Class, ExternalName, FilePath, Root, RunId, Sample};
+use crate::library::tree::Tree;
+use crate::model::{Class, ExternalName, FilePath, Root, RootPath, RunId, Sample};
 use crate::prove::ProveError;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
@@ -30,7 +34,6 @@ use crate::told::told;
 use crate::verdict::Proof;
 use jiff::Timestamp;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,6 +48,8 @@ pub struct Source {
     pub path: PathBuf,
     /// For an external library: where Immich's server sees it, if that is elsewhere.
     pub server_path: Option<Vec<u8>>,
+    /// Folders on this machine that Immich's server sees inside of it: files below that path lie there, and what the root itself has at that path is hidden.
+    pub mounts: Vec<(RootPath, PathBuf)>,
 }
 
 /// What a run is to do.
@@ -78,6 +83,10 @@ pub struct Plan {
     pub wait: Duration,
     /// Do not wait for another writer's unfinished run.
     pub take_over: bool,
+    /// Stops Immich for the run; `None` where it goes on meanwhile.
+    pub downtime: Option<Arc<dyn Downtime>>,
+    /// Where the stopped library is copied to, so that Immich is up again before anything is sent. Only with [`Self::downtime`].
+    pub stage: Option<PathBuf>,
 }
 
 /// Why a run stopped.
@@ -115,6 +124,9 @@ pub enum BackupError {
     /// What was dumped is not whole, or cannot be kept.
     #[error("cannot use the dump of the database")]
     Dump(#[from] InventoryError),
+    /// Immich could not be stopped or started.
+    #[error("cannot stop and start Immich")]
+    Downtime(#[from] DowntimeError),
     /// The proof could not be made.
     #[error("cannot prove the backup")]
     Prove(#[from] ProveError),
@@ -142,6 +154,7 @@ impl BackupError {
             Self::Database(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
             Self::NoDump(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
             Self::Dump(error) => Some(format!("{}nothing of it was stored; run again", sentence(error.hint()))),
+            Self::Downtime(error) => error.hint.clone(),
             Self::Prove(error) => error.hint(),
             Self::Interrupted => None,
         }
@@ -223,6 +236,8 @@ pub struct Report {
     pub proof: Option<Proof>,
     /// Assets outside of what is backed up that the user said to leave out.
     pub ignored: u64,
+    /// How long Immich was down, from the first stop until all of it was up and healthy; `None` where it was not stopped.
+    pub downtime: Option<Duration>,
 }
 
 impl Report {
@@ -242,7 +257,7 @@ impl Report {
 #[derive(Debug, Clone)]
 struct OpenSource {
     source: Source,
-    folder: Arc<OwnedFd>,
+    tree: Arc<Tree>,
 }
 
 /// What all parts of a run share.
@@ -259,12 +274,16 @@ struct Run<'a> {
     unread: Vec<Unread>,
     bit_rot: Vec<FilePath>,
     doubtful: Vec<FilePath>,
+    /// How many of the files that the walk saw are Immich's own.
+    seen_of_immich: u64,
     /// How many assets the run's dump names; `None` where there is no dump.
     assets: Option<u64>,
     /// What the run's dump says, while files are stored.
     inventory: Option<Arc<Mutex<Inventory>>>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
+    /// How long Immich was down.
+    downtime: Option<Duration>,
     /// Which unchanged files are read again.
     rehashed: Option<crate::model::Part>,
     /// What the snapshot says of the database.
@@ -310,8 +329,10 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         bit_rot: Vec::new(),
         doubtful: Vec::new(),
         inventory: None,
+        seen_of_immich: 0,
         assets: None,
         slipped: 0,
+        downtime: None,
         rehashed: None,
         settled: Settled::default(),
     };
@@ -327,7 +348,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     };
     let totals = run.session.manifest.totals();
     let Settled { dump, proof, ignored } = run.settled;
-    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot, doubtful: run.doubtful, dump, proof, ignored })
+    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot, doubtful: run.doubtful, dump, proof, ignored, downtime: run.downtime })
 }
 
 /// Shows what a run would do, without writing anything.
@@ -341,14 +362,10 @@ pub fn dry_run(session: &Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop:
 
 impl Run<'_> {
     async fn start(&mut self) -> Result<(), BackupError> {
-        let external = |root: &Root| match root {
-            Root::Library => None,
-            Root::External(name) => Some(name.clone()),
-        };
-        let roots = self.sources.iter().map(|open| SourceRoot {
-            external: external(&open.source.root),
-            path: crate::model::encode_segment(open.source.path.as_os_str().as_encoded_bytes()).into_owned(),
-            server_path: self.server_path(&open.source).map(|path| crate::model::encode_segment(&path).into_owned()),
+        let text = |bytes: &[u8]| crate::model::encode_segment(bytes).into_owned();
+        let roots = self.sources.iter().map(|open| {
+            let server_path = self.server_path(&open.source).map(|path| text(&path));
+            SourceRoot::new(&open.source.root, text(open.source.path.as_os_str().as_encoded_bytes()), server_path)
         });
         let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
         self.commit(&[Fact::RunStarted(started)]).await?;
@@ -361,6 +378,7 @@ impl Run<'_> {
         match &source.root {
             Root::Library => self.plan.database.as_ref().and_then(|database| database.media_location.clone()).map(String::into_bytes),
             Root::External(_) => source.server_path.clone(),
+            Root::Config | Root::Postgres => None,
         }
     }
 
@@ -430,7 +448,7 @@ impl Run<'_> {
     fn refuse_empty(&self) -> Result<(), BackupError> {
         let first = self.session.manifest.latest_snapshot()?.is_none();
         match self.sources.first() {
-            Some(open) if first && self.counts.seen.files == 0 => Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() }),
+            Some(open) if first && self.seen_of_immich == 0 => Err(BackupError::Empty { root: open.source.root.clone(), path: open.source.path.clone() }),
             _ => Ok(()),
         }
     }
@@ -554,7 +572,8 @@ enum Done {
 #[derive(Debug)]
 struct Item {
     file: FilePath,
-    folder: Arc<OwnedFd>,
+    /// Where its bytes lie.
+    tree: Arc<Tree>,
     /// What the repository has of it.
     current: Option<crate::repository::manifest::CurrentFile>,
     /// Its size when it was walked.
@@ -566,5 +585,10 @@ struct Item {
 impl Item {
     fn class(&self) -> Class {
         crate::library::layout::class_of(&self.file)
+    }
+
+    fn open(&self) -> Result<LiveFile, ReadError> {
+        let (folder, path) = self.tree.at(&self.file.path);
+        LiveFile::open(folder, &path)
     }
 }

@@ -14,6 +14,7 @@ pub mod keep;
 pub mod load;
 pub mod location;
 pub mod process;
+pub mod raw;
 pub mod server;
 pub mod stored;
 pub mod text;

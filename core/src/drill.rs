@@ -165,11 +165,12 @@ impl DrillError {
 }
 
 /// What a failed load says: the dump is not good, or it could not be tried.
-fn judged(error: LoadError) -> Result<String, DrillError> {
+fn judged(error: LoadError, target: &DrillTarget) -> Result<String, DrillError> {
     let of_dump = match &error {
         LoadError::Filter(_) | LoadError::NotWhole(_) => true,
         // What has a remedy at the server (no room, a lock) is not the dump's fault.
-        LoadError::Sql { .. } => error.hint().is_none(),
+        // In a server made for it everything is its own: what is refused there is nothing that Immich's user may do elsewhere either.
+        LoadError::Sql { .. } => error.hint().is_none() || (error.is_of_rights() && matches!(target, DrillTarget::Local { .. })),
         LoadError::Text(source) => source.downcast_ref().is_some_and(|error: &StoredDumpError| {
             let gone = matches!(error, StoredDumpError::Store { source: StoreError::NotFound { .. }, .. });
             gone || error.is_damage() || matches!(error, StoredDumpError::UnknownKind { .. })
@@ -289,7 +290,8 @@ impl Drill<'_> {
         let head = match surveyed {
             Ok(head) => head,
             Err(error) => {
-                self.report.problem(judged(error)?);
+                let problem = judged(error, &self.plan.target)?;
+                self.report.problem(problem);
                 return Ok(());
             }
         };
@@ -317,7 +319,7 @@ impl Drill<'_> {
                 let (loaded, done) = match load::load(target.client(), &plan, load::stream(self.text()), self.monitor, self.stop).await {
                     Ok(loaded) => (true, self.check(target.client(), loaded).await),
                     Err(LoadError::Stopped) => (false, Ok(())),
-                    Err(error) => (false, judged(error).map(|problem| self.report.problem(problem))),
+                    Err(error) => (false, judged(error, &self.plan.target).map(|problem| self.report.problem(problem))),
                 };
                 if let (Target::Scratch(client), true) = (&target, loaded)
                     && let Err(error) = load::clear(client, &plan.makes).await

@@ -23,6 +23,7 @@ pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod stack;
 mod task;
 mod told;
 pub mod verdict;

@@ -3,4 +3,5 @@
 pub mod layout;
 pub mod read;
 pub mod scope;
+pub mod tree;
 pub mod walk;

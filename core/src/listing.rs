@@ -121,7 +121,7 @@ pub fn locations(roots: &[SourceRoot]) -> Locations {
     let bytes = |text: &String| decode_text(text).map_or_else(|| text.as_bytes().to_vec(), std::borrow::Cow::into_owned);
     let externals = roots.iter().filter_map(|root| Some((root.external.clone()?, bytes(root.server_path.as_ref().unwrap_or(&root.path)))));
     let mut locations = Locations::new(externals);
-    for path in roots.iter().filter(|root| root.external.is_none()).filter_map(|root| root.server_path.as_ref()) {
+    for path in roots.iter().filter(|root| root.external.is_none() && root.root.is_none()).filter_map(|root| root.server_path.as_ref()) {
         locations.prefer_media(&bytes(path));
     }
     locations
@@ -163,9 +163,11 @@ pub async fn list(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Monit
 mod tests {
     use super::*;
     use crate::database::location::Place;
+    use crate::model::Root;
 
     fn root(external: Option<&str>, path: &str, server_path: Option<&str>) -> SourceRoot {
-        SourceRoot { external: external.map(|name| name.parse().unwrap()), path: path.to_owned(), server_path: server_path.map(str::to_owned) }
+        let root = external.map_or(Root::Library, |name| Root::External(name.parse().unwrap()));
+        SourceRoot::new(&root, path.to_owned(), server_path.map(str::to_owned))
     }
 
     fn place(locations: &Locations, path: &str) -> String {
@@ -177,7 +179,8 @@ mod tests {
 
     #[test]
     fn the_log_says_where_the_server_saw_external_libraries() {
-        let roots = [root(None, "/srv/immich", None), root(Some("nas"), "/mnt/nas", Some("/external/100%25")), root(Some("usb"), "/mnt/usb", None)];
+        let beside = SourceRoot::new(&Root::Postgres, "/srv/postgres".to_owned(), Some("/data".to_owned()));
+        let roots = [root(None, "/srv/immich", None), beside, root(Some("nas"), "/mnt/nas", Some("/external/100%25")), root(Some("usb"), "/mnt/usb", None)];
         let locations = locations(&roots);
         let places = ["/external/100%/a", "/mnt/usb/a", "/mnt/nas/a", "/data/a", "/srv/immich/a"].map(|path| place(&locations, path));
         assert_eq!(places, ["external/nas/a", "external/usb/a", "outside", "a", "outside"]);

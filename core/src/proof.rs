@@ -83,7 +83,7 @@ pub fn prove<E: From<OutOfOrder>>(
 /// External library, folder, name: as bytes, which is how texts compare.
 fn order(a: &FilePath, b: &FilePath) -> Ordering {
     fn parts(file: &FilePath) -> (&str, (&str, &str)) {
-        (file.root.external_or_empty(), file.path.split())
+        (file.root.name_in_manifest(), file.path.split())
     }
     parts(a).cmp(&parts(b))
 }
@@ -108,7 +108,7 @@ impl<I> Files<I> {
             if let Some(later) = next.as_ref().filter(|next| order(&before.file, &next.file) != Ordering::Less) {
                 return Err(OutOfOrder { earlier: before.file, later: later.file.clone() }.into());
             }
-            if !is_named && class_of(&before.file) != Class::Marker {
+            if !is_named && before.file.root.is_of_immich() && class_of(&before.file) != Class::Marker {
                 judge.proof.untracked += 1;
                 judge.name(Verdict::Untracked, None, &before.file, None, false);
             }

@@ -9,9 +9,10 @@ use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES
 use crate::database::dump::DumpError;
 use crate::database::inventory::InventoryError;
 use crate::database::load::LoadError;
+use crate::database::raw;
 use crate::event::{Event, Monitor, Phase};
 use crate::library::{layout, scope::Patterns};
-use crate::model::{ExternalName, FilePath, Hasher, Root};
+use crate::model::{ExternalName, FilePath, Hasher, Root, RootPath};
 use crate::repository::fetch::Fetcher;
 use crate::repository::key::Key;
 use crate::repository::log::{Tally, Unread};
@@ -20,6 +21,7 @@ use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
 use futures_util::TryStreamExt as _;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::num::NonZeroUsize;
@@ -36,10 +38,16 @@ use tokio_util::sync::CancellationToken;
 pub struct Plan {
     /// The snapshot.
     pub snapshot: SnapshotRow,
-    /// Where the media location goes; external libraries go to `external/<name>` below it.
-    pub to: PathBuf,
+    /// Where the media location goes; external libraries go to `external/<name>` below it. `None`: neither comes back.
+    pub to: Option<PathBuf>,
     /// External libraries that go elsewhere.
     pub externals: BTreeMap<ExternalName, PathBuf>,
+    /// Folders that are mounted inside the media location: files below that path go there.
+    pub mounts: Vec<(RootPath, PathBuf)>,
+    /// Where the stack's configuration goes. Where nothing is said, it is left alone, unless `paths` names it: then it goes to `config` below `to`.
+    pub config_to: Option<PathBuf>,
+    /// Where PostgreSQL's folder goes; as for the configuration, `postgres` below `to`.
+    pub postgres_to: Option<PathBuf>,
     /// Only what these match; all, where there are none.
     pub paths: Patterns,
     /// Only these files, in place of all that stands in the snapshot.
@@ -70,6 +78,10 @@ pub struct Preview {
     pub differ: u64,
     /// The first of them.
     pub differing: Vec<FilePath>,
+    /// Files beside the libraries that are left alone: the stack's configuration.
+    pub config_left: Tally,
+    /// Likewise: PostgreSQL's folder.
+    pub postgres_left: Tally,
     /// Room left at the target, in bytes.
     pub free_bytes: u64,
 }
@@ -130,6 +142,14 @@ pub enum RestoreError {
     SamePlace {
         /// The external library.
         name: ExternalName,
+    },
+    /// The media location has a folder where something else would go.
+    #[error("the media location has a folder `{folder}` of its own, and {root} would go there too")]
+    SameFolder {
+        /// What would go there.
+        root: Root,
+        /// The folder.
+        folder: &'static str,
     },
     /// The target overlaps with the repository or the state folder.
     #[error("{what} `{}` and the target `{}` lie within one another", .inner.display(), .path.display())]
@@ -197,6 +217,7 @@ impl RestoreError {
             Self::Differs { .. } => Some("nothing was changed; restore to an empty folder, or say --overwrite to replace them (a folder in the place of a file, or a link that leads outside, has to go by hand)".to_owned()),
             Self::NoRoom { .. } => Some("nothing was changed; make room, or take another target".to_owned()),
             Self::SamePlace { name } => Some(format!("nothing was changed; say --external {name}=PATH to put it elsewhere")),
+            Self::SameFolder { folder, .. } => Some(format!("nothing was changed; say --{folder}-to DIR to put it elsewhere")),
             Self::Nested { .. } => Some("nothing was changed; take another target".to_owned()),
             Self::Busy { .. } => Some("wait until it has ended, or end it; nothing was changed by this one".to_owned()),
             Self::Load(error) => error.hint(),
@@ -210,6 +231,11 @@ impl RestoreError {
     }
 }
 
+/// How people see the stack's configuration: where it goes below the target, if it goes there.
+const CONFIG: &str = "config";
+/// Likewise, PostgreSQL's folder.
+const POSTGRES: &str = "postgres";
+
 /// A restore that has been planned and can be done.
 #[derive(Debug)]
 pub struct Prepared {
@@ -221,17 +247,35 @@ pub struct Prepared {
     touch: Vec<u64>,
     /// What is to be written below the media location; external libraries may go to another disk.
     library_bytes: u64,
+    /// Clusters in PostgreSQL's folder: paths below it, empty for the folder itself.
+    clusters: Vec<String>,
     /// What it will do.
     pub preview: Preview,
 }
 
 /// Where each root goes.
 #[derive(Debug)]
-struct Targets(BTreeMap<Root, Target>);
+struct Targets {
+    roots: BTreeMap<Root, Target>,
+    /// Folders inside the media location that lie elsewhere, the deepest first.
+    mounts: Vec<(RootPath, Target)>,
+}
 
 impl Targets {
     fn of(&self, root: &Root) -> Option<&Target> {
-        self.0.get(root)
+        self.roots.get(root)
+    }
+
+    /// Where `file` goes: the folder, and its path below that.
+    fn place<'a>(&self, file: &'a FilePath) -> Option<(&Target, Cow<'a, RootPath>)> {
+        if let (Root::Library, Some(found)) = (&file.root, self.mounts.iter().find_map(|(at, target)| Some((target, file.path.below(at)?)))) {
+            return Some((found.0, Cow::Owned(found.1)));
+        }
+        self.of(&file.root).map(|target| (target, Cow::Borrowed(&file.path)))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Target> {
+        self.roots.values().chain(self.mounts.iter().map(|(_, target)| target))
     }
 }
 
@@ -252,7 +296,12 @@ fn set_bit(bits: &mut Vec<u64>, index: usize) {
 type Row = (usize, FileRow);
 
 /// Hands the wanted rows on, from a thread of its own; ends when nobody wants any more.
-fn feed_rows(manifest: PathBuf, plan: &Plan, rows: mpsc::Sender<Row>) -> std::thread::JoinHandle<Result<(), ManifestError>> {
+fn feed_rows(
+    manifest: PathBuf,
+    plan: &Plan,
+    wanted: impl Fn(&FileRow) -> bool + Send + 'static,
+    rows: mpsc::Sender<Row>,
+) -> std::thread::JoinHandle<Result<(), ManifestError>> {
     enum Halt {
         Enough,
         Failed(ManifestError),
@@ -262,12 +311,11 @@ fn feed_rows(manifest: PathBuf, plan: &Plan, rows: mpsc::Sender<Row>) -> std::th
             Self::Failed(error)
         }
     }
-    let (sequence, paths, chosen) = (plan.snapshot.sequence, plan.paths.clone(), plan.chosen.clone());
+    let (sequence, chosen) = (plan.snapshot.sequence, plan.chosen.clone());
     std::thread::spawn(move || {
         let mut index = 0;
         let feed = |row: FileRow| {
-            let wanted = paths.is_empty() || paths.matches(&row.file.to_string());
-            let sent = !wanted || rows.blocking_send((index, row)).is_ok();
+            let sent = !wanted(&row) || rows.blocking_send((index, row)).is_ok();
             index += 1;
             if sent { Ok(()) } else { Err(Halt::Enough) }
         };
@@ -292,12 +340,28 @@ fn thread_joined<T>(result: std::thread::Result<T>) -> T {
 /// The target cannot be used, has no room, or holds files that differ and may not be replaced.
 pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Prepared, RestoreError> {
     let targets = Arc::new(Targets::open(session, &plan)?);
-    let mut prepared = Prepared { targets: Arc::clone(&targets), right: Vec::new(), touch: Vec::new(), library_bytes: 0, preview: Preview::default(), plan };
+    let (right, touch, clusters) = (Vec::new(), Vec::new(), Vec::new());
+    let mut prepared = Prepared { targets: Arc::clone(&targets), right, touch, library_bytes: 0, clusters, preview: Preview::default(), plan };
     let total = prepared.plan.chosen.as_ref().map_or_else(|| prepared.plan.snapshot.fact.totals.all(), |chosen| chosen.files());
     monitor.emit(Event::PhaseStarted { phase: Phase::Compare, total_files: Some(total.files), total_bytes: None });
     let workers = prepared.plan.workers.get();
     let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
-    let feeder = feed_rows(session.manifest.path().to_owned(), &prepared.plan, sender);
+    let (paths, left) = (prepared.plan.paths.clone(), Arc::new(Mutex::new((Tally::default(), Tally::default()))));
+    let (wanting, leaving) = (Arc::clone(&targets), Arc::clone(&left));
+    let wanted = move |row: &FileRow| {
+        let matches = paths.is_empty() || paths.matches(&row.file.to_string());
+        let goes = wanting.of(&row.file.root).is_some();
+        if matches && !goes {
+            let mut left = leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            match row.file.root {
+                Root::Config => left.0.add(row.size_bytes),
+                Root::Postgres => left.1.add(row.size_bytes),
+                Root::Library | Root::External(_) => {}
+            }
+        }
+        matches && goes
+    };
+    let feeder = feed_rows(session.manifest.path().to_owned(), &prepared.plan, wanted, sender);
     let mut comparing = JoinSet::new();
     loop {
         tokio::select! {
@@ -312,7 +376,7 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
                 }
                 let targets = Arc::clone(&targets);
                 comparing.spawn_blocking(move || {
-                    let found = targets.of(&row.1.file.root).map_or(Ok(Found::Nothing), |target| target.compare(&row.1));
+                    let found = targets.place(&row.1.file).map_or(Ok(Found::Nothing), |(target, path)| target.compare(&path, &row.1));
                     (row, found)
                 });
             }
@@ -321,6 +385,7 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
     }
     drop(rows);
     thread_joined(feeder.join())?;
+    (prepared.preview.config_left, prepared.preview.postgres_left) = *left.lock().unwrap_or_else(PoisonError::into_inner);
     monitor.emit(Event::PhaseFinished { phase: Phase::Compare });
     prepared.check()?;
     Ok(prepared)
@@ -328,7 +393,18 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
 
 impl Prepared {
     fn note(&mut self, (index, row): Row, found: io::Result<Found>) -> Result<(), RestoreError> {
-        let elsewhere = matches!(&row.file.root, Root::External(name) if self.plan.externals.contains_key(name));
+        if row.file.root == Root::Postgres
+            && let Some(cluster) = row.file.path.as_str().strip_suffix(raw::CONTROL)
+            && (cluster.is_empty() || cluster.ends_with('/'))
+        {
+            self.clusters.push(cluster.trim_end_matches('/').to_owned());
+        }
+        let elsewhere = match &row.file.root {
+            Root::Library => self.targets.mounts.iter().any(|(at, _)| row.file.path.below(at).is_some()),
+            Root::External(name) => self.plan.externals.contains_key(name),
+            Root::Config => self.plan.config_to.is_some(),
+            Root::Postgres => self.plan.postgres_to.is_some(),
+        };
         if !elsewhere && matches!(found, Ok(Found::Nothing | Found::Different)) {
             self.library_bytes = self.library_bytes.saturating_add(row.size_bytes);
         }
@@ -406,7 +482,9 @@ impl Prepared {
             monitor: Arc::clone(monitor),
         });
         let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
-        let feeder = feed_rows(session.manifest.path().to_owned(), &self.plan, sender);
+        let (paths, wanting) = (self.plan.paths.clone(), Arc::clone(&self.targets));
+        let wanted = move |row: &FileRow| (paths.is_empty() || paths.matches(&row.file.to_string())) && wanting.of(&row.file.root).is_some();
+        let feeder = feed_rows(session.manifest.path().to_owned(), &self.plan, wanted, sender);
         let mut writing = JoinSet::new();
         let mut written = Written::default();
         let mut more = true;
@@ -431,7 +509,7 @@ impl Prepared {
                         continue;
                     }
                     if bit(&self.touch, index) {
-                        let touched = self.targets.of(&row.file.root).map_or(Ok(()), |target| target.touch(&row));
+                        let touched = self.targets.place(&row.file).map_or(Ok(()), |(target, path)| target.touch(&path, &row));
                         touched.map_err(|source| RestoreError::Target { action: "set the time of", path: row.file.path.to_path(), source })?;
                     } else {
                         let writer = Arc::clone(&writer);
@@ -449,6 +527,7 @@ impl Prepared {
         if !self.plan.is_part() && !report.interrupted {
             report.markers = self.targets.make_markers()?;
         }
+        self.targets.make_clusters(&self.clusters)?;
         self.targets.sync()?;
         monitor.emit(Event::PhaseFinished { phase: Phase::Write });
         Ok(report)
@@ -548,14 +627,14 @@ impl Writer {
     }
 
     async fn write_once(&self, row: &FileRow, key: &str) -> Result<NewFile, Failure> {
-        let Some(target) = self.targets.of(&row.file.root) else { return Err(Failure::Target(io::ErrorKind::NotFound.into())) };
+        let Some((target, path)) = self.targets.place(&row.file) else { return Err(Failure::Target(io::ErrorKind::NotFound.into())) };
         let key = Key::parse(key).map_err(|error| Failure::Damaged(error.to_string()))?;
         let mut pieces = match self.fetcher.fetch(&key, row.size_bytes).await {
             Ok(pieces) => pieces,
             Err(StoreError::NotFound { .. }) => return Err(Failure::Damaged(format!("its object `{key}` is missing"))),
             Err(error) => return Err(Failure::Store(error)),
         };
-        let mut file = target.begin(row).map_err(Failure::Target)?;
+        let mut file = target.begin(&path).map_err(Failure::Target)?;
         let mut hasher = Hasher::default();
         while let Some(piece) = pieces.try_next().await.map_err(Failure::Store)? {
             debug_assert!(piece.len() <= CHUNK_BYTES);
@@ -583,8 +662,17 @@ impl Targets {
         let mut targets = BTreeMap::new();
         let open = |path: &Path| Target::open(path).map_err(|source| RestoreError::Target { action: "open", path: path.to_owned(), source });
         // A dry run makes no folder.
-        targets.insert(Root::Library, if plan.to.exists() { open(&plan.to)? } else { Target::later(plan.to.clone()) });
+        if let Some(to) = &plan.to {
+            targets.insert(Root::Library, if to.exists() { open(to)? } else { Target::later(to.clone()) });
+        }
+        for (root, folder, elsewhere) in [(Root::Config, CONFIG, &plan.config_to), (Root::Postgres, POSTGRES, &plan.postgres_to)] {
+            let within = plan.to.as_ref().filter(|_| plan.paths.name(folder)).map(|to| Target::within(to, Path::new(folder)));
+            if let Some(target) = elsewhere.clone().map(Target::later).or(within) {
+                targets.insert(root, target.private());
+            }
+        }
         let mut own_external = BTreeSet::new();
+        let mut own_folders = BTreeSet::new();
         let mut folders = session.manifest.folders();
         loop {
             let page = folders.next_page()?;
@@ -592,18 +680,20 @@ impl Targets {
                 break;
             }
             for (_, root, path) in page {
-                if let Root::External(name) = &root
+                if let (Root::External(name), Some(to)) = (&root, &plan.to)
                     && !targets.contains_key(&root)
                 {
                     let target = match plan.externals.get(name) {
                         Some(path) => Target::later(path.clone()),
-                        None => Target::within(&plan.to, &Path::new("external").join(name.as_str())),
+                        None => Target::within(to, &Path::new("external").join(name.as_str())),
                     };
                     targets.insert(root, target);
-                } else if root == Root::Library
-                    && let Some(inside) = path.strip_prefix("external/")
-                {
-                    own_external.insert(inside.split('/').next().unwrap_or(inside).to_owned());
+                } else if root == Root::Library {
+                    let (top, inside) = path.split_once('/').unwrap_or((&path, ""));
+                    if top == "external" && !inside.is_empty() {
+                        own_external.insert(inside.split('/').next().unwrap_or(inside).to_owned());
+                    }
+                    own_folders.extend([CONFIG, POSTGRES].into_iter().filter(|folder| *folder == top));
                 }
             }
         }
@@ -615,12 +705,20 @@ impl Targets {
                 return Err(RestoreError::SamePlace { name: name.clone() });
             }
         }
-        for target in targets.values() {
+        for (root, folder, elsewhere) in [(Root::Config, CONFIG, &plan.config_to), (Root::Postgres, POSTGRES, &plan.postgres_to)] {
+            if elsewhere.is_none() && own_folders.contains(folder) && targets.contains_key(&root) {
+                return Err(RestoreError::SameFolder { root, folder });
+            }
+        }
+        let mut mounts: Vec<_> = plan.mounts.iter().map(|(at, path)| (at.clone(), Target::later(path.clone()))).collect();
+        mounts.sort_by_key(|(at, _)| std::cmp::Reverse(at.as_str().len()));
+        let targets = Self { roots: targets, mounts: if plan.to.is_some() { mounts } else { Vec::new() } };
+        for target in targets.all() {
             if let Some((what, inner)) = session.overlapping(target.path()) {
                 return Err(RestoreError::Nested { what, inner, path: target.path().to_owned() });
             }
         }
-        Ok(Self(targets))
+        Ok(targets)
     }
 
     /// Makes the folder of the media location, so that a target that cannot be used stops the restore before any file.
@@ -632,7 +730,7 @@ impl Targets {
     /// Locks the media location's folder, and those of external libraries that lie elsewhere and are there.
     fn lock(&self) -> Result<Vec<OwnedFd>, RestoreError> {
         let mut locks = Vec::new();
-        for target in self.0.values().filter(|target| target.path().exists()) {
+        for target in self.all().filter(|target| target.path().exists()) {
             let failed = |source| RestoreError::Target { action: "lock", path: target.path().to_owned(), source };
             locks.push(target.lock().map_err(failed)?.ok_or_else(|| RestoreError::Busy { path: target.path().to_owned() })?);
         }
@@ -640,17 +738,32 @@ impl Targets {
     }
 
     fn free_bytes(&self) -> Result<u64, RestoreError> {
-        let Some(library) = self.of(&Root::Library) else { return Ok(0) };
+        let Some(library) = self.of(&Root::Library).or_else(|| self.all().next()) else { return Ok(0) };
         library.free_bytes().map_err(|source| RestoreError::Target { action: "measure", path: library.path().to_owned(), source })
     }
 
     fn make_markers(&self) -> Result<u64, RestoreError> {
-        let Some(library) = self.of(&Root::Library) else { return Ok(0) };
-        library.make_markers(layout::markers()).map_err(|source| RestoreError::Target { action: "make markers in", path: library.path().to_owned(), source })
+        let mut made = 0;
+        for marker in layout::markers() {
+            let Ok(path) = RootPath::parse(&marker) else { continue };
+            let file = FilePath::library(path);
+            let Some((target, path)) = self.place(&file) else { continue };
+            let failed = |source| RestoreError::Target { action: "make markers in", path: target.path().to_owned(), source };
+            made += u64::from(target.make_marker(&path).map_err(failed)?);
+        }
+        Ok(made)
+    }
+
+    /// Makes the folders that PostgreSQL needs and that had no file.
+    fn make_clusters(&self, clusters: &[String]) -> Result<(), RestoreError> {
+        let Some(target) = self.of(&Root::Postgres) else { return Ok(()) };
+        let failed = |source| RestoreError::Target { action: "make folders in", path: target.path().to_owned(), source };
+        let within = |cluster: &String| RootPath::parse(cluster).map_or_else(|_| PathBuf::new(), |path| path.to_path());
+        clusters.iter().try_for_each(|cluster| target.make_folders(&within(cluster), &raw::FOLDERS)).map_err(failed)
     }
 
     fn sync(&self) -> Result<(), RestoreError> {
-        for target in self.0.values() {
+        for target in self.all() {
             target.sync().map_err(|source| RestoreError::Target { action: "flush", path: target.path().to_owned(), source })?;
         }
         Ok(())

@@ -155,8 +155,11 @@ async fn restore(world: &World, query: &Query, which: Option<&str>, paths: &[&st
     let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
     let plan = restore::Plan {
         snapshot: snapshot(&session, which.unwrap_or("latest")),
-        to: to.to_owned(),
+        to: Some(to.to_owned()),
         externals: BTreeMap::new(),
+        mounts: Vec::new(),
+        config_to: None,
+        postgres_to: None,
         paths: Patterns::new(&paths).unwrap(),
         chosen: Some(std::sync::Arc::clone(&selection.chosen)),
         overwrite: false,

@@ -164,6 +164,17 @@ fn what_knows_postgresql_knows_nothing_of_an_operation() {
 }
 
 #[test]
+fn the_stack_knows_of_the_database_only_how_one_is_reached_and_nothing_of_a_repository() {
+    uses_none_of("stack", &all_but(&["library", "repository"], &[]), &[]);
+    for (path, code) in module("stack") {
+        assert_eq!(code.matches("crate::database").count(), code.matches("crate::database::connection::").count(), "{path}");
+    }
+    for (path, code) in module("database") {
+        assert_eq!(code.matches("crate::stack").count(), code.matches("crate::stack::engine::").count(), "{path}");
+    }
+}
+
+#[test]
 fn the_proof_and_the_retention_ask_nobody() {
     // What they compare is handed to them: types of the inventory and the repository, and no connection to anything.
     for part in ["proof", "retention"] {
@@ -208,6 +219,7 @@ fn every_module_has_its_place() {
         "repository",
         "restore",
         "retention",
+        "stack",
         "task",
         "told",
         "verdict",

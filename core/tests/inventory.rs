@@ -125,7 +125,7 @@ fn every_file_that_a_real_server_names_is_named() {
             .iter()
             .map(|named| {
                 let (folder, name) = named.file.path.split();
-                (named.file.root.external_or_empty().to_owned(), folder.to_owned(), name.to_owned())
+                (named.file.root.name_in_manifest().to_owned(), folder.to_owned(), name.to_owned())
             })
             .collect();
         assert!(keys.is_sorted());

@@ -8,16 +8,20 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::servers::ServerError;
 use crate::servers::process::{End, Launch, Process};
 
 mod container;
-mod image;
+pub(crate) mod image;
 mod leftover;
 
 pub use container::{Container, ContainerOptions};
@@ -28,20 +32,38 @@ pub struct Engine {
     /// Loaded when it is first asked for.
     image: OnceLock<String>,
     process: Process,
+    /// Whether it was killed, and not started again.
+    is_down: AtomicBool,
     /// Locked as long as this engine is somebody's.
     _alive: File,
 }
 
-/// What starts the engine in its namespaces: `$0` is its folder, `$1` the name of the folder. Its data are in memory: to remove an image's thousands of
-/// files would take longer than most tests.
-const START: &str = r#"
-mount -t tmpfs tmpfs /run
-mkdir "$0/data" "$0/exec"
-mount -t tmpfs tmpfs "$0/data"
-mount -t tmpfs tmpfs "$0/exec"
-exec dockerd --host="unix://$0/docker.sock" --data-root="$0/data" --exec-root="$0/exec" --pidfile="$0/docker.pid" --config-file="$0/daemon.json" \
-  --bridge=none --iptables=false --ip-forward=false --ip-masq=false --exec-opt=native.cgroupdriver=cgroupfs --cgroup-parent="/$1"
-"#;
+/// What starts the engine in its namespaces, and does with it what [`Order`] says: `$0` is its folder, `$1` the name of the folder.
+const START: &str = include_str!("docker/supervise.sh");
+
+/// What a test does to an engine that is to live on: a line for whoever started it in its namespaces.
+#[derive(Clone, Copy)]
+enum Order {
+    Kill,
+    Outage,
+    Start,
+    End,
+}
+
+impl Order {
+    fn line(self) -> &'static str {
+        match self {
+            Self::Kill => "kill\n",
+            Self::Outage => "outage\n",
+            Self::Start => "start\n",
+            Self::End => "end\n",
+        }
+    }
+}
+
+/// A loaded machine is slow; one that is not needs a second or two.
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What `unshare` makes for it. Whoever is first in a namespace of processes takes all others there with it.
 const NAMESPACES: [&str; 5] = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
@@ -72,7 +94,7 @@ impl Engine {
         command.env("PATH", search_path()).env_remove("DOCKER_HOST");
         let launch = Launch { name: "dockerd".to_string(), command, privileges: Vec::new(), end: End::Terminate, folder };
         let (process, ()) = Process::launch(launch, || docker(&socket, &["version".to_string()]).map(drop))?;
-        Ok(Some(Self { socket, image: OnceLock::new(), process, _alive: alive }))
+        Ok(Some(Self { socket, image: OnceLock::new(), process, is_down: AtomicBool::new(false), _alive: alive }))
     }
 
     /// Its socket: what `DOCKER_HOST` names after `unix://`.
@@ -143,6 +165,64 @@ impl Engine {
         Container::start(self, name, options)
     }
 
+    /// Kills the engine's process (SIGKILL), as a lack of memory would. Its containers run on, but nobody can reach them through it any more.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end.
+    pub fn kill(&self) {
+        self.bring_down(Order::Kill);
+    }
+
+    /// Kills the engine and all that runs in its containers at once, and takes away what would not survive a reboot: the machine lost its power.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end.
+    pub fn lose_power(&self) {
+        self.bring_down(Order::Outage);
+    }
+
+    /// Starts it again on the same data after [`Engine::kill`] or [`Engine::lose_power`], and returns when it answers. Containers come back as their restart
+    /// policies say; of those that ran on, none stays: an engine that finds them kills them first.
+    ///
+    /// # Errors
+    ///
+    /// If it does not become ready.
+    pub fn start_again(&self) -> Result<(), ServerError> {
+        self.order(Order::Start).map_err(cannot_start)?;
+        self.is_down.store(false, Ordering::Relaxed);
+        let began = Instant::now();
+        loop {
+            match docker(&self.socket, &["version".to_string()]) {
+                Ok(_) => return Ok(()),
+                Err(said) if began.elapsed() > READY_WITHIN => {
+                    let what = format!("is not ready again after {READY_WITHIN:?} ({said})");
+                    return Err(ServerError::NotReady { program: "dockerd".to_string(), what, last_words: self.log() });
+                }
+                Err(_) => thread::sleep(LOOK_EVERY),
+            }
+        }
+    }
+
+    fn bring_down(&self, order: Order) {
+        self.is_down.store(true, Ordering::Relaxed);
+        if let Err(error) = self.order(order) {
+            panic!("cannot reach who started the engine: {error}");
+        }
+        let began = Instant::now();
+        // Gone when nobody listens any more: its socket's file stays.
+        while UnixStream::connect(&self.socket).is_ok() {
+            assert!(began.elapsed() < READY_WITHIN, "the engine does not end: {}", self.log());
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn order(&self, order: Order) -> io::Result<()> {
+        // Both ways: to open it for writing alone would wait for ever where nobody reads.
+        File::options().read(true).write(true).open(self.folder().join("orders"))?.write_all(order.line().as_bytes())
+    }
+
     /// What the engine has printed so far.
     pub fn log(&self) -> String {
         self.process.output()
@@ -156,6 +236,10 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if self.is_down.load(Ordering::Relaxed) {
+            // Its namespaces have nothing to wait for: a signal would not reach their first process.
+            self.order(Order::End).ok();
+        }
         self.process.stop();
         leftover::remove_groups(self.process.folder());
     }
@@ -203,7 +287,7 @@ fn docker(socket: &Path, arguments: &[String]) -> Result<String, String> {
 }
 
 /// The command that talks to the engine at `socket`, whatever the user's own settings say.
-fn client(socket: &Path) -> [String; 5] {
+pub(crate) fn client(socket: &Path) -> [String; 5] {
     let folder = socket.parent().unwrap_or(Path::new("/"));
     ["docker", "--config", &folder.join("client").display().to_string(), "--host", &format!("unix://{}", socket.display())].map(ToString::to_string)
 }

@@ -148,7 +148,7 @@ impl Files {
 const TIMES_BEGIN: u64 = 1_300_000_000;
 const TIMES_SPAN: u64 = 400_000_000;
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
     let mut entries = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);

@@ -1,5 +1,6 @@
 //! Stand-ins for servers that the tests of immich-backup talk to.
 
+pub mod compose;
 pub mod docker;
 pub mod fixture;
 pub mod gcs;

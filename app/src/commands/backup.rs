@@ -140,7 +140,7 @@ async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
 
 fn plan(app: &App) -> anyhow::Result<Plan> {
     let settings = &app.settings;
-    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?), server_path: None };
+    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?), server_path: None, mounts: super::media_mounts(app)? };
     let externals = super::externals(app)?.into_iter().map(super::External::source);
     let sources: Vec<_> = std::iter::once(library).chain(externals).collect();
     let dropped = settings.texts("drop-external").iter().map(|name| name.parse()).collect::<Result<Vec<ExternalName>, InvalidPath>>();
@@ -164,6 +164,8 @@ fn plan(app: &App) -> anyhow::Result<Plan> {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         wait: settings.time("wait")?.unwrap_or_default(),
         take_over: settings.switch("take-over")?,
+        downtime: None,
+        stage: None,
     })
 }
 

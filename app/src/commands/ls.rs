@@ -59,11 +59,13 @@ fn takes(wanted: &Patterns, row: &FileRow) -> bool {
     wanted.is_empty() || wanted.matches(&row.file.to_string())
 }
 
-/// The folder of the media location, or the external library.
+/// The folder of the media location, or what lies beside it.
 fn group(row: &FileRow) -> String {
     match &row.file.root {
         Root::Library => row.file.path.as_str().split_once('/').map_or(".", |(folder, _)| folder).to_owned(),
         Root::External(name) => format!("external/{name}"),
+        Root::Config => "config".to_owned(),
+        Root::Postgres => "postgres".to_owned(),
     }
 }
 

@@ -19,16 +19,20 @@ use std::sync::Arc;
 /// Restores.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let database = wanted_database(app).await?;
-    let Some(to) = app.settings.text("to").map(PathBuf::from) else {
+    let folder = |name| app.settings.text(name).map(PathBuf::from);
+    let (to, config_to, postgres_to) = (folder("to"), folder("config-to"), folder("postgres-to"));
+    if to.is_none() && config_to.is_none() && postgres_to.is_none() {
         return match database {
             Some(client) => Box::pin(database_alone(app, client)).await,
-            None => Err(UsageError("say --to DIR, or --database URL, or both".to_owned()).into()),
+            None => Err(UsageError("say --to DIR, or --database URL, or both (or --config-to DIR, --postgres-to DIR)".to_owned()).into()),
         };
-    };
+    }
     let paths = super::patterns(app.settings.texts("path"))?;
     // Where a restore writes is said here and now: what the configuration names for `backup` is the live library.
-    let said_here = app.settings.found("external").is_some_and(|found| found.origin == Origin::Flag);
-    let externals = if said_here { super::externals(app)?.into_iter().map(|external| (external.name, external.path)).collect() } else { BTreeMap::new() };
+    let said_here = |name| app.settings.found(name).is_some_and(|found| found.origin == Origin::Flag);
+    let mounts = if said_here("media-mount") { super::media_mounts(app)? } else { Vec::new() };
+    let externals =
+        if said_here("external") { super::externals(app)?.into_iter().map(|external| (external.name, external.path)).collect() } else { BTreeMap::new() };
     let selector = app.settings.parsed::<Selector>("snapshot")?.unwrap_or(Selector::Latest);
     let dry_run = app.settings.switch("dry-run")?;
     let query = super::find::query(app)?;
@@ -47,9 +51,11 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         Some(find::choose(&reading.session, &query, asked.as_ref(), app.monitor.as_ref(), &app.stop).await?)
     };
     let id = snapshot.id;
-    let heading = format!("snapshot {} of {:.0} to {}", id.short(), snapshot.fact.taken_at, to.display());
+    let folders: Vec<_> = [&to, &config_to, &postgres_to].into_iter().flatten().map(|path| path.display().to_string()).collect();
+    let heading = format!("snapshot {} of {:.0} to {}", id.short(), snapshot.fact.taken_at, folders.join(", "));
     let chosen = selection.as_ref().map(|selection| Arc::clone(&selection.chosen));
-    let plan = Plan { snapshot, to, externals, paths, chosen, overwrite: app.settings.switch("overwrite")?, workers: app.workers()? };
+    let overwrite = app.settings.switch("overwrite")?;
+    let plan = Plan { snapshot, to, externals, mounts, config_to, postgres_to, paths, chosen, overwrite, workers: app.workers()? };
     let prepared: Prepared = match restore::prepare(&reading.session, plan, app.monitor.as_ref(), &app.stop).await {
         Err(error @ RestoreError::Differs { .. }) if dry_run => return Err(error.into()),
         other => other?,
@@ -65,6 +71,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
             "snapshot": id,
             "dry_run": dry_run,
             "plan": { "write": preview.write, "replace": preview.replace, "right": preview.right, "free_bytes": preview.free_bytes },
+            "left": { "config": preview.config_left, "postgres": preview.postgres_left },
             "written": report.written,
             "failed": report.failed,
             "damaged": report.damaged,
@@ -241,6 +248,13 @@ fn plan_text(preview: &Preview) -> String {
     lines.join("\n")
 }
 
+/// What the snapshot has besides, and how it comes back.
+fn left_lines(preview: &Preview) -> Vec<String> {
+    let kinds = [(preview.config_left, "the stack's configuration", "config"), (preview.postgres_left, "PostgreSQL's raw folder", "postgres")];
+    let left = kinds.into_iter().filter(|(tally, ..)| tally.files > 0);
+    left.map(|(tally, what, name)| format!("  {what} is left alone ({}); --{name}-to DIR brings it back", screen::tally(tally))).collect()
+}
+
 fn text(exit: Exit, report: &Report) -> String {
     let mut lines = vec![match exit {
         Exit::Done => format!("restored {}, every byte verified", screen::tally(report.written)),
@@ -252,6 +266,7 @@ fn text(exit: Exit, report: &Report) -> String {
     if report.preview.right.files > 0 {
         lines.push(format!("  {} were there already, byte for byte", screen::tally(report.preview.right)));
     }
+    lines.extend(left_lines(&report.preview));
     if report.markers > 0 {
         lines.push(format!("  .immich markers made: {}", report.markers));
     }

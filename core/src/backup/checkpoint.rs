@@ -6,7 +6,7 @@ use super::{BackupError, Done, Item, Run};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Phase, Stored};
 use crate::library::walk::SYMBOLIC_LINK;
-use crate::model::{FilePath, Part, Sample};
+use crate::model::{FilePath, Part, Root, Sample};
 use crate::repository::log::{Fact, Tally};
 use crate::repository::manifest::Unseen;
 use crate::task::joined;
@@ -59,6 +59,7 @@ impl Run<'_> {
         let feed: Feed<Seen> = Box::new(move |items, done| scan(&plan, &items, &done, &monitor));
         let seen = self.store(feed, halt, &unseen).await?;
         self.counts.seen = seen.files;
+        self.seen_of_immich = seen.of_immich;
         self.counts.unchanged.files += seen.unchanged.files;
         self.counts.unchanged.bytes += seen.unchanged.bytes;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::Store });
@@ -97,7 +98,7 @@ impl Run<'_> {
                 return Ok(());
             }
             for (number, root, folder) in page {
-                if number > last_folder || seen.has_folder(number) || seen.is_unknown(&root, &folder) {
+                if number > last_folder || seen.has_folder(number) || seen.is_unknown(&root, &folder) || self.stays(&root) {
                     continue;
                 }
                 let mut after = String::new();
@@ -112,6 +113,11 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Whether what stands below `root` stays as it is: the configuration, in a run that was not given any.
+    fn stays(&self, root: &Root) -> bool {
+        *root == Root::Config && self.tree_of(root).is_none()
     }
 
     /// Notes that a file was not seen; `false` where nothing was ever stored of it.

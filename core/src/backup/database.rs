@@ -12,6 +12,7 @@ use crate::database::{Client, Server, version};
 use crate::event::{Event, Phase};
 use crate::library::layout::class_of;
 use crate::library::read::look;
+use crate::library::tree::Tree;
 use crate::model::{Class, FilePath, Root, RootPath};
 use crate::prove;
 use crate::repository::ScratchFile;
@@ -84,7 +85,7 @@ impl Run<'_> {
     /// Where Immich's server sees what this run backs up.
     fn locations(&self, database: &Database) -> Locations {
         let externals = self.sources.iter().filter_map(|open| match &open.source.root {
-            Root::Library => None,
+            Root::Library | Root::Config | Root::Postgres => None,
             Root::External(name) => {
                 let here = || open.source.path.as_os_str().as_bytes().to_vec();
                 Some((name.clone(), open.source.server_path.clone().unwrap_or_else(here)))
@@ -230,12 +231,13 @@ impl Run<'_> {
         let Some(proof) = self.prove_now(names).await? else { return Ok(None) };
         let mut found = Vec::new();
         for named in proof.named.iter().filter(|named| named.verdict == Verdict::Missing) {
-            let Some((file, folder)) = self.file_named(&named.path) else { continue };
+            let Some((file, tree)) = self.file_named(&named.path) else { continue };
             // What cannot be looked at is missing.
+            let (folder, path) = tree.at(&file.path);
             if self.scope.takes(&file)
-                && let Ok(Some(times)) = look(&folder, &file.path.to_path())
+                && let Ok(Some(times)) = look(folder, &path)
             {
-                found.push(Item { file, folder, current: None, size_bytes: times.size_bytes, rehash: false });
+                found.push(Item { file, tree, current: None, size_bytes: times.size_bytes, rehash: false });
             }
         }
         if found.is_empty() {
@@ -247,14 +249,15 @@ impl Run<'_> {
     }
 
     /// The file that a report calls so, and its root.
-    fn file_named(&self, path: &str) -> Option<(FilePath, Arc<std::os::fd::OwnedFd>)> {
+    fn file_named(&self, path: &str) -> Option<(FilePath, Arc<Tree>)> {
         self.sources.iter().rev().find_map(|open| {
             let below = match &open.source.root {
                 Root::Library => path,
+                Root::Config | Root::Postgres => return None,
                 Root::External(name) => path.strip_prefix("external/")?.strip_prefix(name.as_str())?.strip_prefix('/')?,
             };
             let file = FilePath { root: open.source.root.clone(), path: RootPath::parse(below).ok()? };
-            Some((file, Arc::clone(&open.folder)))
+            Some((file, Arc::clone(&open.tree)))
         })
     }
 

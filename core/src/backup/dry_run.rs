@@ -6,7 +6,7 @@ use super::{BackupError, Counts, Done, Ending, OpenSource, Plan, Report};
 use crate::budget::{NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Monitor, Phase};
 use crate::library::walk::SYMBOLIC_LINK;
-use crate::model::RunId;
+use crate::model::{Root, RunId};
 use crate::repository::Session;
 use crate::repository::log::Unread;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
             break;
         }
         for (number, root, folder) in page {
-            if !seen.has_folder(number) && !seen.is_unknown(&root, &folder) {
+            let stays = root == Root::Config && sources.iter().all(|open| open.source.root != root);
+            if !stays && !seen.has_folder(number) && !seen.is_unknown(&root, &folder) {
                 counts.archived.files += lookup.count(number)?;
             }
         }
@@ -101,5 +102,6 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         dump: None,
         proof: None,
         ignored: 0,
+        downtime: None,
     })
 }

@@ -1,8 +1,10 @@
 //! What is looked at before anything is touched.
 
-use super::{BackupError, OpenSource, Plan};
+use super::{BackupError, OpenSource, Plan, Source};
 use crate::event::{Event, Monitor};
-use crate::library::{layout, walk};
+use crate::library::layout;
+use crate::library::read::look;
+use crate::library::tree::Tree;
 use crate::model::{FilePath, Root, RootPath};
 use crate::repository::{Session, without_links};
 use std::io;
@@ -18,6 +20,18 @@ pub enum PreflightError {
         /// Which.
         root: Root,
         /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A folder that is mounted inside a source cannot be opened.
+    #[error("cannot open `{}`, where `{at}` of {root} lies", .path.display())]
+    Mount {
+        /// Of which.
+        root: Root,
+        /// Where in it.
+        at: RootPath,
+        /// The folder.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -81,7 +95,9 @@ impl PreflightError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Source { .. } => "check the path, the mount, and as whom this program runs (it needs to read and enter every folder)".to_owned(),
+            Self::Source { .. } | Self::Mount { .. } => {
+                "check the path, the mount, and as whom this program runs (it needs to read and enter every folder)".to_owned()
+            }
             Self::Empty { .. } => "check that it is mounted; nothing was changed".to_owned(),
             Self::MarkersMissing { .. } => "mount it and run again; if the folders were taken away on purpose, say --ignore-missing-markers".to_owned(),
             Self::ExternalMissing { name } => {
@@ -98,15 +114,18 @@ pub(super) fn check(session: &Session, plan: &Plan, monitor: &dyn Monitor) -> Re
     let mut sources = Vec::new();
     for source in &plan.sources {
         let failed = |error| PreflightError::Source { root: source.root.clone(), path: source.path.clone(), source: error };
-        let folder = walk::open_root(&source.path).map_err(failed)?;
-        if std::fs::read_dir(&source.path).map_err(failed)?.next().is_none() {
+        let tree = open(source)?;
+        // What Immich has in other folders leaves its own one empty.
+        if source.mounts.is_empty() && std::fs::read_dir(&source.path).map_err(failed)?.next().is_none() {
             return Err(PreflightError::Empty { root: source.root.clone(), path: source.path.clone() }.into());
         }
-        refuse_nested(session, &source.root, &source.path)?;
-        if source.root == Root::Library {
-            check_markers(session, plan, &source.path, monitor)?;
+        for path in folders(source) {
+            refuse_nested(session, &source.root, path)?;
         }
-        sources.push(OpenSource { source: source.clone(), folder: Arc::new(folder) });
+        if source.root == Root::Library {
+            check_markers(session, plan, &source.path, &tree, monitor)?;
+        }
+        sources.push(OpenSource { source: source.clone(), tree: Arc::new(tree) });
     }
     for root in session.manifest.externals()? {
         let given = plan.sources.iter().any(|source| source.root == root);
@@ -121,19 +140,36 @@ pub(super) fn check(session: &Session, plan: &Plan, monitor: &dyn Monitor) -> Re
     Ok(sources)
 }
 
-fn check_markers(session: &Session, plan: &Plan, library: &Path, monitor: &dyn Monitor) -> Result<(), BackupError> {
+fn open(source: &Source) -> Result<Tree, PreflightError> {
+    Tree::open(&source.path, &source.mounts).map_err(|error| match error.at {
+        None => PreflightError::Source { root: source.root.clone(), path: error.path, source: error.source },
+        Some(at) => PreflightError::Mount { root: source.root.clone(), at, path: error.path, source: error.source },
+    })
+}
+
+/// The folders in which a source lies and nothing else may. The configuration is copied by this program itself, to where it keeps its own.
+fn folders(source: &Source) -> impl Iterator<Item = &Path> {
+    let folders = std::iter::once(&source.path).chain(source.mounts.iter().map(|(_, path)| path));
+    folders.map(PathBuf::as_path).filter(|_| source.root != Root::Config)
+}
+
+fn check_markers(session: &Session, plan: &Plan, library: &Path, tree: &Tree, monitor: &dyn Monitor) -> Result<(), BackupError> {
     let mut missing = Vec::new();
     for marker in layout::markers() {
         let Ok(path) = RootPath::parse(&marker) else { continue };
+        let there = {
+            let (folder, path) = tree.at(&path);
+            look(folder, &path).is_ok_and(|found| found.is_some())
+        };
         let stood = session.manifest.standing(&FilePath::library(path))?.is_some();
-        if stood && !library.join(&marker).exists() {
+        if stood && !there {
             missing.push(marker);
         }
     }
     if !missing.is_empty() && !plan.ignore_missing_markers {
         return Err(PreflightError::MarkersMissing { path: library.to_owned(), missing }.into());
     }
-    if !layout::FOLDERS.iter().any(|folder| library.join(folder).is_dir()) {
+    if !layout::FOLDERS.iter().any(|folder| library.join(folder).is_dir() || tree.is_mounted_over(folder)) {
         let message = format!("`{}` has none of the folders of an Immich media location (upload, library, thumbs, …); is it the right one?", library.display());
         monitor.emit(Event::Warned { message });
     }
@@ -146,11 +182,12 @@ fn check_markers(session: &Session, plan: &Plan, library: &Path, monitor: &dyn M
 /// [`PreflightError::Nested`].
 pub fn refuse_overlap(plan: &Plan, repository: Option<&Path>, state: &Path) -> Result<(), BackupError> {
     for source in &plan.sources {
-        let Ok(outer) = source.path.canonicalize() else { continue };
-        let places = repository.map(|path| ("the repository", path)).into_iter().chain([("the state folder", state)]);
-        for (what, inner) in places {
-            if let Some(inner) = without_links(inner).filter(|inner| inner.starts_with(&outer)) {
-                return Err(PreflightError::Nested { what, inner, root: source.root.clone(), path: outer }.into());
+        for outer in folders(source).filter_map(|path| path.canonicalize().ok()) {
+            let places = repository.map(|path| ("the repository", path)).into_iter().chain([("the state folder", state)]);
+            for (what, inner) in places {
+                if let Some(inner) = without_links(inner).filter(|inner| inner.starts_with(&outer)) {
+                    return Err(PreflightError::Nested { what, inner, root: source.root.clone(), path: outer }.into());
+                }
             }
         }
     }

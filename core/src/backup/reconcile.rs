@@ -6,11 +6,11 @@ use crate::budget::CHECKPOINT_FILES_MAX;
 use crate::event::{Event, Phase};
 use crate::library::layout::{class_of, is_checksummed_original};
 use crate::library::read::look;
+use crate::library::tree::Tree;
 use crate::model::{Class, Root, Sha256};
 use crate::repository::log::{Archived, Fact};
 use crate::repository::manifest::Unseen;
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// More than this share of the originals gone withholds the snapshot.
@@ -42,15 +42,16 @@ impl Run<'_> {
             let Some((end, ..)) = page.last() else { break };
             last = Some(end.clone());
             for (file, ..) in page {
-                let Some(folder) = self.folder_of(&file.root) else { continue };
+                let Some(tree) = self.tree_of(&file.root) else { continue };
                 if !self.scope.takes(&file) {
                     continue;
                 }
-                match look(&folder, &file.path.to_path()) {
+                let (folder, path) = tree.at(&file.path);
+                match look(folder, &path) {
                     Ok(None) => {}
                     Ok(Some(times)) => {
                         unseen.remove(&file)?;
-                        found.push(Item { file, folder, current: None, size_bytes: times.size_bytes, rehash: false });
+                        found.push(Item { file, tree, current: None, size_bytes: times.size_bytes, rehash: false });
                     }
                     Err(error) => {
                         unseen.remove(&file)?;
@@ -67,8 +68,8 @@ impl Run<'_> {
         Ok(unseen)
     }
 
-    fn folder_of(&self, root: &Root) -> Option<Arc<OwnedFd>> {
-        self.sources.iter().find(|open| open.source.root == *root).map(|open| Arc::clone(&open.folder))
+    pub(super) fn tree_of(&self, root: &Root) -> Option<Arc<Tree>> {
+        self.sources.iter().find(|open| open.source.root == *root).map(|open| Arc::clone(&open.tree))
     }
 
     pub(super) async fn store_found(&mut self, found: Vec<Item>, unseen: &Unseen) -> Result<(), BackupError> {
@@ -101,7 +102,7 @@ impl Run<'_> {
                 }
                 for file in unseen.with_content(&content)? {
                     let dropped = matches!(&file.root, Root::External(name) if self.plan.drop_externals.contains(name));
-                    if class_of(&file) == Class::Original && !dropped {
+                    if class_of(&file) == Class::Original && file.root.is_of_immich() && !dropped {
                         *lost.entry(file.root).or_default() += 1;
                     }
                 }

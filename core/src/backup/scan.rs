@@ -3,6 +3,7 @@
 use super::{BackupError, Done, Item, OpenSource};
 use crate::event::{Event, Monitor};
 use crate::library::scope::Scope;
+use crate::library::tree::Tree;
 use crate::library::walk::{self, Visitor};
 use crate::model::{FilePath, FileTimes, Part, Root, RootPath};
 use crate::repository::log::Tally;
@@ -10,7 +11,6 @@ use crate::repository::manifest::{Lookup, ManifestError, StandingFolder};
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +42,8 @@ pub(super) struct Scan {
 pub(super) struct Seen {
     pub(super) files: Tally,
     pub(super) unchanged: Tally,
+    /// How many of the files are Immich's own.
+    pub(super) of_immich: u64,
     folders: Bits,
     failed: Failed,
 }
@@ -94,6 +96,7 @@ impl Seen {
             mine.files += theirs.files;
             mine.bytes += theirs.bytes;
         }
+        self.of_immich += other.of_immich;
         self.folders.merge(&other.folders);
         self.failed.too_many |= other.failed.too_many;
         for folder in other.failed.folders {
@@ -159,7 +162,7 @@ fn scan_sources(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<Don
             .map(|_| {
                 Ok(Scanner {
                     root: open.source.root.clone(),
-                    root_fd: Arc::clone(&open.folder),
+                    tree: Arc::clone(&open.tree),
                     lookup: Lookup::open(&scan.manifest)?,
                     scan,
                     items,
@@ -171,7 +174,7 @@ fn scan_sources(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<Don
                 })
             })
             .collect::<Result<Vec<_>, ManifestError>>()?;
-        walk::walk(&open.folder, &mut visitors);
+        walk::walk(&open.tree, &mut visitors);
         for mut visitor in visitors {
             visitor.report();
             seen.merge(visitor.seen);
@@ -193,7 +196,7 @@ fn count(scan: &Scan, finished: &AtomicBool, monitor: &dyn Monitor) {
     let mut files = Tally::default();
     for open in &scan.sources {
         let mut counter = [Counter { root: &open.source.root, scan, finished, files: Tally::default() }];
-        walk::walk(&open.folder, &mut counter);
+        walk::walk(&open.tree, &mut counter);
         let [counter] = counter;
         files.files += counter.files.files;
         files.bytes += counter.files.bytes;
@@ -239,7 +242,7 @@ struct Frame {
 
 struct Scanner<'a> {
     root: Root,
-    root_fd: Arc<OwnedFd>,
+    tree: Arc<Tree>,
     lookup: Lookup,
     scan: &'a Scan,
     items: &'a mpsc::Sender<Item>,
@@ -315,7 +318,8 @@ impl Scanner<'_> {
             last.clone_into(&mut after);
             for name in names {
                 let file = self.file_path(folder, &name);
-                let there = crate::library::read::look(&self.root_fd, &file.path.to_path());
+                let (root, path) = self.tree.at(&file.path);
+                let there = crate::library::read::look(root, &path);
                 let gone = !self.scan.scope.takes(&file) || matches!(there, Ok(None));
                 if gone && !self.tell(Done::Vanished(file)) {
                     return Ok(());
@@ -351,13 +355,14 @@ impl Visitor for Scanner<'_> {
         }
         let Ok(current) = self.current(name) else { return false };
         self.seen.files.add(times.size_bytes);
+        self.seen.of_immich += u64::from(self.root.is_of_immich());
         let unchanged = current.as_ref().is_some_and(|current| current.is_unchanged(&times));
         let rehash = unchanged && self.scan.rehash.is_some_and(|part| part.has(&file.to_string()));
         let mut wanted = true;
         if unchanged && !rehash {
             self.seen.unchanged.add(times.size_bytes);
         } else {
-            let item = Item { file, folder: Arc::clone(&self.root_fd), current, size_bytes: times.size_bytes, rehash };
+            let item = Item { file, tree: Arc::clone(&self.tree), current, size_bytes: times.size_bytes, rehash };
             let left = self.lookup.leave();
             wanted = self.check(left).is_some() && self.items.blocking_send(item).is_ok();
         }

@@ -5,7 +5,7 @@ use super::{BackupError, Done, Item};
 use crate::budget::{CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Stored};
-use crate::library::read::{LiveFile, ReadError};
+use crate::library::read::ReadError;
 use crate::model::{Class, Content, FileTimes, Hasher};
 use crate::repository::checksum::{Checksum, Comparison};
 use crate::repository::key::{self, Key};
@@ -128,8 +128,12 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
             Err(Failure::Read(ReadError::Io(error))) => return Done::Unread { path: item.file.to_string(), problem: error.to_string() },
             Err(Failure::Read(ReadError::Changed)) if attempt < TRIES_MAX && !shared.halt.is_cancelled() => {
                 tokio::time::sleep(TRY_AGAIN_AFTER * attempt).await;
-                let (folder, path) = (Arc::clone(&item.folder), item.file.path.to_path());
-                if let Ok(Some(now)) = blocking(move || crate::library::read::look(&folder, &path)).await {
+                let looking = Arc::clone(&item);
+                let look = move || {
+                    let (folder, path) = looking.tree.at(&looking.file.path);
+                    crate::library::read::look(folder, &path)
+                };
+                if let Ok(Some(now)) = blocking(look).await {
                     size_bytes = now.size_bytes;
                 }
             }
@@ -143,7 +147,7 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
 async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
     let reading = Arc::clone(item);
     let material = blocking(move || {
-        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let live = reading.open()?;
         let times = live.times();
         if times.size_bytes > size_bytes {
             // More memory than was asked for: try again with its size now.
@@ -180,7 +184,7 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn M
     drop(sent_before);
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
     let material = blocking(move || {
-        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let live = reading.open()?;
         let times = live.times();
         let trusted = is_trusted(&times);
         live.hash(|| !halt.is_cancelled()).map(|content| Material { content, times, trusted, bytes: None })
@@ -369,7 +373,7 @@ async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) 
 async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
     let (reading, halt, content) = (Arc::clone(item), shared.halt.clone(), *content);
     blocking(move || {
-        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let live = reading.open()?;
         let mut counter = checksum.counter();
         let read = live.read_pieces(|piece| {
             counter.update(&piece);
@@ -393,7 +397,7 @@ async fn stream(
     let (opened, times) = tokio::sync::oneshot::channel();
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
     let reader = tokio::task::spawn_blocking(move || {
-        let live = LiveFile::open(&reading.folder, &reading.file.path.to_path())?;
+        let live = reading.open()?;
         let times = live.times();
         let trusted = is_trusted(&times);
         if opened.send((times, trusted)).is_err() {

@@ -291,7 +291,25 @@ impl Connection {
         format!("`{}` at {host}{port}", self.database())
     }
 
-    pub(super) fn password(&self) -> Option<&Password> {
+    /// The host, where it was said; several with commas between.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    /// The user, where it was said.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// The database's name, where it was said.
+    #[must_use]
+    pub fn said_database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
+    pub(crate) fn password(&self) -> Option<&Password> {
         self.password.as_ref()
     }
 

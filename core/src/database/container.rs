@@ -3,6 +3,7 @@
 use super::connection::{Connection, Password};
 use super::error::DatabaseError;
 use super::process::{Process, Purpose, Tail};
+use crate::stack::engine::Engine;
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -14,9 +15,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-
-/// How long Docker may take to answer a request, in seconds.
-const ANSWER_SECONDS: u64 = 30;
 
 /// How long a program may take until it runs, or until Docker says that it ended after its output did.
 const TURN_WAIT: Duration = Duration::from_secs(60);
@@ -68,18 +66,6 @@ pub(super) struct Container {
     run_as: Option<String>,
 }
 
-fn connect(address: &str) -> Result<Docker, DatabaseError> {
-    let version = bollard::API_DEFAULT_VERSION;
-    let connected = if address.starts_with('/') || address.starts_with("unix://") {
-        Docker::connect_with_unix(address, ANSWER_SECONDS, version)
-    } else if address.starts_with("tcp://") || address.starts_with("http://") {
-        Docker::connect_with_http(address, ANSWER_SECONDS, version)
-    } else {
-        return Err(DatabaseError::DockerAddress { docker: address.to_owned() });
-    };
-    connected.map_err(|source| DatabaseError::NoDocker { docker: address.to_owned(), source })
-}
-
 fn is_status(error: &Error, status: u16) -> bool {
     matches!(error, Error::DockerResponseServerError { status_code, .. } if *status_code == status)
 }
@@ -88,9 +74,7 @@ impl Container {
     /// Looks at the container, and who speaks to its database how.
     pub(super) async fn open(options: ContainerOptions) -> Result<(Self, Connection), DatabaseError> {
         let name = options.container;
-        let docker = connect(&options.docker)?;
-        // An old engine knows no new version of its API.
-        let docker = docker.negotiate_version().await.map_err(|source| DatabaseError::NoDocker { docker: options.docker, source })?;
+        let docker = Engine::connect(&options.docker).await?.docker().clone();
         let found = docker.inspect_container(&name, None).await.map_err(|source| match is_status(&source, 404) {
             true => DatabaseError::NoContainer { container: name.clone() },
             false => DatabaseError::Docker { action: "look at", container: name.clone(), source },

@@ -1,5 +1,6 @@
 //! Why PostgreSQL's programs could not do what was asked.
 
+use crate::stack::engine::EngineError;
 use std::borrow::Cow;
 use std::io;
 
@@ -81,19 +82,8 @@ pub enum DatabaseError {
         answer: String,
     },
     /// Docker's API does not answer.
-    #[error("cannot reach Docker at {docker}")]
-    NoDocker {
-        /// Where.
-        docker: String,
-        /// Why.
-        source: bollard::errors::Error,
-    },
-    /// No way to reach Docker that is understood.
-    #[error("`{docker}` is no address of Docker that is understood")]
-    DockerAddress {
-        /// The address.
-        docker: String,
-    },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// No such container.
     #[error("there is no container `{container}`")]
     NoContainer {
@@ -158,8 +148,7 @@ impl DatabaseError {
                 )));
             }
             Self::Failed { stderr, .. } => return said(stderr).map(Cow::Borrowed),
-            Self::NoDocker { .. } => "check that Docker runs and that this user may use its socket (in a container: that /var/run/docker.sock is mounted)",
-            Self::DockerAddress { .. } => "give the path of Docker's socket, unix://PATH or tcp://HOST:PORT; TLS and SSH are not spoken",
+            Self::Engine(error) => return error.hint(),
             Self::NoContainer { .. } => "`docker ps --all` shows which containers there are; Immich's own is called `immich_postgres`",
             Self::NotRunning { .. } => "start it, e.g. by `docker compose up -d database`",
             Self::NotInContainer { .. } => "name the container that PostgreSQL itself runs in, or reach the database by its URL",

@@ -193,6 +193,14 @@ impl LoadError {
     }
 }
 
+impl LoadError {
+    /// Whether the database did not let this user do what a line of the dump asks for.
+    #[must_use]
+    pub fn is_of_rights(&self) -> bool {
+        matches!(self, Self::Sql { message, .. } if report::is_of_rights(message))
+    }
+}
+
 /// What was loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {

@@ -68,6 +68,7 @@ impl Locations {
     pub fn server_path(&self, file: &FilePath) -> Option<Vec<u8>> {
         let folder = match &file.root {
             Root::Library => self.media.first()?,
+            Root::Config | Root::Postgres => return None,
             Root::External(name) => self.externals.iter().find_map(|(folder, known)| (known == name).then_some(folder))?,
         };
         let mut path = folder.clone();

@@ -3,6 +3,7 @@
 use super::Contents;
 use crate::library::layout;
 use crate::library::scope::Scope;
+use crate::library::tree::Tree;
 use crate::library::walk::{self, Visitor};
 use crate::model::{FilePath, FileTimes, Root, RootPath};
 use std::io;
@@ -17,6 +18,8 @@ pub struct Source {
     pub root: Root,
     /// Where.
     pub path: PathBuf,
+    /// Folders that are mounted inside of it.
+    pub mounts: Vec<(RootPath, PathBuf)>,
 }
 
 /// Why nothing could be measured.
@@ -85,10 +88,13 @@ impl Visitor for Walker<'_> {
 pub fn measure(sources: &[Source], scope: &Scope, walkers: NonZeroUsize, stop: &CancellationToken) -> Result<Measured, MeasureError> {
     let mut measured = Measured::default();
     for source in sources {
-        let folder =
-            walk::open_root(&source.path).map_err(|error| MeasureError::Source { root: source.root.clone(), path: source.path.clone(), source: error })?;
+        let tree = Tree::open(&source.path, &source.mounts).map_err(|error| MeasureError::Source {
+            root: source.root.clone(),
+            path: error.path,
+            source: error.source,
+        })?;
         let mut visitors: Vec<_> = (0..walkers.get()).map(|_| Walker { root: &source.root, scope, stop, found: Measured::default() }).collect();
-        walk::walk(&folder, &mut visitors);
+        walk::walk(&tree, &mut visitors);
         for visitor in visitors {
             measured.contents.merge(&visitor.found.contents);
             measured.unread += visitor.found.unread;
@@ -128,14 +134,14 @@ mod tests {
     #[test]
     fn what_a_backup_would_take_is_measured_and_nothing_else() {
         let library = library();
-        let sources = [Source { root: Root::Library, path: library.path().to_owned() }];
+        let sources = [Source { root: Root::Library, path: library.path().to_owned(), mounts: Vec::new() }];
         let all = measured(&Scope::default(), &sources);
         assert_eq!((all.contents.originals.files, all.contents.originals.bytes), (4, 15_000));
         assert_eq!((all.contents.others.files, all.contents.others.bytes), (3, 48_013));
         assert_eq!(all.unread, 0);
         let few = measured(&Scope { originals_only: true, ..Scope::default() }, &sources);
         assert_eq!((few.contents.originals.bytes, few.contents.others.bytes), (15_000, 13));
-        let external = [Source { root: Root::External("dumps".parse().unwrap()), path: library.path().join("backups") }];
+        let external = [Source { root: Root::External("dumps".parse().unwrap()), path: library.path().join("backups"), mounts: Vec::new() }];
         assert_eq!(measured(&Scope::default(), &external).contents.originals.bytes, 64_000);
     }
 
@@ -143,10 +149,10 @@ mod tests {
     fn a_source_that_is_not_there_is_an_error_and_a_stopped_walk_too() {
         let library = library();
         let stop = CancellationToken::new();
-        let gone = [Source { root: Root::Library, path: library.path().join("nowhere") }];
+        let gone = [Source { root: Root::Library, path: library.path().join("nowhere"), mounts: Vec::new() }];
         assert!(matches!(measure(&gone, &Scope::default(), NonZeroUsize::MIN, &stop), Err(MeasureError::Source { .. })));
         stop.cancel();
-        let there = [Source { root: Root::Library, path: library.path().to_owned() }];
+        let there = [Source { root: Root::Library, path: library.path().to_owned(), mounts: Vec::new() }];
         assert!(matches!(measure(&there, &Scope::default(), NonZeroUsize::MIN, &stop), Err(MeasureError::Interrupted)));
     }
 }

@@ -28,14 +28,17 @@ fn is_below(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether Immich could make a file again, by its place alone.
+/// Whether a file could be made again, by Immich or from the dump, by its place alone.
 ///
 /// `encoded-video/…-MP.mp4` is the video of a motion photo: an original, though it lies among derived files.
 #[must_use]
 pub fn class_of(file: &FilePath) -> Class {
     let path = file.path.as_str();
-    if file.root != Root::Library {
-        return Class::Original;
+    match file.root {
+        Root::Library => {}
+        Root::External(_) | Root::Config => return Class::Original,
+        // The dump brings all of it back.
+        Root::Postgres => return Class::Derived,
     }
     if let Some((folder, MARKER)) = path.rsplit_once('/')
         && FOLDERS.contains(&folder)

@@ -31,7 +31,7 @@ impl Patterns {
     pub fn new(patterns: &[String]) -> Result<Self, InvalidPattern> {
         let mut builder = GlobSetBuilder::new();
         for pattern in patterns {
-            let trimmed = pattern.trim_start_matches("./").trim_start_matches('/').trim_end_matches('/');
+            let trimmed = trimmed(pattern);
             for text in [trimmed.to_owned(), format!("{trimmed}/**")] {
                 let glob = GlobBuilder::new(&text).literal_separator(true).backslash_escape(true).build();
                 builder.add(glob.map_err(|source| InvalidPattern { pattern: pattern.clone(), source })?);
@@ -53,11 +53,21 @@ impl Patterns {
         &self.texts
     }
 
+    /// Whether one of them is about `folder` by name: about it as a whole, or about what lies in it.
+    #[must_use]
+    pub fn name(&self, folder: &str) -> bool {
+        self.texts.iter().any(|text| trimmed(text).strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+
     /// Whether one of them matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         self.set.is_match(path)
     }
+}
+
+fn trimmed(pattern: &str) -> &str {
+    pattern.trim_start_matches("./").trim_start_matches('/').trim_end_matches('/')
 }
 
 /// What is taken: everything but Immich's own dumps and temporary files, unless narrowed down.
@@ -83,6 +93,10 @@ impl Scope {
     /// Whether a file belongs to the backup. Markers always do: they tell a mounted folder from an empty mount point.
     #[must_use]
     pub fn takes(&self, file: &FilePath) -> bool {
+        if !file.root.is_of_immich() {
+            // Given or not given; patterns and classes are about Immich's files.
+            return true;
+        }
         if layout::is_own_dump(file) || layout::is_temporary(file.path.split().1) {
             return false;
         }
@@ -101,7 +115,11 @@ impl Scope {
     /// Whether nothing below this folder can belong to the backup, so that it need not be walked.
     #[must_use]
     pub fn skips_folder(&self, folder: &FilePath) -> bool {
-        layout::is_own_dump(folder) || (self.include.is_empty() && self.is_excluded(folder) && folder.path.as_str().contains('/'))
+        folder.root.is_of_immich() && (layout::is_own_dump(folder) || self.excludes_folder(folder))
+    }
+
+    fn excludes_folder(&self, folder: &FilePath) -> bool {
+        self.include.is_empty() && self.is_excluded(folder) && folder.path.as_str().contains('/')
     }
 }
 

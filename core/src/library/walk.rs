@@ -1,7 +1,8 @@
 //! A parallel walk that holds a bounded number of folders in memory and follows no link.
 
+use super::tree::Tree;
 use crate::budget::WALK_FOLDERS_QUEUED_MAX;
-use crate::model::{FileTimes, encode_segment};
+use crate::model::{FileTimes, RootPath, encode_segment};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::borrow::Cow;
@@ -10,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -81,15 +82,18 @@ struct Pending {
 }
 
 struct Shared<'a> {
-    root: &'a OwnedFd,
+    tree: &'a Tree,
     pending: Mutex<Pending>,
     changed: Condvar,
     stop: AtomicBool,
 }
 
-/// Walks everything below `root` with one thread for each visitor. Returns once all has been shown or a visitor ended it.
-pub fn walk<V: Visitor>(root: &OwnedFd, visitors: &mut [V]) {
-    let shared = Shared { root, pending: Mutex::new(Pending { folders: vec![Vec::new()], busy: 0 }), changed: Condvar::new(), stop: AtomicBool::new(false) };
+/// Walks everything in `tree` with one thread for each visitor. Returns once all has been shown or a visitor ended it. A folder that is mounted inside is
+/// walked in the place of what lies under it, and also where nothing does.
+pub fn walk<V: Visitor>(tree: &Tree, visitors: &mut [V]) {
+    let mounted = tree.mounts().map(|at| at.to_path().into_os_string().into_encoded_bytes());
+    let folders = std::iter::once(Vec::new()).chain(mounted).collect();
+    let shared = Shared { tree, pending: Mutex::new(Pending { folders, busy: 0 }), changed: Condvar::new(), stop: AtomicBool::new(false) };
     std::thread::scope(|scope| {
         for visitor in visitors {
             let shared = &shared;
@@ -156,8 +160,9 @@ impl Shared<'_> {
     }
 
     fn read_entries<V: Visitor>(&self, raw: &[u8], text: &str, visitor: &mut V) -> io::Result<bool> {
-        let below: &[u8] = if raw.is_empty() { b"." } else { raw };
-        let fd = open_below(self.root, Path::new(OsStr::from_bytes(below)), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let (root, below) = if self.tree.has_mounts() { self.tree.folder(text) } else { (self.tree.root(), PathBuf::from(OsStr::from_bytes(raw))) };
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { &below };
+        let fd = open_below(root, below, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut whole = true;
         let mut buffer = [const { MaybeUninit::uninit() }; 32 << 10];
         let mut entries = RawDir::new(&fd, &mut buffer);
@@ -178,6 +183,10 @@ impl Shared<'_> {
     /// Shows one entry; `false` where it could not be looked at.
     fn show<V: Visitor>(&self, fd: &OwnedFd, name: &CStr, kind: FileType, raw: &[u8], text: &str, visitor: &mut V) -> bool {
         let shown = encode_segment(name.to_bytes());
+        if self.tree.has_mounts() && self.tree.is_mounted_over(RootPath::in_folder(text, &shown).as_str()) {
+            // What lies here is hidden, whatever it is.
+            return true;
+        }
         let mut kind = kind;
         if matches!(kind, FileType::RegularFile | FileType::Unknown) {
             match rustix::fs::statat(fd.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -151,6 +151,12 @@ impl RootPath {
         self.0.rsplit_once('/').unwrap_or(("", &self.0))
     }
 
+    /// The path relative to `folder`; `None` where it does not lie below that.
+    #[must_use]
+    pub fn below(&self, folder: &Self) -> Option<Self> {
+        self.0.strip_prefix(&folder.0)?.strip_prefix('/').map(|rest| Self(rest.to_owned()))
+    }
+
     /// The path as the file system knows it, relative to the root.
     #[must_use]
     pub fn to_path(&self) -> PathBuf {
@@ -231,24 +237,46 @@ pub enum Root {
     Library,
     /// An external library beside it.
     External(ExternalName),
+    /// What lays the stack: its Compose file, its `.env`.
+    Config,
+    /// PostgreSQL's folder, as files; only ever read while PostgreSQL is stopped. The dump does not need it.
+    Postgres,
 }
 
+/// How the manifest names the roots that are no libraries: `%` begins no name of an external library.
+const CONFIG: &str = "%config";
+/// See [`CONFIG`].
+const POSTGRES: &str = "%postgres";
+
 impl Root {
-    /// The name of the external library, empty for the media location: how the manifest writes it.
+    /// How the manifest writes it: the name of the external library, empty for the media location, `%config`, `%postgres`.
     #[must_use]
-    pub fn external_or_empty(&self) -> &str {
+    pub fn name_in_manifest(&self) -> &str {
         match self {
             Self::Library => "",
             Self::External(name) => name.as_str(),
+            Self::Config => CONFIG,
+            Self::Postgres => POSTGRES,
         }
     }
 
-    /// The inverse of [`Self::external_or_empty`].
+    /// The inverse of [`Self::name_in_manifest`].
     ///
     /// # Errors
     /// A text that is no external library's name.
-    pub fn from_external_or_empty(text: &str) -> Result<Self, InvalidPath> {
-        if text.is_empty() { Ok(Self::Library) } else { text.parse().map(Self::External) }
+    pub fn from_name_in_manifest(text: &str) -> Result<Self, InvalidPath> {
+        match text {
+            "" => Ok(Self::Library),
+            CONFIG => Ok(Self::Config),
+            POSTGRES => Ok(Self::Postgres),
+            name => name.parse().map(Self::External),
+        }
+    }
+
+    /// Whether Immich keeps its files there: the media location and external libraries. All else is beside them, and nothing of it is proven.
+    #[must_use]
+    pub fn is_of_immich(&self) -> bool {
+        matches!(self, Self::Library | Self::External(_))
     }
 }
 
@@ -257,11 +285,13 @@ impl fmt::Display for Root {
         match self {
             Self::Library => f.write_str("the library"),
             Self::External(name) => write!(f, "the external library `{name}`"),
+            Self::Config => f.write_str("the stack's configuration"),
+            Self::Postgres => f.write_str("PostgreSQL's folder"),
         }
     }
 }
 
-/// A file of the library or of an external library.
+/// A file of one of the roots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilePath {
     /// What the path is relative to.
@@ -270,12 +300,14 @@ pub struct FilePath {
     pub path: RootPath,
 }
 
-/// As people see it: `upload/…` in the media location, `external/<name>/…` elsewhere.
+/// As people see it: `upload/…` in the media location, `external/<name>/…`, `config/…`, `postgres/…` elsewhere.
 impl fmt::Display for FilePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.root {
             Root::Library => self.path.fmt(f),
             Root::External(name) => write!(f, "external/{name}/{}", self.path),
+            Root::Config => write!(f, "config/{}", self.path),
+            Root::Postgres => write!(f, "postgres/{}", self.path),
         }
     }
 }

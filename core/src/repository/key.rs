@@ -84,8 +84,8 @@ pub const DUMPS: &str = "database/";
 pub const LOG: &str = "log/";
 /// Where copies of the manifest lie.
 pub const MANIFESTS: &str = "manifests/";
-/// Where dumps and content of files lie: all the prefixes under which verify looks for objects.
-pub const CONTENT: [&str; 4] = [DUMPS, "external/", "library/", "versions/"];
+/// Where dumps and content of files lie: all the prefixes under which verify looks for objects, in order.
+pub const CONTENT: [&str; 6] = ["config/", DUMPS, "external/", "library/", "postgres/", "versions/"];
 
 /// The number of the log entry that `key` names: `log/0000000042.ndjson.zst`, or `log/0000000042-<run>.ndjson.zst` as written to
 /// stores without conditional writes.
@@ -103,11 +103,13 @@ pub fn manifest_sequence(key: &Key) -> Option<u64> {
     (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// The canonical path of a file within the repository: below `library/`, or `external/<name>/`.
+/// The canonical path of a file within the repository: below `library/`, `external/<name>/`, `config/` or `postgres/`.
 fn rooted(file: &FilePath) -> String {
     match &file.root {
         Root::Library => format!("library/{}", file.path),
         Root::External(name) => format!("external/{name}/{}", file.path),
+        Root::Config => format!("config/{}", file.path),
+        Root::Postgres => format!("postgres/{}", file.path),
     }
 }
 
@@ -131,8 +133,9 @@ pub fn candidates(file: &FilePath, content: &Sha256, home_is_free: bool) -> impl
     let first = if home_is_free { home(file) } else { None };
     let version = match file.root {
         Root::Library => Key::parse(&format!("versions/{path}/{start}")).ok(),
-        // `versions/external/…` could be the version of a library's file `external/…`: externals have a place of their own.
-        Root::External(_) => Key::parse(&format!("versions/%{path}/{start}")).ok(),
+        // `versions/external/…` could be the version of a library's file `external/…`: the others have places of their own. No path's encoding
+        // has `%e`, `%co` or `%p`.
+        Root::External(_) | Root::Config | Root::Postgres => Key::parse(&format!("versions/%{path}/{start}")).ok(),
     };
     let hashed = (0..10).map(move |copy| {
         let suffix = if copy == 0 { String::new() } else { format!("-{copy}") };
@@ -167,6 +170,10 @@ mod tests {
         assert_eq!(keys[1], "versions/upload/u/100%25.jpg/2d711642b726b044");
         assert!(keys[2].starts_with("versions/%hashed/"));
         assert_eq!(external_keys()[0], "external/nas/a.jpg");
+        let beside = |root| super::tests::keys(&FilePath { root, path: RootPath::parse("a/b").unwrap() }, b"x");
+        assert_eq!(beside(Root::Config)[..2], ["config/a/b", "versions/%config/a/b/2d711642b726b044"]);
+        assert_eq!(beside(Root::Postgres)[..2], ["postgres/a/b", "versions/%postgres/a/b/2d711642b726b044"]);
+        assert!(CONTENT.is_sorted(), "verify walks them beside what is expected, in order");
     }
 
     fn external_keys() -> Vec<String> {
@@ -202,10 +209,20 @@ mod tests {
 
     fn arbitrary_file() -> impl Strategy<Value = FilePath> {
         let segment = prop::collection::vec(prop::sample::select(b"a%E2.-\\h\xFF\n".to_vec()), 1..4);
-        let special = prop::sample::select(vec![b"external".to_vec(), b"nas".to_vec(), b"%hashed".to_vec(), b"2d711642b726b044".to_vec(), b"library".to_vec()]);
-        (any::<bool>(), prop::collection::vec(prop_oneof![segment, special], 1..4)).prop_filter_map("no path", |(inside, segments)| {
+        let special = prop::sample::select(vec![
+            b"external".to_vec(),
+            b"nas".to_vec(),
+            b"%hashed".to_vec(),
+            b"2d711642b726b044".to_vec(),
+            b"library".to_vec(),
+            b"config".to_vec(),
+            b"%config".to_vec(),
+            b"postgres".to_vec(),
+            b"versions".to_vec(),
+        ]);
+        let root = prop::sample::select(vec![Root::Library, Root::External("nas".parse().unwrap()), Root::Config, Root::Postgres]);
+        (root, prop::collection::vec(prop_oneof![segment, special], 1..4)).prop_filter_map("no path", |(root, segments)| {
             let path = RootPath::from_bytes(&segments.join(&b'/')).ok()?;
-            let root = if inside { Root::Library } else { Root::External("nas".parse().ok()?) };
             Some(FilePath { root, path })
         })
     }

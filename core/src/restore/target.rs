@@ -11,9 +11,13 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
+
+/// For folders that nobody but their owner may look into; PostgreSQL demands it.
+const PRIVATE: u32 = 0o700;
 
 /// A folder to restore to; made when first needed.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(super) struct Target {
     barrier: OnceLock<bool>,
     /// The folder above, where this one lies below another target: it is made and opened below that one's handle.
     below: Option<PathBuf>,
+    /// Nobody but its owner may look into folders that are made.
+    is_private: bool,
 }
 
 /// What is at the place of a file.
@@ -51,12 +57,17 @@ impl Target {
 
     /// The folder at `path`, not touched yet.
     pub(super) fn later(path: PathBuf) -> Self {
-        Self { path, folder: OnceLock::new(), barrier: OnceLock::new(), below: None }
+        Self { path, folder: OnceLock::new(), barrier: OnceLock::new(), below: None, is_private: false }
     }
 
     /// The folder `inner` of the target at `outer`, not touched yet; never outside of that.
     pub(super) fn within(outer: &Path, inner: &Path) -> Self {
         Self { below: Some(outer.to_owned()), ..Self::later(outer.join(inner)) }
+    }
+
+    /// The same, with folders that nobody but their owner may look into.
+    pub(super) fn private(self) -> Self {
+        Self { is_private: true, ..self }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -68,13 +79,27 @@ impl Target {
             return Ok(folder);
         }
         let outer = self.below.as_ref().unwrap_or(&self.path);
-        std::fs::create_dir_all(outer)?;
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        if self.is_private && self.below.is_none() {
+            builder.mode(PRIVATE);
+        }
+        builder.create(outer)?;
         let mut folder = Dir::open_ambient_dir(outer, ambient_authority())?;
         if let Some(inner) = self.below.as_ref().and_then(|outer| self.path.strip_prefix(outer).ok()) {
-            folder.create_dir_all(inner)?;
+            self.make_folder(&folder, inner)?;
             folder = folder.open_dir(inner)?;
         }
         Ok(self.folder.get_or_init(|| folder))
+    }
+
+    fn make_folder(&self, root: &Dir, path: &Path) -> io::Result<()> {
+        let mut builder = cap_std::fs::DirBuilder::new();
+        builder.recursive(true);
+        if self.is_private {
+            cap_std::fs::DirBuilderExt::mode(&mut builder, PRIVATE);
+        }
+        root.create_dir_with(path, &builder)
     }
 
     /// The folder that holds `path`, below the handle.
@@ -85,7 +110,7 @@ impl Target {
         let Some(parent) = parent else { return Ok(root.try_clone()?.into_std_file().into()) };
         let opened = match root.open_dir(parent) {
             Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
-                root.create_dir_all(parent)?;
+                self.make_folder(root, parent)?;
                 root.open_dir(parent)
             }
             other => other,
@@ -93,18 +118,18 @@ impl Target {
         Ok(opened?.into_std_file().into())
     }
 
-    /// Compares what is at the place of `row` with it, byte for byte.
-    pub(super) fn compare(&self, row: &FileRow) -> io::Result<Found> {
+    /// Compares what is at `path` with `row`, byte for byte.
+    pub(super) fn compare(&self, path: &RootPath, row: &FileRow) -> io::Result<Found> {
         if self.folder.get().is_none() && !self.path.exists() {
             return Ok(Found::Nothing);
         }
-        let parent = match self.parent(&row.file.path, false) {
+        let parent = match self.parent(path, false) {
             Ok(parent) => parent,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             // A file where a folder should be, or a link that leads outside.
             Err(_) => return Ok(Found::Different),
         };
-        let name = name_of(&row.file.path);
+        let name = name_of(path);
         let stat = match rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(Found::Nothing),
@@ -122,16 +147,16 @@ impl Target {
     }
 
     /// Sets time and permissions of a file whose bytes are right.
-    pub(super) fn touch(&self, row: &FileRow) -> io::Result<()> {
-        let parent = self.parent(&row.file.path, false)?;
-        let file = rustix::fs::openat(&parent, name_of(&row.file.path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    pub(super) fn touch(&self, path: &RootPath, row: &FileRow) -> io::Result<()> {
+        let parent = self.parent(path, false)?;
+        let file = rustix::fs::openat(&parent, name_of(path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         set_times_and_mode(&file.into(), row)
     }
 
     /// Begins a file under a temporary name in its folder.
-    pub(super) fn begin(&self, row: &FileRow) -> io::Result<NewFile> {
-        let parent = self.parent(&row.file.path, true)?;
-        let name = name_of(&row.file.path);
+    pub(super) fn begin(&self, path: &RootPath) -> io::Result<NewFile> {
+        let parent = self.parent(path, true)?;
+        let name = name_of(path);
         let digest = Sha256::of(name.as_os_str().as_encoded_bytes()).to_string();
         let temporary = PathBuf::from(format!(".immich-backup.{}.part", digest.get(..16).unwrap_or(&digest)));
         // What a restore that died left there goes; a link that was put there is not followed.
@@ -158,21 +183,25 @@ impl Target {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Makes each marker that is missing: a file with the time in ms since 1970, as Immich writes it.
-    pub(super) fn make_markers(&self, markers: impl Iterator<Item = String>) -> io::Result<u64> {
+    /// Makes the marker at `path` if it is missing: a file with the time in ms since 1970, as Immich writes it. Whether it was.
+    pub(super) fn make_marker(&self, path: &RootPath) -> io::Result<bool> {
         let root = self.folder()?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_millis());
-        let mut made = 0;
-        for marker in markers {
-            if let Some((folder, _)) = marker.split_once('/') {
-                root.create_dir_all(folder)?;
-            }
-            if !root.exists(&marker) {
-                root.write(&marker, now.to_string())?;
-                made += 1;
-            }
+        let (folder, _) = path.split();
+        if !folder.is_empty() {
+            self.make_folder(root, Path::new(folder))?;
         }
-        Ok(made)
+        let missing = !root.exists(path.as_str());
+        if missing {
+            root.write(path.as_str(), now.to_string())?;
+        }
+        Ok(missing)
+    }
+
+    /// Makes those `folders` of the folder `within` (canonical text below this one) that are missing.
+    pub(super) fn make_folders(&self, within: &Path, folders: &[&str]) -> io::Result<()> {
+        let root = self.folder()?;
+        folders.iter().try_for_each(|folder| self.make_folder(root, &within.join(folder)))
     }
 
     /// Locks the folder for this restore; `None` where another one has it. Held until what is returned is dropped.

@@ -49,11 +49,11 @@ impl Immich {
 
     /// Backs up the files, stores the dump `text`, and makes a snapshot of both. `change` has the last word on what the log says of the dump.
     pub async fn back_up_bytes(&self, text: &[u8], change: impl FnOnce(&mut DumpFact)) -> RunId {
-        let mut sources = vec![Source { root: Root::Library, path: self.world.library.clone(), server_path: None }];
-        let mut roots = vec![SourceRoot { external: None, path: "/photos".to_owned(), server_path: None }];
+        let mut sources = vec![Source { root: Root::Library, path: self.world.library.clone(), server_path: None, mounts: Vec::new() }];
+        let mut roots = vec![SourceRoot::new(&Root::Library, "/photos".to_owned(), None)];
         if let Some(path) = &self.external {
-            sources.push(Source { root: Root::External("nas".parse().unwrap()), path: path.clone(), server_path: None });
-            roots.push(SourceRoot { external: Some("nas".parse().unwrap()), path: "/nas".to_owned(), server_path: Some(EXTERNAL.to_owned()) });
+            sources.push(Source { root: Root::External("nas".parse().unwrap()), path: path.clone(), server_path: None, mounts: Vec::new() });
+            roots.push(SourceRoot::new(&Root::External("nas".parse().unwrap()), "/nas".to_owned(), Some(EXTERNAL.to_owned())));
         }
         self.world.back_up_with(self.world.directory(), "state", &silent(), |plan| plan.sources = sources).await.unwrap();
         let taken_at = Timestamp::from_second(1_700_000_000 + self.runs.replace(self.runs.get() + 1)).unwrap();

@@ -116,7 +116,7 @@ impl World {
     /// What a run is to do, where nothing special is wanted.
     pub fn plan(&self) -> Plan {
         Plan {
-            sources: vec![Source { root: Root::Library, path: self.library.clone(), server_path: None }],
+            sources: vec![Source { root: Root::Library, path: self.library.clone(), server_path: None, mounts: Vec::new() }],
             database: None,
             scope: Scope::default(),
             workers: workers(4),
@@ -130,6 +130,8 @@ impl World {
             host: "test".to_owned(),
             wait: Duration::ZERO,
             take_over: false,
+            downtime: None,
+            stage: None,
         }
     }
 
@@ -193,8 +195,11 @@ pub async fn restore_from(session: &Session, which: &str, to: &Path) -> Result<r
     let selector: Selector = which.parse().unwrap();
     let plan = restore::Plan {
         snapshot: session.manifest.select(&selector).unwrap(),
-        to: to.to_owned(),
+        to: Some(to.to_owned()),
         externals: BTreeMap::new(),
+        mounts: Vec::new(),
+        config_to: None,
+        postgres_to: None,
         paths: Patterns::default(),
         chosen: None,
         overwrite: false,

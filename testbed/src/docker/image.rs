@@ -28,7 +28,7 @@ const PREFIX: &str = "docker-image-";
 const MAKING: &str = "docker-making-";
 
 /// Path of the image's file, which is made if it is not there or was made otherwise.
-pub(super) fn made() -> Result<PathBuf, ServerError> {
+pub(crate) fn made() -> Result<PathBuf, ServerError> {
     let tools = tools();
     let tools = tools.canonicalize().unwrap_or(tools);
     if !tools.join("postgresql-18/bin/postgres").exists() {

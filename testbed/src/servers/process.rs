@@ -245,7 +245,7 @@ fn spawn(command: Command) -> io::Result<Child> {
 }
 
 /// That many different ports nobody listens on.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     // Tests that start at the same time must not look in the same order.
     let span = u32::from(PORTS.end - PORTS.start);
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());

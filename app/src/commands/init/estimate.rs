@@ -34,8 +34,9 @@ pub struct Estimated {
 impl Plan {
     /// The plan that the settings make.
     pub fn of(app: &App, place: &Place, class: Option<&StorageClass>) -> anyhow::Result<Self> {
-        let library = Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?) };
-        let externals = super::super::externals(app)?.into_iter().map(|external| Source { root: Root::External(external.name), path: external.path });
+        let library = Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?), mounts: super::super::media_mounts(app)? };
+        let external = |external: super::super::External| Source { root: Root::External(external.name), path: external.path, mounts: Vec::new() };
+        let externals = super::super::externals(app)?.into_iter().map(external);
         Ok(Self {
             sources: std::iter::once(library).chain(externals).collect(),
             scope: Scope {

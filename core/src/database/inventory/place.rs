@@ -180,7 +180,7 @@ impl Paths {
                     record.clear();
                     let (folder, name) = file.path.split();
                     // Canonical text has no NUL, so this sorts as the three of them do.
-                    for part in [file.root.external_or_empty(), folder, name] {
+                    for part in [file.root.name_in_manifest(), folder, name] {
                         record.extend_from_slice(part.as_bytes());
                         record.push(0);
                     }

@@ -140,7 +140,7 @@ pub(super) const NAMED_COLUMNS: &str = "f.external, f.path, n.name, n.thing, n.o
 pub(super) fn file_at(row: &Row<'_>, column: usize) -> rusqlite::Result<FilePath> {
     let text = |column| -> rusqlite::Result<&str> { row.get_ref(column)?.as_str().map_err(|error| odd(column, error)) };
     let (external, folder, name) = (text(column)?, text(column + 1)?, text(column + 2)?);
-    let root = Root::from_external_or_empty(external).map_err(|error| odd(column, error))?;
+    let root = Root::from_name_in_manifest(external).map_err(|error| odd(column, error))?;
     Ok(FilePath { root, path: RootPath::in_folder(folder, name) })
 }
 
@@ -190,7 +190,7 @@ impl Inventory {
         let (folder, name) = file.path.split();
         let sql = "SELECT id, first, last FROM folder WHERE external = ?1 AND path = ?2";
         let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let range = query.query_row(params![file.root.external_or_empty(), folder], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
+        let range = query.query_row(params![file.root.name_in_manifest(), folder], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
         let Some((mut low, mut high)) = range.optional().map_err(&failed)? else { return Ok(None) };
         // The first in the folder whose name is not less: names are in order.
         let last = high;

@@ -26,6 +26,11 @@ fn bounded(text: &str) -> String {
     text.chars().take(MESSAGE_CHARS_MAX).collect()
 }
 
+/// Whether PostgreSQL did not let this user do something.
+pub(super) fn is_of_rights(message: &str) -> bool {
+    message.contains("permission denied") || message.contains("must be owner")
+}
+
 /// What can be done about a message of PostgreSQL.
 pub(super) fn hint(message: &str) -> Option<&'static str> {
     let says = |text: &str| message.contains(text);
@@ -37,7 +42,7 @@ pub(super) fn hint(message: &str) -> Option<&'static str> {
         "somebody holds a lock on what is to be replaced: stop Immich, and load again"
     } else if says("shared_preload_libraries") {
         "the server has to load the extension when it starts: use Immich's own image of the database, or set shared_preload_libraries"
-    } else if says("permission denied") || says("must be owner") {
+    } else if is_of_rights(message) {
         "connect as the owner of the database"
     } else {
         return None;

@@ -63,6 +63,9 @@ pub struct SourceRoot {
     /// The external library's name; absent for the media location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalName>,
+    /// Which of the roots that are no libraries; absent for libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Beside>,
     /// Where it lies on that machine, in canonical text.
     pub path: String,
     /// For an external library: where Immich's server sees it, in canonical text, where that is elsewhere.
@@ -78,6 +81,9 @@ pub struct StoredFact {
     /// The external library's name; absent for the media location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalName>,
+    /// Which of the roots that are no libraries; absent for libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Beside>,
     /// Of the content.
     pub sha256: Sha256,
     /// Of the content.
@@ -107,6 +113,7 @@ impl StoredFact {
         Self {
             path: file.path.clone(),
             external: external(&file.root),
+            root: Beside::of(&file.root),
             sha256: digests.sha256,
             sha1: digests.sha1,
             size: times.size_bytes,
@@ -121,19 +128,52 @@ impl StoredFact {
     /// The file it is about.
     #[must_use]
     pub fn file(&self) -> FilePath {
-        FilePath { root: root(self.external.as_ref()), path: self.path.clone() }
+        FilePath { root: root(self.external.as_ref(), self.root), path: self.path.clone() }
+    }
+}
+
+/// A root that is no library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Beside {
+    /// [`Root::Config`].
+    Config,
+    /// [`Root::Postgres`].
+    Postgres,
+}
+
+impl Beside {
+    fn of(root: &Root) -> Option<Self> {
+        match root {
+            Root::Library | Root::External(_) => None,
+            Root::Config => Some(Self::Config),
+            Root::Postgres => Some(Self::Postgres),
+        }
+    }
+}
+
+impl SourceRoot {
+    /// The root that lies at `path`, in canonical text; where Immich's server sees it at `server_path`.
+    #[must_use]
+    pub fn new(root: &Root, path: String, server_path: Option<String>) -> Self {
+        Self { external: external(root), root: Beside::of(root), path, server_path }
     }
 }
 
 fn external(root: &Root) -> Option<ExternalName> {
     match root {
-        Root::Library => None,
         Root::External(name) => Some(name.clone()),
+        Root::Library | Root::Config | Root::Postgres => None,
     }
 }
 
-fn root(external: Option<&ExternalName>) -> Root {
-    external.map_or(Root::Library, |name| Root::External(name.clone()))
+fn root(external: Option<&ExternalName>, beside: Option<Beside>) -> Root {
+    match (beside, external) {
+        (Some(Beside::Config), _) => Root::Config,
+        (Some(Beside::Postgres), _) => Root::Postgres,
+        (None, Some(name)) => Root::External(name.clone()),
+        (None, None) => Root::Library,
+    }
 }
 
 /// See [`Fact::Archived`].
@@ -144,19 +184,22 @@ pub struct Archived {
     /// The external library's name; absent for the media location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalName>,
+    /// Which of the roots that are no libraries; absent for libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Beside>,
 }
 
 impl Archived {
     /// The fact that `file` is gone.
     #[must_use]
     pub fn new(file: &FilePath) -> Self {
-        Self { path: file.path.clone(), external: external(&file.root) }
+        Self { path: file.path.clone(), external: external(&file.root), root: Beside::of(&file.root) }
     }
 
     /// The file it is about.
     #[must_use]
     pub fn file(&self) -> FilePath {
-        FilePath { root: root(self.external.as_ref()), path: self.path.clone() }
+        FilePath { root: root(self.external.as_ref(), self.root), path: self.path.clone() }
     }
 }
 

@@ -196,7 +196,7 @@ impl Manifest {
         let (folder, name) = file.path.split();
         self.connection.execute(
             "UPDATE version SET damaged = ?4 WHERE key IS NULL AND name = ?3 AND folder = (SELECT id FROM folder WHERE external = ?1 AND path = ?2)",
-            params![file.root.external_or_empty(), folder, name, damaged],
+            params![file.root.name_in_manifest(), folder, name, damaged],
         )?;
         Ok(())
     }
@@ -210,7 +210,7 @@ impl Manifest {
         let id = match found {
             Some(id) => id,
             None => {
-                self.connection.prepare_cached("INSERT INTO folder(external, path) VALUES (?1, ?2)")?.execute(params![root.external_or_empty(), path])?;
+                self.connection.prepare_cached("INSERT INTO folder(external, path) VALUES (?1, ?2)")?.execute(params![root.name_in_manifest(), path])?;
                 self.connection.last_insert_rowid()
             }
         };
@@ -367,7 +367,7 @@ impl Standing {
 pub(super) fn folder_id(connection: &Connection, root: &Root, path: &str) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT id FROM folder WHERE external = ?1 AND path = ?2")?
-        .query_row(params![root.external_or_empty(), path], |row| row.get(0))
+        .query_row(params![root.name_in_manifest(), path], |row| row.get(0))
         .optional()
 }
 
@@ -379,6 +379,8 @@ pub(super) fn file_at_home(key: &str) -> Option<FilePath> {
             let (name, path) = rest.split_once('/')?;
             (Root::External(name.parse().ok()?), path)
         }
+        ("config", path) => (Root::Config, path),
+        ("postgres", path) => (Root::Postgres, path),
         _ => return None,
     };
     Some(FilePath { root, path: crate::model::RootPath::parse(path).ok()? })

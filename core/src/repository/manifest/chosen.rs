@@ -46,7 +46,7 @@ impl Choosing {
         let insert =
             "INSERT OR IGNORE INTO chosen(external, path, sha256, sha1, size, mtime_ns, mode, key, damaged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         let values = params![
-            row.file.root.external_or_empty(),
+            row.file.root.name_in_manifest(),
             row.file.path.as_str(),
             row.digests.sha256.0,
             row.digests.sha1.0,
@@ -76,7 +76,7 @@ impl Choosing {
 fn chosen_row(row: &Row<'_>) -> rusqlite::Result<FileRow> {
     let (external, path): (String, String) = (row.get(0)?, row.get(1)?);
     Ok(FileRow {
-        file: FilePath { root: converted(0, Root::from_external_or_empty(&external))?, path: converted(1, RootPath::parse(&path))? },
+        file: FilePath { root: converted(0, Root::from_name_in_manifest(&external))?, path: converted(1, RootPath::parse(&path))? },
         digests: Digests { sha256: Sha256(row.get(2)?), sha1: Sha1(row.get(3)?) },
         size_bytes: unsigned(row.get(4)?),
         mtime_ns: row.get(5)?,
@@ -136,7 +136,7 @@ impl Manifest {
         let (folder, name) = file.path.split();
         let sql =
             format!("SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}");
-        let values = params![signed(sequence), file.root.external_or_empty(), folder, name];
+        let values = params![signed(sequence), file.root.name_in_manifest(), folder, name];
         let query = self.connection.prepare_cached(&sql);
         query.and_then(|mut query| query.query_row(values, |row| file_row(row, &file.root, folder)).optional()).map_err(self.failed("read"))
     }
@@ -156,7 +156,7 @@ impl Manifest {
             let mut query = self.connection.prepare_cached(&sql).map_err(&failed)?;
             let found = query.query_row(params![signed(sequence), sha1.0], |row| {
                 let (external, folder): (String, String) = (row.get(8)?, row.get(9)?);
-                file_row(row, &converted(0, Root::from_external_or_empty(&external))?, &folder)
+                file_row(row, &converted(0, Root::from_name_in_manifest(&external))?, &folder)
             });
             if let Some(found) = found.optional().map_err(&failed)? {
                 return Ok(Some(found));

@@ -64,7 +64,7 @@ impl Lookup {
                    FROM folder f LEFT JOIN version v ON v.folder = f.id AND v.until IS NULL
                   WHERE f.external = ?1 AND f.path = ?2",
             )?;
-            let mut rows = query.query(params![root.external_or_empty(), folder])?;
+            let mut rows = query.query(params![root.name_in_manifest(), folder])?;
             let mut found = None;
             while let Some(row) = rows.next()? {
                 let standing = match &mut found {

@@ -187,11 +187,11 @@ impl Folders<'_> {
         let mut query = self.manifest.connection.prepare_cached(&sql).map_err(&failed)?;
         let rows = query.query_map(params![external, path, page_rows()], |row| {
             let external: String = row.get(1)?;
-            Ok((row.get(0)?, converted(1, Root::from_external_or_empty(&external))?, row.get(2)?))
+            Ok((row.get(0)?, converted(1, Root::from_name_in_manifest(&external))?, row.get(2)?))
         });
         let page: Vec<Folder> = rows.and_then(Iterator::collect).map_err(&failed)?;
         if let Some((_, root, path)) = page.last() {
-            self.last = Some((root.external_or_empty().to_owned(), path.clone()));
+            self.last = Some((root.name_in_manifest().to_owned(), path.clone()));
         }
         Ok(page)
     }
@@ -263,7 +263,7 @@ impl Manifest {
         let sql = format!(
             "SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?1 AND f.path = ?2 AND v.name = ?3 AND v.until IS NULL"
         );
-        Ok(self.rows(&sql, params![file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
+        Ok(self.rows(&sql, params![file.root.name_in_manifest(), folder, name], &file.root, folder)?.pop())
     }
 
     /// What stands at `file` in the snapshot of log entry `sequence`.
@@ -274,7 +274,7 @@ impl Manifest {
         let (folder, name) = file.path.split();
         let sql =
             format!("SELECT {FILE_COLUMNS} FROM version v JOIN folder f ON f.id = v.folder WHERE f.external = ?2 AND f.path = ?3 AND v.name = ?4 AND {STANDS}");
-        Ok(self.rows(&sql, params![signed(sequence), file.root.external_or_empty(), folder, name], &file.root, folder)?.pop())
+        Ok(self.rows(&sql, params![signed(sequence), file.root.name_in_manifest(), folder, name], &file.root, folder)?.pop())
     }
 
     /// Whether any file stands below `root`.
@@ -285,7 +285,7 @@ impl Manifest {
         self.connection
             .query_row(
                 "SELECT EXISTS (SELECT 1 FROM folder f JOIN version v ON v.folder = f.id WHERE f.external = ?1 AND v.until IS NULL)",
-                [root.external_or_empty()],
+                [root.name_in_manifest()],
                 |row| row.get(0),
             )
             .map_err(self.failed("read"))
@@ -297,9 +297,9 @@ impl Manifest {
     /// SQLite's.
     pub fn externals(&self) -> Result<Vec<Root>, ManifestError> {
         let failed = self.failed("read");
-        let sql = "SELECT DISTINCT external FROM folder f WHERE external <> '' AND EXISTS (SELECT 1 FROM version v WHERE v.folder = f.id AND v.until IS NULL)";
+        let sql = "SELECT DISTINCT external FROM folder f WHERE substr(external, 1, 1) NOT IN ('', '%') AND EXISTS (SELECT 1 FROM version v WHERE v.folder = f.id AND v.until IS NULL)";
         let mut query = self.connection.prepare(sql).map_err(&failed)?;
-        let names = query.query_map([], |row| converted(0, Root::from_external_or_empty(&row.get::<_, String>(0)?)));
+        let names = query.query_map([], |row| converted(0, Root::from_name_in_manifest(&row.get::<_, String>(0)?)));
         names.and_then(Iterator::collect).map_err(&failed)
     }
 
@@ -317,7 +317,7 @@ impl Manifest {
         while let Some(row) = rows.next().map_err(&failed)? {
             let file = (|| {
                 let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let root = converted(0, Root::from_external_or_empty(&external))?;
+                let root = converted(0, Root::from_name_in_manifest(&external))?;
                 Ok((FilePath { root, path: RootPath::in_folder(&folder, &name) }, Sha256(row.get(3)?)))
             })();
             let (file, content) = file.map_err(&failed)?;
@@ -613,7 +613,7 @@ pub(super) fn known_content(connection: &Connection, content: &Sha256) -> rusqli
     // Many paths may share one object, and few objects share one content.
     while let Some(row) = rows.next()? {
         let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let file = FilePath { root: converted(0, Root::from_external_or_empty(&external))?, path: RootPath::in_folder(&folder, &name) };
+        let file = FilePath { root: converted(0, Root::from_name_in_manifest(&external))?, path: RootPath::in_folder(&folder, &name) };
         let stored = StoredContent { key: object_key(row.get(3)?, &file), etag: row.get(4)? };
         if !found.iter().any(|known| known.key == stored.key) {
             found.push(stored);

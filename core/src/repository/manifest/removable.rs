@@ -35,7 +35,7 @@ pub(super) fn versions_in(connection: &Connection, key: &str, last: Option<&Vers
         let (folder, name) = home.path.split();
         let at_home = format!("{columns} WHERE v.key IS NULL AND f.external = ?1 AND f.path = ?2 AND v.name = ?3");
         let versions =
-            connection.prepare_cached(&at_home)?.query_map(params![home.root.external_or_empty(), folder, name], row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+            connection.prepare_cached(&at_home)?.query_map(params![home.root.name_in_manifest(), folder, name], row)?.collect::<rusqlite::Result<Vec<_>>>()?;
         // The page goes on after its last one: the few of the path that is at home there come first.
         found.splice(0..0, versions);
     }
@@ -53,14 +53,14 @@ pub(super) fn is_needed(connection: &Connection, key: &str) -> rusqlite::Result<
     let (folder, name) = file.path.split();
     let sql =
         "SELECT EXISTS (SELECT 1 FROM version v JOIN folder f ON f.id = v.folder WHERE v.key IS NULL AND f.external = ?1 AND f.path = ?2 AND v.name = ?3)";
-    connection.prepare_cached(sql)?.query_row(params![file.root.external_or_empty(), folder, name], |row| row.get(0))
+    connection.prepare_cached(sql)?.query_row(params![file.root.name_in_manifest(), folder, name], |row| row.get(0))
 }
 
 /// The file of a row whose columns from `first` on are external library, folder and name.
 fn file_at(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<FilePath> {
     let (external, folder, name): (String, String, String) = (row.get(first)?, row.get(first + 1)?, row.get(first + 2)?);
     let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-    Ok(FilePath { root: converted(first, Root::from_external_or_empty(&external))?, path: converted(first + 1, RootPath::parse(&path))? })
+    Ok(FilePath { root: converted(first, Root::from_name_in_manifest(&external))?, path: converted(first + 1, RootPath::parse(&path))? })
 }
 
 /// What an old snapshot will lack.

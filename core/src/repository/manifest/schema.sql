@@ -12,7 +12,7 @@ CREATE TABLE manifest_metadata(
 
 CREATE TABLE folder(
   id       INTEGER PRIMARY KEY,
-  external TEXT NOT NULL,            -- name of the external library, empty for the media location
+  external TEXT NOT NULL,            -- name of the external library, empty for the media location; `%config`, `%postgres`
   path     TEXT NOT NULL,            -- canonical text, empty for the root
   UNIQUE (external, path)
 ) STRICT;
@@ -105,17 +105,17 @@ CREATE TABLE manifest_copy(
 
 -- Every content that a path ever had.
 CREATE VIEW versions AS
-  SELECT CASE f.external WHEN '' THEN '' ELSE 'external/' || f.external || '/' END
+  SELECT CASE f.external WHEN '' THEN '' WHEN '%config' THEN 'config/' WHEN '%postgres' THEN 'postgres/' ELSE 'external/' || f.external || '/' END
            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name AS file_path,
          lower(hex(v.sha256)) AS checksum, lower(hex(v.sha1)) AS sha1, v.size, v.mtime_ns, v.mode,
-         coalesce(v.key, CASE f.external WHEN '' THEN 'library/' ELSE 'external/' || f.external || '/' END
+         coalesce(v.key, CASE f.external WHEN '' THEN 'library/' WHEN '%config' THEN 'config/' WHEN '%postgres' THEN 'postgres/' ELSE 'external/' || f.external || '/' END
            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name) AS object_key,
          v.since, v.until, v.damaged IS NOT NULL AS damaged
     FROM version v JOIN folder f ON f.id = v.folder;
 
 -- One row a path: what it holds, or held last.
 CREATE VIEW files AS
-  SELECT CASE f.external WHEN '' THEN '' ELSE 'external/' || f.external || '/' END
+  SELECT CASE f.external WHEN '' THEN '' WHEN '%config' THEN 'config/' WHEN '%postgres' THEN 'postgres/' ELSE 'external/' || f.external || '/' END
            || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name AS file_path,
          lower(hex(v.sha256)) AS checksum, v.size, v.until IS NOT NULL AS archived, v.mtime_ns
     FROM version v JOIN folder f ON f.id = v.folder

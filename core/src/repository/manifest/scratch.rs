@@ -72,7 +72,8 @@ impl Expected {
             .execute_batch(
                 "BEGIN;
                  INSERT OR IGNORE INTO expected
-                   SELECT coalesce(v.key, CASE f.external WHEN '' THEN 'library/' ELSE 'external/' || f.external || '/' END
+                   SELECT coalesce(v.key, CASE f.external WHEN '' THEN 'library/' WHEN '%config' THEN 'config/' WHEN '%postgres' THEN 'postgres/'
+                                     ELSE 'external/' || f.external || '/' END
                             || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name), v.size, v.sha256
                      FROM manifest.folder f JOIN manifest.version v ON v.folder = f.id;
                  INSERT OR IGNORE INTO expected
@@ -177,7 +178,7 @@ impl Unseen {
         self.0
             .connection
             .prepare_cached("INSERT OR IGNORE INTO unseen(external, path, size, sha256) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut insert| insert.execute(params![file.root.external_or_empty(), file.path.as_str(), signed(size_bytes), content.0]))
+            .and_then(|mut insert| insert.execute(params![file.root.name_in_manifest(), file.path.as_str(), signed(size_bytes), content.0]))
             .map(drop)
             .map_err(self.0.failed())
     }
@@ -190,7 +191,7 @@ impl Unseen {
         self.0
             .connection
             .prepare_cached("DELETE FROM unseen WHERE external = ?1 AND path = ?2")
-            .and_then(|mut delete| delete.execute(params![file.root.external_or_empty(), file.path.as_str()]))
+            .and_then(|mut delete| delete.execute(params![file.root.name_in_manifest(), file.path.as_str()]))
             .map(drop)
             .map_err(self.0.failed())
     }
@@ -241,7 +242,7 @@ impl Unseen {
         let condition = if after.is_some() { "(external, path) > (?1, ?2)" } else { "?1 IS NULL AND ?2 IS NULL" };
         let sql = format!("SELECT external, path, size, sha256 FROM unseen WHERE {condition} ORDER BY external, path LIMIT ?3");
         let mut query = self.0.connection.prepare_cached(&sql).map_err(&failed)?;
-        let (external, path) = (after.map(|file| file.root.external_or_empty()), after.map(|file| file.path.as_str()));
+        let (external, path) = (after.map(|file| file.root.name_in_manifest()), after.map(|file| file.path.as_str()));
         let rows = query.query_map(params![external, path, page_rows()], |row| {
             let (external, path): (String, String) = (row.get(0)?, row.get(1)?);
             let file = parsed(&external, &path)?;
@@ -252,6 +253,6 @@ impl Unseen {
 }
 
 fn parsed(external: &str, path: &str) -> rusqlite::Result<FilePath> {
-    let file = Root::from_external_or_empty(external).and_then(|root| Ok(FilePath { root, path: RootPath::parse(path)? }));
+    let file = Root::from_name_in_manifest(external).and_then(|root| Ok(FilePath { root, path: RootPath::parse(path)? }));
     file.map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error)))
 }

@@ -113,7 +113,7 @@ impl StandingFiles<'_> {
             self.read(&rest_of_folder(), params![sequence, id, name, room(&page)], &mut page)?;
         }
         if page.len() < MANIFEST_PAGE_ROWS {
-            let after = last.as_ref().map(|folder| (folder.root.external_or_empty(), folder.path.as_str()));
+            let after = last.as_ref().map(|folder| (folder.root.name_in_manifest(), folder.path.as_str()));
             let (external, path) = after.unzip();
             self.read(&next_folders(after.is_none()), params![sequence, external, path, room(&page)], &mut page)?;
         }
@@ -146,7 +146,7 @@ fn file_in(row: &rusqlite::Row<'_>, folder: &mut Option<Folder>) -> rusqlite::Re
             if !path.is_empty() {
                 converted(2, RootPath::parse(&path))?;
             }
-            folder.insert(Folder { id, root: converted(1, Root::from_external_or_empty(&external))?, path })
+            folder.insert(Folder { id, root: converted(1, Root::from_name_in_manifest(&external))?, path })
         }
     };
     let name = converted(3, RootPath::parse(row.get_ref(3)?.as_str()?))?;
@@ -276,7 +276,7 @@ impl Manifest {
 fn file_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<FilePath> {
     let (external, folder, name): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-    Ok(FilePath { root: converted(0, Root::from_external_or_empty(&external))?, path: converted(1, RootPath::parse(&path))? })
+    Ok(FilePath { root: converted(0, Root::from_name_in_manifest(&external))?, path: converted(1, RootPath::parse(&path))? })
 }
 
 #[cfg(test)]
@@ -364,7 +364,7 @@ mod tests {
         let parts = |path: &str| {
             let file = file(path);
             let (folder, name) = file.path.split();
-            (file.root.external_or_empty().as_bytes().to_vec(), folder.as_bytes().to_vec(), name.as_bytes().to_vec())
+            (file.root.name_in_manifest().as_bytes().to_vec(), folder.as_bytes().to_vec(), name.as_bytes().to_vec())
         };
         paths.sort_by_key(|path| parts(path));
         assert_eq!(found, paths.iter().map(|path| file(path).to_string()).collect::<Vec<_>>());
