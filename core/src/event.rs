@@ -104,6 +104,18 @@ pub enum Event {
         /// Their size.
         bytes: u64,
     },
+    /// A service of the Compose project was stopped.
+    ServiceStopped {
+        /// Its name.
+        service: String,
+        /// How long that took.
+        elapsed_ms: u64,
+    },
+    /// A service of the Compose project was started again.
+    ServiceStarted {
+        /// Its name.
+        service: String,
+    },
     /// Text of the database's dump was read, from `pg_dump` or from the repository.
     DumpRead {
         /// How many bytes.

@@ -1,4 +1,4 @@
-//! The running containers: Docker's API, Compose projects as it describes them, and the Immich among them.
+//! The running containers: Docker's API, Compose projects as it describes them, and the Immich among them; stopping services and starting them again.
 
 pub mod address;
 pub mod answer;
@@ -6,4 +6,5 @@ pub mod discover;
 pub mod engine;
 pub mod own;
 pub mod project;
-pub mod up;
+pub mod ready;
+pub mod services;

@@ -1,10 +1,9 @@
-//! Bringing single containers up, and waiting until they are well.
+//! A database's container: started alone, and waited for until Immich could use it.
 
 use super::engine::{Engine, EngineError, refused};
 use super::project::{self, Container, Health, State};
 use crate::database::Client;
 use crate::event::{Event, Monitor};
-use bollard::query_parameters::StopContainerOptions;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -14,13 +13,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is said that something is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(20);
 
-/// How long the engine lets a container stop where nobody says (Docker's default), and what it may take beyond: it kills it, unmounts, tells.
-const STOP_DEFAULT: Duration = Duration::from_secs(10);
-const STOP_MORE: Duration = Duration::from_secs(30);
-
 /// Why a container is not up.
 #[derive(Debug, thiserror::Error)]
-pub enum UpError {
+pub enum NotReady {
     /// The engine cannot be asked, or refuses.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -34,7 +29,7 @@ pub enum UpError {
     },
     /// It is not well in time.
     #[error("the container `{name}` is not ready after {waited_s} s: {what}")]
-    NotReady {
+    TooLong {
         /// Its name.
         name: String,
         /// How long was waited, in seconds.
@@ -54,14 +49,14 @@ fn with(exit_code: &Option<i64>) -> String {
     exit_code.map_or_else(String::new, |code| format!(" (exit status {code})"))
 }
 
-impl UpError {
+impl NotReady {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint().map(Into::into),
             Self::Ended { name, .. } => Some(format!("`docker logs {name}` says why")),
-            Self::NotReady { name, .. } => Some(format!("`docker logs {name}` and `docker inspect {name}` say why; --wait gives it more time")),
+            Self::TooLong { name, .. } => Some(format!("`docker logs {name}` and `docker inspect {name}` say why; --wait gives it more time")),
             Self::Interrupted { .. } => None,
         }
     }
@@ -120,38 +115,14 @@ pub async fn start(engine: &Engine, container: &Container) -> Result<(), EngineE
     engine.docker().start_container(&container.id, None).await.map_err(refused(format!("start the container `{}`", container.name)))
 }
 
-/// Stops a container, with the time that it was given for that, and returns when it is down.
-///
-/// # Errors
-/// The engine's.
-pub async fn stop(engine: &Engine, container: &Container) -> Result<(), EngineError> {
-    let patience = container.stop_timeout.unwrap_or(STOP_DEFAULT).saturating_add(STOP_MORE);
-    let docker = engine.docker().clone().with_timeout(patience);
-    docker.stop_container(&container.id, None::<StopContainerOptions>).await.map_err(refused(format!("stop the container `{}`", container.name)))
-}
-
-/// What the container is doing that is not yet well; `None`: it runs, and its healthcheck, where it has one, does not say otherwise (`strictly`: says so).
-fn not_well(container: &Container, strictly: bool) -> Option<String> {
+/// What the container is doing that is not yet well; `None`: it runs, and its healthcheck, where it has one, does not say no.
+fn not_well(container: &Container) -> Option<String> {
     match (container.state, container.health) {
         (State::Running, Some(Health::Unhealthy)) => Some("its healthcheck says that it is not well".to_owned()),
-        (State::Running, Some(Health::Starting)) if strictly => Some("its healthcheck has not said yet that it is well".to_owned()),
         (State::Running, _) => None,
         (State::Paused, _) => Some("it is paused".to_owned()),
         (State::Restarting, _) => Some("it ends and is started again and again".to_owned()),
         (State::Created | State::Exited | State::Dead, _) => Some("it does not run".to_owned()),
-    }
-}
-
-/// Returns when the container runs and its healthcheck, where it has one, says that it is well.
-///
-/// # Errors
-/// It ended, or that does not happen in time.
-pub async fn until_well(engine: &Engine, container: &Container, limit: Duration, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<(), UpError> {
-    let mut patience = Patience::new(limit, monitor, stop);
-    loop {
-        let now = look(engine, container).await?;
-        let Some(what) = not_well(&now, true) else { return Ok(()) };
-        wait(&mut patience, container, what).await?;
     }
 }
 
@@ -162,18 +133,18 @@ pub async fn until_well(engine: &Engine, container: &Container, limit: Duration,
 ///
 /// # Errors
 /// It ended, or that does not happen in time.
-pub async fn until_database_answers(
+pub async fn until_answers(
     engine: &Engine,
     container: &Container,
     client: &Client,
     limit: Duration,
     monitor: &dyn Monitor,
     stop: &CancellationToken,
-) -> Result<(), UpError> {
+) -> Result<(), NotReady> {
     let mut patience = Patience::new(limit, monitor, stop);
     loop {
         let now = look(engine, container).await?;
-        let what = match not_well(&now, false) {
+        let what = match not_well(&now) {
             Some(what) => what,
             None => match client.query("SELECT pg_catalog.current_setting('listen_addresses');\n").await {
                 Ok(addresses) if !addresses.trim().is_empty() => return Ok(()),
@@ -185,19 +156,19 @@ pub async fn until_database_answers(
     }
 }
 
-async fn look(engine: &Engine, container: &Container) -> Result<Container, UpError> {
+async fn look(engine: &Engine, container: &Container) -> Result<Container, NotReady> {
     let now = project::container(engine, &container.id).await?;
     match now.state {
-        State::Exited | State::Dead => Err(UpError::Ended { name: now.name, exit_code: now.exit_code }),
+        State::Exited | State::Dead => Err(NotReady::Ended { name: now.name, exit_code: now.exit_code }),
         _ => Ok(now),
     }
 }
 
-async fn wait(patience: &mut Patience<'_>, container: &Container, what: String) -> Result<(), UpError> {
+async fn wait(patience: &mut Patience<'_>, container: &Container, what: String) -> Result<(), NotReady> {
     let name = &container.name;
     match patience.wait(|| format!("the container `{name}` is not ready yet ({what})")).await {
         Ok(()) => Ok(()),
-        Err(Over::TooLong(waited_s)) => Err(UpError::NotReady { name: name.clone(), waited_s, what }),
-        Err(Over::Interrupted) => Err(UpError::Interrupted { name: name.clone() }),
+        Err(Over::TooLong(waited_s)) => Err(NotReady::TooLong { name: name.clone(), waited_s, what }),
+        Err(Over::Interrupted) => Err(NotReady::Interrupted { name: name.clone() }),
     }
 }
