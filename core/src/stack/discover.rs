@@ -13,7 +13,7 @@ mod error;
 mod external;
 
 pub use error::DiscoverError;
-pub use external::{External, Known};
+pub use external::{External, Known, Place};
 
 /// The service of Immich's server in its own Compose file, and the container's name there.
 const SERVER: [&str; 2] = ["immich-server", "immich_server"];

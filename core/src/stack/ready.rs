@@ -2,8 +2,10 @@
 
 use super::engine::{Engine, EngineError, refused};
 use super::project::{self, Container, Health, State};
-use crate::database::Client;
+use crate::database::container::ContainerOptions;
+use crate::database::{Client, DatabaseError};
 use crate::event::{Event, Monitor};
+use crate::told::told;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -126,7 +128,7 @@ fn not_well(container: &Container) -> Option<String> {
     }
 }
 
-/// Returns when the database in this container takes connections over the network, as Immich's server makes them. `client` speaks to it from inside.
+/// Returns when the database in this container takes connections over the network, as Immich's server makes them, with what speaks to it from inside.
 ///
 /// A healthcheck that says nothing yet is not waited for: Immich's own is asked every five minutes. But one that says no, is believed. While its image
 /// makes a new database, a server that listens nowhere answers inside of the container; that one is not meant.
@@ -136,24 +138,31 @@ fn not_well(container: &Container) -> Option<String> {
 pub async fn until_answers(
     engine: &Engine,
     container: &Container,
-    client: &Client,
+    options: ContainerOptions,
     limit: Duration,
     monitor: &dyn Monitor,
     stop: &CancellationToken,
-) -> Result<(), NotReady> {
+) -> Result<Client, NotReady> {
     let mut patience = Patience::new(limit, monitor, stop);
     loop {
         let now = look(engine, container).await?;
         let what = match not_well(&now) {
             Some(what) => what,
-            None => match client.query("SELECT pg_catalog.current_setting('listen_addresses');\n").await {
-                Ok(addresses) if !addresses.trim().is_empty() => return Ok(()),
-                Ok(_) => "it is being set up".to_owned(),
-                Err(error) => error.to_string(),
+            None => match ask(options.clone()).await {
+                Ok(Some(client)) => return Ok(client),
+                Ok(None) => "it is being set up".to_owned(),
+                Err(error) => told(&error),
             },
         };
         wait(&mut patience, container, what).await?;
     }
+}
+
+/// What speaks to the database, if it listens.
+async fn ask(options: ContainerOptions) -> Result<Option<Client>, DatabaseError> {
+    let client = Client::in_container(options).await?;
+    let addresses = client.query("SELECT pg_catalog.current_setting('listen_addresses');\n").await?;
+    Ok(Some(client).filter(|_| !addresses.trim().is_empty()))
 }
 
 async fn look(engine: &Engine, container: &Container) -> Result<Container, NotReady> {
