@@ -8,6 +8,7 @@ mod init;
 mod ls;
 mod prune;
 mod restore;
+mod services;
 mod snapshots;
 mod status;
 mod verify;
@@ -41,6 +42,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
         "find" => find::run(app).await,
+        "services" => Box::pin(services::run(app)).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }
 }

@@ -9,6 +9,7 @@ mod database;
 mod exit;
 mod privileges;
 mod screen;
+mod services;
 mod settings;
 
 use std::process::ExitCode;
