@@ -120,11 +120,11 @@ pub async fn hold(app: &App, project: &str, what: &str, wait: Duration) -> anyho
     }
 }
 
-/// Everything that a run needs which stops services: found out, and nothing changed yet.
+/// Everything that a run needs which stops services: found out, and nothing stopped yet. What a dead run left is started first, unless it is only looked.
 ///
 /// # Errors
 /// What would keep it from stopping or starting them.
-pub async fn prepare(app: &App, by: By) -> anyhow::Result<Outage> {
+pub async fn prepare(app: &App, by: By, only_look: bool) -> anyhow::Result<Outage> {
     let engine = engine(app).await?;
     let choice = choice(app, &engine).await?;
     let (what, wait) = match by {
@@ -132,7 +132,7 @@ pub async fn prepare(app: &App, by: By) -> anyhow::Result<Outage> {
         By::Hand => ("`services stop`", Duration::from_secs(5)),
     };
     let hold = hold(app, &choice.project, what, wait).await?;
-    if let Some(left) = hold.read()?.filter(|left| left.by == By::Run) {
+    if let Some(left) = hold.read()?.filter(|left| left.by == By::Run && !only_look) {
         bring_back(app, &hold, &left, patience(app)?).await?;
     }
     Ok(Outage::prepare(engine, choice, by, hold, patience(app)?, std::sync::Arc::clone(&app.monitor)).await?)

@@ -5,7 +5,7 @@ use crate::services::{self, Left, READY, Recovered};
 use immich_backup_core::stack::project::{Health, State};
 use immich_backup_core::stack::services::journal::{self, By, Hold, Journal};
 use immich_backup_core::stack::services::{ServicesError, Status, Up, recover, status};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
 }
 
 async fn stop(app: &App) -> anyhow::Result<Outcome> {
-    let mut outage = services::prepare(app, By::Hand).await?;
+    let mut outage = services::prepare(app, By::Hand, false).await?;
     let intent = outage.intent().await?;
     let keep_database = app.settings.switch("keep-database")?;
     let stopped = match outage.stop_all_but_database(&app.stop).await {

@@ -219,6 +219,12 @@ impl Outage {
         self.run = Some(run);
     }
 
+    /// The Compose project.
+    #[must_use]
+    pub fn project(&self) -> &str {
+        &self.choice.project
+    }
+
     /// Where the journal is, once something is stopped.
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
