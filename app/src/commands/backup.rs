@@ -1,9 +1,9 @@
 use crate::app::{App, Outcome};
-use crate::config::UsageError;
+use crate::config::{Origin, UsageError};
 use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
-use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, Source};
+use immich_backup_core::backup::{self, Counts, Database, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
 use immich_backup_core::event::Event;
@@ -30,6 +30,7 @@ const WALKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut plan = plan(app)?;
+    add_stopped(app, &mut plan)?;
     let place = app.place()?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
@@ -169,7 +170,27 @@ fn plan(app: &App) -> anyhow::Result<Plan> {
     })
 }
 
+/// What is done with a stopped Immich besides: a stage, and PostgreSQL's raw folder. The environment of many has names for both; while Immich runs they mean
+/// nothing.
+fn add_stopped(app: &App, plan: &mut Plan) -> Result<(), UsageError> {
+    let settings = &app.settings;
+    if plan.downtime.is_none() {
+        let said_here = |name: &&str| settings.found(name).is_some_and(|found| found.origin == Origin::Flag);
+        return match ["stage", "postgres-dir"].iter().find(|name| said_here(name)) {
+            Some(name) => Err(UsageError(format!("--{name} goes with --stop-services: a running Immich changes what is copied"))),
+            None => Ok(()),
+        };
+    }
+    plan.stage = settings.text("stage").map(PathBuf::from);
+    let postgres = settings.text("postgres-dir").map(PathBuf::from);
+    plan.sources.extend(postgres.map(|path| Source { root: Root::Postgres, path, server_path: None, mounts: Vec::new() }));
+    Ok(())
+}
+
 fn exit(report: &Report) -> Exit {
+    if report.not_up.is_some() {
+        return Exit::Failed;
+    }
     match report.ending {
         Ending::Interrupted => Exit::Interrupted,
         Ending::Withheld { .. } => Exit::Withheld,
@@ -238,6 +259,11 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         lines.extend(proof_lines(proof));
     }
     lines.extend(dump_lines(report, after));
+    lines.extend(downtime_ms(report).map(|downtime| format!("  {:<10} Immich, for {}", "was down", screen::seconds(downtime))));
+    if let Some(NotUp { problem, hint }) = &report.not_up {
+        lines.push(format!("  {:<10} Immich is not up again: {problem}", "DOWN"));
+        lines.extend(hint.iter().map(|hint| format!("             {hint}")));
+    }
     lines.join("\n")
 }
 
@@ -303,6 +329,11 @@ fn named(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
     lines
 }
 
+/// From the first stop until all of Immich was up and healthy, in ms.
+fn downtime_ms(report: &Report) -> Option<u64> {
+    report.downtime.map(|downtime| u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
     let counts = &report.counts;
     let named: [(&str, Tally); 8] = [
@@ -336,9 +367,10 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "doubtful": report.doubtful,
         "dump": report.dump,
         "proof": report.proof,
+        "downtime_ms": downtime_ms(report),
         "pruned_dumps": after.pruned_dumps,
         "would_dump": after.would_dump,
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        "errors": [],
+        "errors": report.not_up.iter().map(|not_up| json!({ "message": format!("Immich is not up again: {}", not_up.problem), "hint": not_up.hint })).collect::<Vec<_>>(),
     })
 }
