@@ -127,6 +127,30 @@ pub enum Event {
         /// How many bytes.
         bytes: u64,
     },
+    /// What has to be sent is being copied, while Immich is stopped. A dump may be taken at the same time.
+    StagingStarted {
+        /// Files to come, about.
+        files: u64,
+        /// Their size.
+        bytes: u64,
+    },
+    /// Bytes were copied.
+    BytesStaged {
+        /// How many.
+        bytes: u64,
+    },
+    /// All that has to be sent is copied.
+    StagingFinished {
+        /// How many files.
+        files: u64,
+        /// Their size.
+        bytes: u64,
+    },
+    /// Immich was stopped and is up again, and healthy.
+    ImmichUp {
+        /// For how long it was down.
+        downtime_ms: u64,
+    },
     /// A dump is in the repository now.
     DumpStored {
         /// Its key.
