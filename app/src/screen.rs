@@ -4,7 +4,7 @@ mod bars;
 mod human;
 mod plain;
 
-pub use human::{age, bytes, count, files, tally};
+pub use human::{age, bytes, count, files, seconds, tally};
 
 use immich_backup_core::event::{Event, Monitor, Silent};
 use std::io::{IsTerminal as _, Write as _};
