@@ -3,6 +3,7 @@ use crate::config::UsageError;
 use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
+use crate::services::{self, Stopped};
 use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
@@ -14,6 +15,8 @@ use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::{OpenError, Repository, Session};
 use immich_backup_core::retention::Policy;
+use immich_backup_core::stack::services::Intent;
+use immich_backup_core::stack::services::journal::By;
 use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use immich_backup_core::verify;
 use jiff::Timestamp;
@@ -21,6 +24,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Walking is bound by the disk's latency, not by cores.
@@ -30,6 +34,11 @@ const WALKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut plan = plan(app)?;
+    let dry = app.settings.switch("dry-run")?;
+    let stops = app.settings.switch("stop-services")?;
+    if !dry {
+        services::recover_before_run(app).await;
+    }
     let place = app.place()?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
@@ -42,18 +51,31 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let repository = open_or_init(app).await?;
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
-    if app.settings.switch("dry-run")? {
+    // Whatever can be found out is, before anything is stopped.
+    let outage = if stops { Some(services::prepare(app, By::Run, dry).await?) } else { None };
+    if dry {
+        let would_stop = match &outage {
+            Some(outage) => Some(outage.intent().await?),
+            None => None,
+        };
         let would_dump = match &plan.database {
             Some(database) => Some(dump_text(&database.client).await?),
             None => None,
         };
         let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
-        return Ok(outcome(&report, &After { without_database, would_dump, pruned_dumps: 0 }, started.elapsed()));
+        return Ok(outcome(&report, &After { without_database, would_dump, would_stop, pruned_dumps: 0 }, started.elapsed()));
     }
     look_at_objects(app, &mut session).await?;
+    if let Some(outage) = outage {
+        if let Some(database) = &plan.database {
+            dump_text(&database.client).await?;
+        }
+        services::watch_over(app, outage.project()).await?;
+        plan.downtime = Some(Arc::new(Stopped::new(outage, app.stop.clone())));
+    }
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
     let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
-    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None }, started.elapsed()))
+    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None, would_stop: None }, started.elapsed()))
 }
 
 /// What is to be told besides the report of the run itself.
@@ -65,6 +87,8 @@ struct After {
     pruned_dumps: u64,
     /// In a dry run: which database would be dumped, and by what.
     would_dump: Option<String>,
+    /// In a dry run: which services would be stopped.
+    would_stop: Option<Intent>,
 }
 
 /// The database, and what would dump it: asked, so that a dry run finds what is wrong there too.
@@ -238,6 +262,7 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         lines.extend(proof_lines(proof));
     }
     lines.extend(dump_lines(report, after));
+    lines.extend(service_lines(report, after));
     lines.join("\n")
 }
 
@@ -291,6 +316,18 @@ fn dump_lines(report: &Report, after: &After) -> Vec<String> {
     lines
 }
 
+fn service_lines(report: &Report, after: &After) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(downtime) = report.downtime {
+        lines.push(format!("  {:<10} {:.1} s, from the first service's stop until all were up and well again", "downtime", downtime.as_secs_f64()));
+    }
+    if let Some(intent) = &after.would_stop {
+        lines.push(format!("  {:<10} {}", "to stop", if intent.stopped.is_empty() { "nothing".to_owned() } else { intent.stopped.join(", ") }));
+        lines.extend(intent.left.iter().map(|(name, why)| format!("  {:<10} {name}: {why}", "left alone")));
+    }
+    lines
+}
+
 /// How many names a summary for people shows.
 pub(super) const SHOWN: usize = 20;
 
@@ -338,6 +375,8 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "proof": report.proof,
         "pruned_dumps": after.pruned_dumps,
         "would_dump": after.would_dump,
+        "would_stop": after.would_stop.as_ref().map(|intent| &intent.stopped),
+        "downtime_ms": report.downtime.map(|downtime| u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX)),
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         "errors": [],
     })

@@ -89,6 +89,15 @@ pub(super) fn problem(event: &Event) -> Option<String> {
     })
 }
 
+/// What happened to a service: few things matter more to whoever uses it.
+pub(super) fn service(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::ServiceStopped { service, elapsed_ms } => format!("stopped {service} ({:.1} s)", std::time::Duration::from_millis(*elapsed_ms).as_secs_f64()),
+        Event::ServiceStarted { service } => format!("started {service}"),
+        _ => return None,
+    })
+}
+
 /// What happened to one file, for those who want to see each.
 pub(super) fn file(event: &Event) -> Option<String> {
     Some(match event {
