@@ -341,6 +341,8 @@ mod tests {
             Event::RunStarted { run: RunId::random(), repository: RepositoryId::random() },
             Event::FileStored { path: path("upload/u/ä%0A.jpg"), how: Stored::Adopted, size_bytes: 1 << 40, class: Class::Original, changed: true },
             Event::FileArchived { path: path("external/nas/a.jpg") },
+            Event::FileArchived { path: path("config/.env") },
+            Event::FileArchived { path: path("postgres/PG_VERSION") },
             Event::SpecialSkipped { path: FilePath::library(RootPath::from_bytes(b"a").unwrap()), kind: "pipe".into() },
             Event::Retrying { action: "store".into(), key: "k".into(), retry: 1, of: 5, wait_ms: 2_000, problem: "p".into() },
             Event::Warned { message: "w".into() },
