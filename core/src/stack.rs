@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod compose;
+pub mod copies;
 pub mod discover;
 pub mod engine;
 pub mod own;
