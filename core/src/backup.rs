@@ -3,6 +3,7 @@
 mod checkpoint;
 mod contents;
 mod database;
+mod downtime;
 mod dry_run;
 mod preflight;
 mod reconcile;
@@ -11,6 +12,7 @@ mod send;
 mod turn;
 
 pub use database::Database;
+pub use downtime::{Downtime, DowntimeError, Up};
 pub use preflight::{PreflightError, refuse_overlap};
 pub use turn::open;
 
@@ -81,6 +83,10 @@ pub struct Plan {
     pub wait: Duration,
     /// Do not wait for another writer's unfinished run.
     pub take_over: bool,
+    /// Stops Immich for the run; `None` where it goes on meanwhile.
+    pub downtime: Option<Arc<dyn Downtime>>,
+    /// Where the stopped library is copied to, so that Immich is up again before anything is sent. Only with [`Self::downtime`].
+    pub stage: Option<PathBuf>,
 }
 
 /// Why a run stopped.
@@ -118,6 +124,9 @@ pub enum BackupError {
     /// What was dumped is not whole, or cannot be kept.
     #[error("cannot use the dump of the database")]
     Dump(#[from] InventoryError),
+    /// Immich could not be stopped or started.
+    #[error("cannot stop and start Immich")]
+    Downtime(#[from] DowntimeError),
     /// The proof could not be made.
     #[error("cannot prove the backup")]
     Prove(#[from] ProveError),
@@ -145,6 +154,7 @@ impl BackupError {
             Self::Database(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
             Self::NoDump(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
             Self::Dump(error) => Some(format!("{}nothing of it was stored; run again", sentence(error.hint()))),
+            Self::Downtime(error) => error.hint.clone(),
             Self::Prove(error) => error.hint(),
             Self::Interrupted => None,
         }
@@ -226,6 +236,8 @@ pub struct Report {
     pub proof: Option<Proof>,
     /// Assets outside of what is backed up that the user said to leave out.
     pub ignored: u64,
+    /// How long Immich was down, from the first stop until all of it was up and healthy; `None` where it was not stopped.
+    pub downtime: Option<Duration>,
 }
 
 impl Report {
@@ -270,6 +282,8 @@ struct Run<'a> {
     inventory: Option<Arc<Mutex<Inventory>>>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
+    /// How long Immich was down.
+    downtime: Option<Duration>,
     /// Which unchanged files are read again.
     rehashed: Option<crate::model::Part>,
     /// What the snapshot says of the database.
@@ -318,6 +332,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         seen_of_immich: 0,
         assets: None,
         slipped: 0,
+        downtime: None,
         rehashed: None,
         settled: Settled::default(),
     };
@@ -333,7 +348,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     };
     let totals = run.session.manifest.totals();
     let Settled { dump, proof, ignored } = run.settled;
-    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot, doubtful: run.doubtful, dump, proof, ignored })
+    Ok(Report { run: id, ending, counts: run.counts, totals, unread: run.unread, bit_rot: run.bit_rot, doubtful: run.doubtful, dump, proof, ignored, downtime: run.downtime })
 }
 
 /// Shows what a run would do, without writing anything.

@@ -544,6 +544,7 @@ fn stored_in(session: &Session, from: &str, to: &str, key: &str) -> Fact {
     Fact::Stored(StoredFact {
         path: file(to).path,
         external: None,
+        root: None,
         sha256: row.digests.sha256,
         sha1: row.digests.sha1,
         size: row.size_bytes,

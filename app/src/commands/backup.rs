@@ -164,6 +164,8 @@ fn plan(app: &App) -> anyhow::Result<Plan> {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         wait: settings.time("wait")?.unwrap_or_default(),
         take_over: settings.switch("take-over")?,
+        downtime: None,
+        stage: None,
     })
 }
 

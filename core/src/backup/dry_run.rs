@@ -102,5 +102,6 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         dump: None,
         proof: None,
         ignored: 0,
+        downtime: None,
     })
 }

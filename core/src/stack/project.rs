@@ -8,6 +8,7 @@ use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, Health
 use bollard::query_parameters::ListContainersOptions;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ const ENVIRONMENT_FILE: &str = "com.docker.compose.project.environment_file";
 const LOOKS: usize = 8;
 
 /// What a container is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Its process runs.
     Running,
@@ -51,7 +53,8 @@ impl State {
 }
 
 /// What a container's healthcheck says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Not yet known.
     Starting,
@@ -62,7 +65,8 @@ pub enum Health {
 }
 
 /// What a service waits for before it starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// The other one was started.
     Started,
@@ -73,7 +77,7 @@ pub enum Condition {
 }
 
 /// One line of a service's `depends_on`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependency {
     /// The service that comes before.
     pub service: String,

@@ -130,6 +130,8 @@ impl World {
             host: "test".to_owned(),
             wait: Duration::ZERO,
             take_over: false,
+            downtime: None,
+            stage: None,
         }
     }
 
