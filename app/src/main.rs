@@ -5,9 +5,11 @@ mod app;
 mod cli;
 mod commands;
 mod config;
+mod daemon;
 mod database;
 mod exit;
 mod privileges;
+mod schedule;
 mod screen;
 mod settings;
 

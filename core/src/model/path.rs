@@ -318,7 +318,26 @@ impl Serialize for FilePath {
     }
 }
 
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_text(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 impl FilePath {
+    /// The file that is shown as `text`. A folder `external` of the media location is shown like an external library, and read as one: what comes of it
+    /// is for the eye, and never opened.
+    ///
+    /// # Errors
+    /// As [`RootPath::from_bytes`].
+    pub fn from_text(text: &str) -> Result<Self, InvalidPath> {
+        let outside = text.strip_prefix("external/").and_then(|rest| rest.split_once('/')).and_then(|(name, path)| Some((name.parse().ok()?, path)));
+        match outside {
+            Some((name, path)) => Ok(Self { root: Root::External(name), path: path.to_owned().try_into()? }),
+            None => Ok(Self::library(text.to_owned().try_into()?)),
+        }
+    }
+
     /// A file of the media location.
     #[must_use]
     pub fn library(path: RootPath) -> Self {
