@@ -11,19 +11,15 @@ use immich_backup_core::model::Root;
 use immich_backup_core::repository::Session;
 use immich_backup_core::repository::manifest::{ManifestError, SnapshotRow};
 use immich_backup_core::restore::compose::IntoProjectError;
-use immich_backup_core::restore::{self, Plan, RestoreError};
+use immich_backup_core::restore::{self, Plan};
+use immich_backup_core::stack::copies::CONTAINERS_FILE as CONTAINERS;
 use immich_backup_core::stack::ready::{Over, Patience};
+use immich_backup_core::stack::redact::MARK as REDACTED;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What stands in the place of a secret in a stored file.
-const REDACTED: &str = "<redacted by immich-backup>";
-
-/// What the engine knew of the containers.
-const CONTAINERS: &str = "containers.json";
 
 /// The largest file of a configuration that is looked into.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -34,6 +30,15 @@ pub enum Laid {
     Waiting,
     /// It was said what to do.
     Told(Box<Outcome>),
+}
+
+/// What is stored of the project as it was.
+#[derive(Default)]
+struct Before {
+    /// The folder of its Compose file.
+    folder: Option<PathBuf>,
+    /// Folders of the host that its containers had, outside of that folder.
+    mounted: BTreeSet<PathBuf>,
 }
 
 struct Silent;
@@ -49,7 +54,10 @@ pub async fn lay(app: &App, session: &Session, snapshot: &SnapshotRow, name: &st
     let (heading, steps, folder) = if stored.is_empty() {
         (format!("there is no Compose project `{name}` here, and the snapshot has no configuration of one"), by_the_book(name, snapshot), None)
     } else {
-        let folder = folder(app, session, snapshot, &stored).await?.ok_or_else(|| {
+        let before = before(app, session, snapshot, &stored).await?;
+        let said = app.settings.text("compose-dir").map(|said| std::path::absolute(said).with_context(|| format!("cannot understand --compose-dir `{said}`")));
+        let free = before.folder.clone().filter(|folder| is_free(folder) || holds_any(folder, &stored));
+        let folder = said.transpose()?.or(free).ok_or_else(|| {
             UsageError(format!(
                 "there is no Compose project `{name}` here, and the folder that it had is not known or not empty: say with --compose-dir DIR where its \
                  stored configuration is to go"
@@ -65,7 +73,7 @@ pub async fn lay(app: &App, session: &Session, snapshot: &SnapshotRow, name: &st
             (false, true) => format!("its configuration ({} files) would go into `{shown}`", stored.len()),
             (false, false) => format!("its configuration ({} files) is in `{shown}` now", stored.len()),
         };
-        let steps = steps(name, &folder, &stored, there || !dry_run);
+        let steps = steps(name, &folder, &stored, &before, there || !dry_run);
         (format!("there is no Compose project `{name}` here; {lies}"), steps, Some(folder))
     };
     let mut lines = vec![format!("{heading}. What is left to do:")];
@@ -150,24 +158,22 @@ fn stored(session: &Session, snapshot: &SnapshotRow) -> Result<BTreeSet<PathBuf>
     Ok(found)
 }
 
-/// Where the configuration goes: where it is said, else into the folder that the project had, if nothing else is in there.
-async fn folder(app: &App, session: &Session, snapshot: &SnapshotRow, stored: &BTreeSet<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
-    if let Some(said) = app.settings.text("compose-dir") {
-        return Ok(Some(std::path::absolute(said).with_context(|| format!("cannot understand --compose-dir `{said}`"))?));
-    }
+/// What is stored of the project as it was: nothing, where it was backed up without an engine.
+async fn before(app: &App, session: &Session, snapshot: &SnapshotRow, stored: &BTreeSet<PathBuf>) -> anyhow::Result<Before> {
     if !stored.contains(Path::new(CONTAINERS)) {
-        return Ok(None);
+        return Ok(Before::default());
     }
     let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
     let silent: Arc<dyn Monitor> = Arc::new(Silent);
-    match write(session, &plan(app, snapshot, scratch.path(), &[format!("config/{CONTAINERS}")])?, &silent, app).await {
-        Err(error) if matches!(error.downcast_ref(), Some(RestoreError::NothingMatches)) => return Ok(None),
-        other => other?,
-    }
-    let Some(text) = read(&scratch.path().join(CONTAINERS)) else { return Ok(None) };
-    let told: Value = serde_json::from_str(&text).unwrap_or_default();
-    let before = told.get("working_dir").and_then(Value::as_str).map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(before.filter(|folder| is_free(folder) || holds_any(folder, stored)))
+    write(session, &plan(app, snapshot, scratch.path(), &[format!("config/{CONTAINERS}")])?, &silent, app).await?;
+    let told: Value = read(&scratch.path().join(CONTAINERS)).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let absolute = |value: &Value| value.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = told.get("working_dir").and_then(absolute);
+    let containers = told.get("containers").and_then(Value::as_array).into_iter().flatten();
+    let mounts = containers.filter_map(|container| container.get("mounts")?.as_array()).flatten();
+    let bound = mounts.filter(|mount| mount.get("volume").is_none_or(Value::is_null)).filter_map(|mount| absolute(mount.get("host")?));
+    let mounted = bound.filter(|host| folder.as_ref().is_none_or(|folder| !host.starts_with(folder))).collect();
+    Ok(Before { folder, mounted })
 }
 
 fn is_free(folder: &Path) -> bool {
@@ -190,7 +196,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 /// What a person has to do, one thing each.
-fn steps(name: &str, folder: &Path, stored: &BTreeSet<PathBuf>, is_laid: bool) -> Vec<String> {
+fn steps(name: &str, folder: &Path, stored: &BTreeSet<PathBuf>, before: &Before, is_laid: bool) -> Vec<String> {
     let mut steps = Vec::new();
     if is_laid {
         for path in stored.iter().map(|path| folder.join(path)) {
@@ -203,11 +209,11 @@ fn steps(name: &str, folder: &Path, stored: &BTreeSet<PathBuf>, is_laid: bool) -
     } else {
         steps.push(format!("write what was left out into its files, where they say {REDACTED}"));
     }
-    steps.push(
-        "look whether the folders that these files name are where you want them on this machine (UPLOAD_LOCATION, DB_DATA_LOCATION, the server's other \
-         volumes), and make those that are missing: `mkdir -p FOLDER`"
-            .to_owned(),
-    );
+    let missing: Vec<_> = before.mounted.iter().filter(|path| !path.exists()).map(|path| quoted(path)).collect();
+    let make = if missing.is_empty() { String::new() } else { format!("; these were there before and are not here: `mkdir -p {}`", missing.join(" ")) };
+    steps.push(format!(
+        "look whether the folders that these files name are where you want them on this machine (UPLOAD_LOCATION, DB_DATA_LOCATION, the server's other volumes){make}"
+    ));
     steps.push(create(name, &quoted(folder)));
     steps
 }
