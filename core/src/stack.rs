@@ -3,6 +3,7 @@
 pub mod address;
 pub mod answer;
 pub mod compose;
+pub mod copies;
 pub mod discover;
 pub mod engine;
 pub mod own;
