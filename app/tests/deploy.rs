@@ -106,7 +106,8 @@ fn systemd_understands_the_units_and_finds_them_closed() {
 fn last_stage(base: &str) -> String {
     let text = fs::read_to_string(deploy("docker/Dockerfile")).unwrap();
     let stage = text.rsplit_once("\nFROM ").unwrap().1;
-    let mut lines = vec![format!("FROM {base}"), "COPY --chown=0:0 put/ /usr/local/bin/".to_owned(), "COPY --chown=1000:1000 state/ /var/lib/immich-backup/".to_owned()];
+    let mut lines =
+        vec![format!("FROM {base}"), "COPY --chown=0:0 put/ /usr/local/bin/".to_owned(), "COPY --chown=1000:1000 state/ /var/lib/immich-backup/".to_owned()];
     let mut skipping = true;
     for line in stage.lines() {
         // An instruction begins at the beginning of a line, and goes on while lines end in a backslash.
@@ -208,7 +209,10 @@ fn a_container_beside_immich_without_rights_or_a_socket_makes_a_proven_snapshot_
     assert_eq!((&end["exit_code"], &proof["proven"], &proof["outside"], &proof["missing"]), (&3.into(), &93.into(), &4.into(), &0.into()), "{end}");
     deployed.until("health", |deployed| deployed.inspect("{{.State.Health.Status}}") == "healthy");
     // As it is meant to be.
-    assert_eq!(deployed.inspect("{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"), "true [ALL] [no-new-privileges:true] 1000:1000");
+    assert_eq!(
+        deployed.inspect("{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"),
+        "true [ALL] [no-new-privileges:true] 1000:1000"
+    );
     let status = engine.docker(&["exec", "immich_backup", "cat", "/proc/1/status"]);
     assert!(status.contains("CapEff:\t0000000000000000") && status.contains("CapBnd:\t0000000000000000") && status.contains("NoNewPrivs:\t1"), "{status}");
     assert!(engine.try_docker(&["exec", "immich_backup", "touch", "/library/x"]).is_err());
@@ -227,12 +231,13 @@ fn docker_stop_lets_a_run_write_its_checkpoint_and_the_next_start_goes_on_from_t
     let Some(deployed) = Deployed::new(&engine, &[("IMMICH_BACKUP_RUN_NOW", "true")]) else { return };
     let many = deployed.stack.media().join("library/many");
     fs::create_dir(&many).unwrap();
-    for number in 0..4_000 {
+    for number in 0..12_000 {
         fs::write(many.join(number.to_string()), format!("{number}")).unwrap();
     }
     deployed.compose(&[], &["up", "-d", "--no-deps", "immich-backup"]);
     deployed.until("the first files", |deployed| deployed.log().contains("file_stored"));
-    deployed.compose(&[], &["stop", "immich-backup"]);
+    // Compose 1.29 takes a second to come to the point.
+    engine.docker(&["stop", "--time=120", "immich_backup"]);
     let ends = |deployed: &Deployed<'_>| -> Vec<serde_json::Value> {
         let log = deployed.log();
         log.lines().filter(|line| line.contains("\"job_ended\"")).map(|line| serde_json::from_str(line).unwrap()).collect()
