@@ -61,8 +61,10 @@ impl Loop {
                     self.planner.ended(job, report.last.ended_at, ended(&report.last));
                     self.feed.tell(&Happened::Ended(&report));
                     self.keep();
-                    if stop.is_cancelled() && !report.last.is_well() {
-                        return Stopped { runs, interrupted: true };
+                    // What ended by itself just then was not interrupted, whatever came of it.
+                    let interrupted = report.last.exit_code == Exit::Interrupted.code() || report.summary.is_empty();
+                    if stop.is_cancelled() && interrupted {
+                        return Stopped { runs, interrupted };
                     }
                     runs += 1;
                 }
