@@ -60,6 +60,7 @@ impl Loop {
                     let report = child::run(job, self.told.get(&job).unwrap_or(&nothing), &self.feed, &self.board, stop).await;
                     self.planner.ended(job, report.last.ended_at, ended(&report.last));
                     self.feed.tell(&Happened::Ended(&report));
+                    self.tell_plan(report.last.ended_at);
                     self.keep();
                     // What ended by itself just then was not interrupted, whatever came of it.
                     let interrupted = report.last.exit_code == Exit::Interrupted.code() || report.summary.is_empty();
