@@ -39,7 +39,8 @@ impl Host {
     /// Arguments of a backup of `stack`, with its services stopped.
     pub fn backup_arguments(&self, stack: &Stack<'_>) -> Vec<String> {
         let external = format!("nas={}:/mnt/external", stack.external().display());
-        let arguments = ["--json", "--init", "--stop-services", "--docker-host", &self.docker, "--database-container", "immich_postgres", "--external", &external];
+        let arguments =
+            ["--json", "--init", "--stop-services", "--docker-host", &self.docker, "--database-container", "immich_postgres", "--external", &external];
         arguments.map(str::to_owned).to_vec()
     }
 

@@ -222,10 +222,9 @@ impl JournalError {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room there, or give --state-dir another folder".to_owned()),
                 _ => None,
             },
-            Self::Damaged { path, .. } | Self::Foreign { path, .. } => Some(format!(
-                "nobody knows any more what ran: start what is down with `docker compose up -d`, then remove `{}` and run again",
-                path.display()
-            )),
+            Self::Damaged { path, .. } | Self::Foreign { path, .. } => {
+                Some(format!("nobody knows any more what ran: start what is down with `docker compose up -d`, then remove `{}` and run again", path.display()))
+            }
             Self::Busy { .. } => Some("wait for it to end; if it hangs, end it: what it stopped is then started again by itself".to_owned()),
         }
     }
@@ -427,11 +426,14 @@ fn read_file(path: &Path) -> Result<Option<Journal>, JournalError> {
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
+/// A journal's file, and what it says.
+pub type Filed = (PathBuf, Result<Journal, JournalError>);
+
 /// All journals in the folder, each with what it says; in the order of their names.
 ///
 /// # Errors
 /// The folder is there and cannot be read.
-pub fn all(folder: &Path) -> Result<Vec<(PathBuf, Result<Journal, JournalError>)>, JournalError> {
+pub fn all(folder: &Path) -> Result<Vec<Filed>, JournalError> {
     let failed = |source| JournalError::Io { action: "read", path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
