@@ -3,6 +3,7 @@
 use crate::access;
 use crate::commands;
 use crate::config::{Settings, UsageError};
+use crate::daemon::child::PARENT;
 use crate::exit::{Exit, Failure};
 use crate::screen::{self, Style};
 use anyhow::Context as _;
@@ -117,6 +118,7 @@ fn run_command(name: &str, app: &App) -> anyhow::Result<Outcome> {
     builder.enable_all().worker_threads(threads()).max_blocking_threads(blocking_threads(app));
     let runtime = builder.build().context("cannot start threads")?;
     let outcome = runtime.block_on(async {
+        end_with_the_daemon()?;
         listen_for_signals(app)?;
         commands::run(name, app).await
     });
@@ -135,6 +137,19 @@ fn blocking_threads(app: &App) -> usize {
     app.workers().map_or(4, NonZeroUsize::get) * 2 + 16
 }
 
+/// A job whose daemon died is asked to end, too: the next daemon would find it in its way.
+fn end_with_the_daemon() -> anyhow::Result<()> {
+    let parent = rustix::process::getppid().map(|parent| parent.as_raw_pid().to_string());
+    // What this process starts has the same environment, and another parent.
+    if parent.is_some() && set(PARENT) == parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)).context("cannot be bound to the daemon")?;
+        if rustix::process::getppid().map(|parent| parent.as_raw_pid().to_string()) != parent {
+            anyhow::bail!("the daemon that started this job has died");
+        }
+    }
+    Ok(())
+}
+
 /// The first signal asks the command to end well; the second ends the program at once.
 fn listen_for_signals(app: &App) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -151,7 +166,7 @@ fn listen_for_signals(app: &App) -> anyhow::Result<()> {
                 #[expect(clippy::exit, reason = "asked twice: what is on disk is safe at any instruction")]
                 std::process::exit(Exit::Interrupted.code().into());
             }
-            monitor.emit(Event::Warned { message: "asked to stop: writing a last checkpoint (once more to end at once)".to_owned() });
+            monitor.emit(Event::Warned { message: "asked to stop: what runs writes a last checkpoint (once more to end at once)".to_owned() });
             stop.cancel();
         }
     });

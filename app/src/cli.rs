@@ -1,6 +1,6 @@
 //! The command line, made from the table of settings. Also used by the build, for man pages and completions.
 
-use crate::settings::{COMMANDS, EVERYWHERE, Setting, Takes, setting};
+use crate::settings::{COMMANDS, EVERYWHERE, Setting, Takes, setting, settings_of};
 use clap::{Arg, ArgAction, Command};
 
 /// What the exit code tells; shown by `--help`.
@@ -53,7 +53,7 @@ pub fn command() -> Command {
         if let Some((name, help)) = spec.argument {
             command = command.arg(Arg::new("argument").value_name(name).help(help));
         }
-        command = command.args(spec.settings.iter().filter_map(|name| setting(name)).map(argument));
+        command = command.args(settings_of(spec).into_iter().filter_map(setting).map(argument));
         command = command.args(EVERYWHERE.iter().filter_map(|name| setting(name)).map(|setting| argument(setting).help_heading("Everywhere")));
         root = root.subcommand(command);
     }

@@ -1,6 +1,7 @@
 //! One file a command: open, call, translate. What is decided is decided in the core.
 
 mod backup;
+mod daemon;
 mod doctor;
 mod drill;
 mod find;
@@ -16,7 +17,7 @@ mod verify;
 use crate::app::{App, Outcome};
 use crate::config::{Settings, UsageError};
 use crate::exit::Exit;
-use crate::settings::{COMMANDS, EVERYWHERE};
+use crate::settings::{COMMANDS, EVERYWHERE, settings_of};
 use immich_backup_core::backup::Source;
 use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root, RootPath};
@@ -42,6 +43,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
         "find" => find::run(app).await,
+        "daemon" => Box::pin(daemon::run(app)).await,
         "services" => Box::pin(services::run(app)).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }
@@ -54,7 +56,7 @@ fn shown(name: &str, value: &str) -> String {
 
 /// Each setting of the command, its value, and where that came from.
 pub fn show_config(command: &str, settings: &Settings) -> Outcome {
-    let names = COMMANDS.iter().find(|spec| spec.name == command).map_or(&[][..], |spec| spec.settings);
+    let names = COMMANDS.iter().find(|spec| spec.name == command).map_or_else(Vec::new, settings_of);
     let mut lines = Vec::new();
     let mut values = Vec::new();
     for name in names.iter().chain(EVERYWHERE).filter(|name| **name != "show-config") {

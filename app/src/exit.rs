@@ -20,6 +20,7 @@ use immich_backup_core::stack::discover::DiscoverError;
 use immich_backup_core::stack::engine::EngineError;
 use immich_backup_core::stack::services::ServicesError;
 use immich_backup_core::stack::services::journal::JournalError;
+use immich_backup_core::restore::compose::IntoProjectError;
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -101,6 +102,15 @@ fn of_open(error: &OpenError) -> (Exit, Option<String>) {
     (exit, error.hint())
 }
 
+fn of_restore(error: &RestoreError) -> (Exit, Option<String>) {
+    match error {
+        RestoreError::Open(open) => of_open(open),
+        RestoreError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
+        RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_) | LoadError::Filter(FilterError::Cut { .. })) => (Exit::Damaged, error.hint()),
+        other => (Exit::Failed, other.hint()),
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let (exit, hint) = if let Some(error) = error.downcast_ref::<OpenError>() {
@@ -111,13 +121,21 @@ impl From<anyhow::Error> for Failure {
                 BackupError::Interrupted => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
-        } else if let Some(error) = error.downcast_ref::<RestoreError>() {
+        } else if let Some(error) = error.downcast_ref::<IntoProjectError>() {
             match error {
-                RestoreError::Open(open) => of_open(open),
-                RestoreError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
-                RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_) | LoadError::Filter(FilterError::Cut { .. })) => (Exit::Damaged, error.hint()),
+                error if error.is_interruption() => (Exit::Interrupted, None),
+                IntoProjectError::Restore(restore) => (of_restore(restore).0, error.hint()),
+                IntoProjectError::Listing(listing) if listing.is_damage() => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
+        } else if let Some(error) = error.downcast_ref::<ServicesError>() {
+            (if error.is_interruption() { Exit::Interrupted } else { Exit::Failed }, error.hint())
+        } else if let Some(error) = error.downcast_ref::<DiscoverError>() {
+            (Exit::Failed, Some(error.hint()))
+        } else if let Some(error) = error.downcast_ref::<EngineError>() {
+            (Exit::Failed, error.hint().map(Into::into))
+        } else if let Some(error) = error.downcast_ref::<RestoreError>() {
+            of_restore(error)
         } else if let Some(error) = error.downcast_ref::<FindError>() {
             match error {
                 FindError::Open(open) => of_open(open),

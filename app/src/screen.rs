@@ -3,8 +3,10 @@
 mod bars;
 mod human;
 mod plain;
+mod progress;
 
 pub use human::{age, bytes, count, files, seconds, tally};
+pub use progress::Progress;
 
 use immich_backup_core::event::{Event, Monitor, Silent};
 use std::io::{IsTerminal as _, Write as _};
@@ -24,12 +26,16 @@ pub struct Style {
 /// The monitor for this style: JSON lines, nothing, bars on a terminal, lines with times elsewhere.
 #[must_use]
 pub fn monitor(style: Style) -> Arc<dyn Monitor> {
+    if !style.json && !style.quiet && std::io::stderr().is_terminal() { Arc::new(bars::Bars::new(style.verbose)) } else { lines(style) }
+}
+
+/// The monitor for this style without bars: JSON lines, nothing, or lines with times, also on a terminal.
+#[must_use]
+pub fn lines(style: Style) -> Arc<dyn Monitor> {
     if style.json {
         Arc::new(JsonLines)
     } else if style.quiet {
         Arc::new(OnlyWrong)
-    } else if std::io::stderr().is_terminal() {
-        Arc::new(bars::Bars::new(style.verbose))
     } else {
         Arc::new(plain::Plain::new(style.verbose))
     }
@@ -50,6 +56,11 @@ pub fn print_line(text: &str) {
 pub fn print_error(text: &str) {
     let mut out = std::io::stderr().lock();
     out.write_all(harmless(text).as_bytes()).and_then(|()| out.write_all(b"\n")).unwrap_or_default();
+}
+
+/// Prints a line to standard error, after the time.
+pub fn print_timed(text: &str) {
+    print_error(&format!("{:.0}  {text}", jiff::Timestamp::now()));
 }
 
 /// Prints one JSON object.

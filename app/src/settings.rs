@@ -414,7 +414,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("TIME"),
         environment: &["IMMICH_BACKUP_WAIT"],
         default: Some("15m"),
-        help: "How long to wait for another run that has the repository",
+        help: "How long to wait for another run that has the repository; for restore, for the project's database and Immich's server, and, if said, for the project itself",
     },
     Setting {
         name: "take-over",
@@ -480,6 +480,22 @@ pub const SETTINGS: &[Setting] = &[
         environment: &[],
         default: None,
         help: "Where the media location goes; made if it is missing",
+    },
+    Setting {
+        name: "compose-project",
+        short: None,
+        takes: Takes::Value("NAME"),
+        environment: &["IMMICH_BACKUP_COMPOSE_PROJECT"],
+        default: None,
+        help: "The Compose project that has Immich; for restore (on the command line only), the one to bring it back into, until it answers",
+    },
+    Setting {
+        name: "compose-dir",
+        short: None,
+        takes: Takes::Value("DIR"),
+        environment: &[],
+        default: None,
+        help: "With --compose-project, where there is no such project yet: where its stored configuration goes (default: the folder that it had, if that is empty)",
     },
     Setting {
         name: "config-to",
@@ -645,6 +661,79 @@ pub const SETTINGS: &[Setting] = &[
         default: None,
         help: "Assets that an earlier snapshot's database has and the newest one's has not: those of `--snapshot`, else of any earlier one",
     },
+    Setting {
+        name: "schedule",
+        short: None,
+        takes: Takes::Value("CRON"),
+        environment: &["IMMICH_BACKUP_SCHEDULE"],
+        default: None,
+        help: "When to back up: `minute hour day month weekday` as in cron (`0 3 * * *`), or @hourly, @daily, @weekly, @monthly",
+    },
+    Setting {
+        name: "verify-schedule",
+        short: None,
+        takes: Takes::Value("CRON"),
+        environment: &["IMMICH_BACKUP_VERIFY_SCHEDULE"],
+        default: None,
+        help: "When to verify, with --read-data, --sample and --proof as for `verify`",
+    },
+    Setting {
+        name: "drill-schedule",
+        short: None,
+        takes: Takes::Value("CRON"),
+        environment: &["IMMICH_BACKUP_DRILL_SCHEDULE"],
+        default: None,
+        help: "When to drill",
+    },
+    Setting {
+        name: "prune-schedule",
+        short: None,
+        takes: Takes::Value("CRON"),
+        environment: &["IMMICH_BACKUP_PRUNE_SCHEDULE"],
+        default: None,
+        help: "When to prune, with the --keep rules",
+    },
+    Setting {
+        name: "time-zone",
+        short: None,
+        takes: Takes::Value("ZONE"),
+        environment: &["IMMICH_BACKUP_TIME_ZONE"],
+        default: None,
+        help: "The schedules' time zone, e.g. `Europe/Berlin` (default: the system's, or TZ)",
+    },
+    Setting {
+        name: "jitter",
+        short: None,
+        takes: Takes::Value("TIME"),
+        environment: &["IMMICH_BACKUP_JITTER"],
+        default: None,
+        help: "Begin each planned run later by chance, by this at most: many machines do not all begin at once",
+    },
+    Setting { name: "run-now", short: None, takes: Takes::Switch, environment: &["IMMICH_BACKUP_RUN_NOW"], default: None, help: "Also back up at the start" },
+    Setting {
+        name: "retry-after",
+        short: None,
+        takes: Takes::Value("TIME"),
+        environment: &["IMMICH_BACKUP_RETRY_AFTER"],
+        default: Some("15m"),
+        help: "Try a failed backup again after this; the wait doubles each time, up to 6 hours, until the next planned time",
+    },
+    Setting {
+        name: "listen",
+        short: None,
+        takes: Takes::Value("ADDRESS"),
+        environment: &["IMMICH_BACKUP_LISTEN"],
+        default: None,
+        help: "Answer /healthz and /status over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are",
+    },
+    Setting {
+        name: "check",
+        short: None,
+        takes: Takes::Switch,
+        environment: &[],
+        default: None,
+        help: "Ask the daemon at --listen whether it is alive, and end with 0 or 1: for a container's health check",
+    },
 ];
 
 /// Settings that every command takes.
@@ -753,6 +842,8 @@ pub const COMMANDS: &[CommandSpec] = &[
                stopped goes on where it was; a file that differs is never replaced unless --overwrite is said.",
         settings: &[
             "to",
+            "compose-project",
+            "compose-dir",
             "config-to",
             "postgres-to",
             "snapshot",
@@ -766,6 +857,8 @@ pub const COMMANDS: &[CommandSpec] = &[
             "database-name",
             "database-password-file",
             "docker-host",
+            "immich-url",
+            "wait",
             "postgres-programs",
             "replace",
             "dump-file",
@@ -836,7 +929,50 @@ pub const COMMANDS: &[CommandSpec] = &[
         settings: &["snapshot", "album", "user", "person", "since", "until", "type", "trashed", "deleted"],
         argument: Some(("TEXT", "Only names that have this in them; with `*` or `?`, that are like this")),
     },
+    CommandSpec {
+        name: "daemon",
+        about: "Back up on a schedule, and verify, drill and prune if asked",
+        more: "Takes what `backup`, `verify`, `drill` and `prune` take, and hands it on: each runs in a process of its own, one at a time. A time that was missed (no power) is \
+               made up for once; a failed backup is tried again. SIGTERM lets the job that runs write its checkpoint (exit 130 then, 0 if none ran); a second one ends at \
+               once. With --listen it tells how it is: /healthz answers 200 while it is alive, /status 503 when a job ended badly or the newest snapshot is older than \
+               --max-age.",
+        settings: &[
+            "schedule",
+            "verify-schedule",
+            "drill-schedule",
+            "prune-schedule",
+            "time-zone",
+            "jitter",
+            "run-now",
+            "retry-after",
+            "listen",
+            "max-age",
+            "check",
+        ],
+        argument: None,
+    },
 ];
+
+/// The commands that `daemon` runs, and whose settings it takes.
+const DAEMON_RUNS: [&str; 4] = ["backup", "verify", "drill", "prune"];
+
+/// Settings that are meant for one run by hand: a daemon would say them each time.
+const FOR_ONE_RUN: [&str; 9] = ["dry-run", "accept", "ignore-missing-markers", "take-over", "drop-external", "snapshot", "until", "listing", "label"];
+
+/// The settings that a command takes besides [`EVERYWHERE`]: for `daemon`, also those of the commands that it runs.
+#[must_use]
+pub fn settings_of(spec: &CommandSpec) -> Vec<&'static str> {
+    let mut names = spec.settings.to_vec();
+    if spec.name == "daemon" {
+        let theirs = COMMANDS.iter().filter(|command| DAEMON_RUNS.contains(&command.name)).flat_map(|command| command.settings);
+        for name in theirs.filter(|name| !FOR_ONE_RUN.contains(name)) {
+            if !names.contains(name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
 
 /// The setting called `name`.
 #[must_use]

@@ -431,12 +431,12 @@ impl Run<'_> {
 
     async fn work_through(&mut self) -> Result<Ending, BackupError> {
         let started_at = Timestamp::now();
-        let Gathered { dump, unseen, stage } = Box::pin(self.gather()).await?;
+        let Gathered { dump, unseen, held_still, stage } = Box::pin(self.gather()).await?;
         let Some(mut unseen) = unseen else {
             self.up_again().await;
             return self.interrupted().await;
         };
-        if !self.stop.is_cancelled() && (self.slipped > 0 || !self.lost_originals(&unseen)?.is_empty()) {
+        if !held_still && !self.stop.is_cancelled() && (self.slipped > 0 || !self.lost_originals(&unseen)?.is_empty()) {
             // Moved behind the walk's back, perhaps: Immich's storage template moves files at any time. What has not changed is not read again.
             drop(unseen);
             unseen = self.store_all(None, None).await?;

@@ -106,6 +106,9 @@ pub const WALK_FOLDERS_QUEUED_MAX: usize = 16_384;
 /// Rows read from the manifest at a time.
 pub const MANIFEST_PAGE_ROWS: usize = 1_000;
 
+/// Pages of standing files that are read ahead for a proof.
+pub const STANDING_PAGES_AHEAD: usize = 4;
+
 /// Names that one report (snapshot, summary, plan) lists of each kind; the rest is counted.
 pub const NAMED_MAX: usize = 1_000;
 

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod dump;
 pub mod error;
 pub mod filter;
+pub mod import_paths;
 pub mod inventory;
 pub mod keep;
 pub mod load;

@@ -1,11 +1,12 @@
 //! What happened, in the past tense. Bars, log lines, JSON lines and metrics all read this one stream.
 
 use crate::model::{Class, FilePath, RepositoryId, RunId, WriterId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Mutex;
 
 /// The stages that a person waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Reading the log into the local manifest.
@@ -41,7 +42,7 @@ pub enum Phase {
 }
 
 /// Why a file is stored though nobody asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stored {
     /// Bytes were sent under a new key.
@@ -54,8 +55,8 @@ pub enum Stored {
     Touched,
 }
 
-/// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One thing that happened. What one process wrote as JSON another can read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// A stage began. `total_bytes` and `total_files` are known for some stages only.
@@ -197,7 +198,7 @@ pub enum Event {
         /// Where it is.
         path: FilePath,
         /// What it is.
-        kind: &'static str,
+        kind: Cow<'static, str>,
     },
     /// A file's content differs although size and times do not: damaged at the source, probably.
     BitRotSuspected {
@@ -274,7 +275,7 @@ pub enum Event {
     /// A request to the store failed and is tried again after a wait.
     Retrying {
         /// What is being done.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// To which object.
         key: String,
         /// Which retry this will be, from 1.
@@ -324,5 +325,36 @@ impl Monitor for Recorder {
         if let Ok(mut events) = self.0.lock() {
             events.push(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RootPath;
+
+    #[test]
+    fn what_was_written_as_json_is_read_as_the_same_event() {
+        let path = |text: &str| FilePath::from_text(text).unwrap();
+        let events = [
+            Event::PhaseStarted { phase: Phase::Store, total_files: None, total_bytes: Some(7) },
+            Event::RunStarted { run: RunId::random(), repository: RepositoryId::random() },
+            Event::FileStored { path: path("upload/u/ä%0A.jpg"), how: Stored::Adopted, size_bytes: 1 << 40, class: Class::Original, changed: true },
+            Event::FileArchived { path: path("external/nas/a.jpg") },
+            Event::FileArchived { path: path("config/.env") },
+            Event::FileArchived { path: path("postgres/PG_VERSION") },
+            Event::SpecialSkipped { path: FilePath::library(RootPath::from_bytes(b"a").unwrap()), kind: "pipe".into() },
+            Event::Retrying { action: "store".into(), key: "k".into(), retry: 1, of: 5, wait_ms: 2_000, problem: "p".into() },
+            Event::Warned { message: "w".into() },
+        ];
+        for event in events {
+            let text = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event, "{text}");
+        }
+        for text in ["", "/etc/passwd", "a/../b", "external/nas/..", "a//b"] {
+            assert!(FilePath::from_text(text).is_err(), "{text}");
+        }
+        // Something is called `external` in the media location: it is shown alike, and read as what it looks like.
+        assert_eq!(path("external/nas").root, crate::model::Root::Library);
     }
 }

@@ -1,5 +1,6 @@
 //! Proving a snapshot: what its dump names is compared with what stands in it, from the stored dump and the log alone.
 
+use crate::budget::{MANIFEST_PAGE_ROWS, STANDING_PAGES_AHEAD};
 use crate::database::inventory::{Inventory, InventoryError, Summary};
 use crate::event::{Event, Monitor, Phase};
 use crate::listing::{self, ListError};
@@ -7,11 +8,13 @@ use crate::model::Part;
 use crate::proof::{Looks, OutOfOrder, prove};
 use crate::repository::Session;
 use crate::repository::log::DumpFact;
-use crate::repository::manifest::{Manifest, ManifestError, SnapshotRow};
+use crate::repository::manifest::{Manifest, ManifestError, SnapshotRow, StandingFile};
 use crate::task::blocking;
 use crate::verdict::Proof;
 use jiff::Timestamp;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use tokio_util::sync::CancellationToken;
 
 /// Why a snapshot could not be proven at all. What is wrong with its files is in the proof.
@@ -127,13 +130,42 @@ pub fn looks(manifest: &Manifest, now: Timestamp) -> Result<Looks, ManifestError
 /// # Errors
 /// The manifest or the inventory cannot be read, or `stop` was set.
 pub fn prove_at(manifest: &Manifest, sequence: u64, now: Timestamp, inventory: &Inventory, stop: &CancellationToken) -> Result<Proof, ProveError> {
-    manifest.at_one_time(|| {
-        let looks = looks(manifest, now)?;
-        let named = Pages::new(|after| if stop.is_cancelled() { Err(ProveError::Interrupted) } else { Ok(inventory.named_page(after)?) });
-        let outside = Pages::new(|after| Ok(inventory.outside_page(after)?));
-        let files = manifest.standing_files(sequence).map(|file| Ok(file?));
-        prove(named, outside, files, |sha1| Ok(manifest.content_with_sha1(sha1, sequence)?), &looks)
+    std::thread::scope(|scope| {
+        let (pages, files) = std::sync::mpsc::sync_channel(STANDING_PAGES_AHEAD);
+        let path = manifest.path();
+        scope.spawn(move || read_ahead(path, sequence, &pages));
+        manifest.at_one_time(|| {
+            let looks = looks(manifest, now)?;
+            let named = Pages::new(|after| if stop.is_cancelled() { Err(ProveError::Interrupted) } else { Ok(inventory.named_page(after)?) });
+            let outside = Pages::new(|after| Ok(inventory.outside_page(after)?));
+            let files = files.into_iter().flat_map(|page: Result<Vec<_>, ManifestError>| {
+                let (page, error) = page.map_or_else(|error| (Vec::new(), Some(error)), |page| (page, None));
+                page.into_iter().map(Ok).chain(error.map(|error| Err(error.into())))
+            });
+            prove(named, outside, files, |sha1| Ok(manifest.content_with_sha1(sha1, sequence)?), &looks)
+        })
     })
+}
+
+/// Reads what stands as of log entry `sequence` while the other side is compared: each of the two takes half of the time. As of an entry that is written,
+/// the answer is the same whenever it is asked. Ends when nobody wants more.
+fn read_ahead(manifest: &Path, sequence: u64, pages: &SyncSender<Result<Vec<StandingFile>, ManifestError>>) {
+    let read = || -> Result<(), ManifestError> {
+        let manifest = Manifest::open_for_reading(manifest)?;
+        manifest.at_one_time(|| {
+            let mut files = manifest.standing_files(sequence);
+            loop {
+                let page = files.by_ref().take(MANIFEST_PAGE_ROWS).collect::<Result<Vec<_>, _>>()?;
+                if page.is_empty() || pages.send(Ok(page)).is_err() {
+                    return Ok(());
+                }
+            }
+        })
+    };
+    if let Err(error) = read() {
+        // Where nobody listens any more, the proof has failed already.
+        drop(pages.send(Err(error)));
+    }
 }
 
 /// Proves `snapshot` from its stored dump and the log alone.

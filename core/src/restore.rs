@@ -1,5 +1,6 @@
 //! Bringing a snapshot back: a plan first, then every byte verified while it is written.
 
+pub mod compose;
 mod database;
 mod target;
 
@@ -719,6 +720,13 @@ impl Targets {
             }
         }
         Ok(targets)
+    }
+
+    /// A media location alone.
+    fn of_media(media: &Path, mounts: &[(RootPath, PathBuf)]) -> Self {
+        let mut mounts: Vec<_> = mounts.iter().map(|(at, path)| (at.clone(), Target::later(path.clone()))).collect();
+        mounts.sort_by_key(|(at, _)| std::cmp::Reverse(at.as_str().len()));
+        Self { roots: BTreeMap::from([(Root::Library, Target::later(media.to_owned()))]), mounts }
     }
 
     /// Makes the folder of the media location, so that a target that cannot be used stops the restore before any file.

@@ -4,15 +4,24 @@
 mod support;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use immich_backup_core::backup::stage::leftovers;
 use immich_backup_core::backup::{self, BackupError, Downtime, DowntimeError, Ending, Plan, Source, Up};
-use immich_backup_core::event::{Event, Monitor};
+use immich_backup_core::event::{Event, Monitor, Silent};
+use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{Root, RootPath};
+use immich_backup_core::repository::Session;
+use immich_backup_core::restore;
+use immich_backup_testbed::postgres::Postgres;
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use support::{Fault, FaultyStore, World, contents, files, noise, silent};
+use support::{Fault, FaultyStore, World, contents, files, noise, silent, workers};
 use tokio_util::sync::CancellationToken;
 
 /// Somebody does something at a moment of the stack's.
@@ -328,13 +337,11 @@ async fn a_panic_while_immich_is_down_brings_it_up_and_goes_on() {
         let world = World::with_files(200).await;
         let (stage, stack) = (stage_of(&world), Arc::new(Stack::default()));
         let (store, downtime, staging): (_, Arc<dyn Downtime>, _) = (world.directory(), stack.clone(), stage.clone());
-        let ended = tokio::spawn(async move {
-            let monitor: Arc<dyn Monitor> = Arc::new(Panics(when));
-            let change = |plan: &mut Plan| (plan.downtime, plan.stage) = (Some(downtime), with_stage.then_some(staging));
-            Box::pin(world.back_up_with(store, "state", &monitor, change)).await.map(|_| ())
-        })
-        .await;
-        assert!(ended.unwrap_err().is_panic());
+        let monitor: Arc<dyn Monitor> = Arc::new(Panics(when));
+        let change = |plan: &mut Plan| (plan.downtime, plan.stage) = (Some(downtime), with_stage.then_some(staging));
+        let running = Box::pin(world.back_up_with(store, "state", &monitor, change));
+        let ended = std::panic::AssertUnwindSafe(running).catch_unwind().await;
+        assert!(ended.is_err(), "it goes on");
         assert!(!stack.is_down(), "{:?}", stack.calls());
         assert_eq!(stack.calls().last(), Some(&"up again"));
         assert!(!stage.exists() || entries(&stage).is_empty());
@@ -494,7 +501,7 @@ async fn a_stack_that_was_disturbed_gives_no_raw_folder() {
             plan.stage = with_stage.then(|| stage.clone());
         };
         run(&world, None, Stack::default(), with_raw).await.result.unwrap();
-        let raw = |session: &immich_backup_core::repository::Session| session.manifest.has_files(&Root::Postgres).unwrap();
+        let raw = |session: &Session| session.manifest.has_files(&Root::Postgres).unwrap();
         assert!(raw(&world.reading("reader").await.unwrap()));
         let done = run(&world, None, Stack { disturbed: true, ..Stack::default() }, with_raw).await;
         assert_eq!(done.report().ending, Ending::Snapshot);
@@ -578,4 +585,134 @@ async fn old_files_are_trusted_when_they_were_copied_and_young_ones_are_not() {
     fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
     assert!(modified < SystemTime::now());
     assert_eq!(staged(&world, Stack::default()).await.report().counts.changed.files, 1);
+}
+
+/// A small disk at `at`; `None` where this user may not mount one.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn of(at: PathBuf, size: &str) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let options = format!("size={size},mode=700");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).stderr(Stdio::null()).status().is_ok_and(|done| done.success());
+        if !mounted {
+            eprintln!("NOT TESTED: a full disk needs root and the right to mount");
+        }
+        mounted.then_some(Self(at))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status());
+    }
+}
+
+#[tokio::test]
+async fn a_stage_without_room_stops_nothing_and_one_that_fills_up_brings_immich_up() {
+    let world = World::with_files(3).await;
+    for number in 0..10 {
+        world.write(&format!("upload/{number}.mov"), &noise(number, 2 << 20));
+    }
+    let Some(small) = Disk::of(world.beside("small"), "32m") else { return };
+    let done = run(&world, None, Stack::default(), |plan| plan.stage = Some(small.0.clone())).await;
+    let error = done.result.unwrap_err();
+    assert!(error.to_string().contains("bytes left") && error.hint().unwrap().contains("nothing was stopped"), "{error}");
+    assert_eq!((done.stack.calls(), entries(&small.0)), (Vec::new(), Vec::new()));
+
+    let Some(filling) = Disk::of(world.beside("filling"), "100m") else { return };
+    let filler = filling.0.join("filler");
+    let stack = Stack::at("database alone", move || fs::write(&filler, noise(99, 92 << 20)).unwrap());
+    let done = run(&world, None, stack, |plan| plan.stage = Some(filling.0.clone())).await;
+    let error = done.result.unwrap_err();
+    assert!(error.to_string().contains("is full") && error.hint().unwrap().contains("Immich is up again"), "{error}");
+    assert_eq!(done.stack.calls(), ["database alone", "up again"]);
+    assert_eq!(entries(&filling.0), ["filler"]);
+    // With room again the same command does it.
+    fs::remove_file(filling.0.join("filler")).unwrap();
+    let done = run(&world, None, Stack::default(), |plan| plan.stage = Some(filling.0.clone())).await;
+    assert_eq!((&done.report().ending, entries(&filling.0)), (&Ending::Snapshot, Vec::new()));
+}
+
+/// Ends the server on `data` in an orderly way.
+fn shut_down(data: &Path) {
+    let pid = fs::read_to_string(data.join("postmaster.pid")).unwrap().lines().next().unwrap().to_owned();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ended = (0..600).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        !data.join("postmaster.pid").exists()
+    });
+    assert!(ended, "the server has not ended");
+}
+
+#[tokio::test]
+async fn a_real_server_starts_on_the_raw_folder_that_came_back() {
+    for with_stage in [false, true] {
+        let server = Postgres::start().unwrap();
+        server.psql("postgres", "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number");
+        let (world, data) = (World::with_files(3).await, server.data());
+        let stage = stage_of(&world);
+        let stopping = data.clone();
+        let stack = Stack::at("all stopped", move || shut_down(&stopping));
+        let done = run(&world, None, stack, |plan| {
+            plan.sources.push(postgres(data.clone()));
+            plan.stage = with_stage.then(|| stage.clone());
+        })
+        .await;
+        assert_eq!((&done.report().ending, done.report().counts.unread), (&Ending::Snapshot, 0), "{:?}", done.report().unread);
+
+        let back = world.beside("back");
+        let session = world.reading("reader").await.unwrap();
+        let report = restore_raw(&session, &back).await;
+        assert_eq!((report.failed, report.markers), (0, 0));
+        let owner = fs::metadata(&data).unwrap();
+        for path in [world.beside(""), world.beside("back").parent().unwrap().to_owned()] {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        assert_eq!(fs::metadata(&back).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(Command::new("chown").arg("-R").arg(format!("{}:{}", owner.uid(), owner.gid())).arg(&back).status().unwrap().success());
+        let mut again = Command::new(server.programs().join("postgres"))
+            .arg("-D")
+            .arg(&back)
+            .args(["-c", "listen_addresses=", "-c"])
+            .arg(format!("unix_socket_directories={}", back.display()))
+            .uid(owner.uid())
+            .gid(owner.gid())
+            .current_dir("/")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ask = || {
+            let mut psql = Command::new(server.programs().join("psql"));
+            psql.args(["-XAtc", "SELECT count(*), sum(number) FROM kept", "-U", Postgres::USER, "-h"]).arg(&back).arg("postgres");
+            psql.env("PGPASSWORD", Postgres::PASSWORD).output().unwrap()
+        };
+        let answer = (0..200).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            Some(ask()).filter(|answer| answer.status.success())
+        });
+        again.kill().unwrap();
+        let said = again.wait_with_output().unwrap();
+        let answer = answer.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&said.stderr)));
+        assert_eq!(String::from_utf8(answer.stdout).unwrap().trim(), "1000|500500");
+    }
+}
+
+async fn restore_raw(session: &Session, to: &Path) -> restore::Report {
+    let plan = restore::Plan {
+        snapshot: session.manifest.latest_snapshot().unwrap().unwrap(),
+        to: None,
+        externals: BTreeMap::new(),
+        mounts: Vec::new(),
+        config_to: None,
+        postgres_to: Some(to.to_owned()),
+        paths: Patterns::default(),
+        chosen: None,
+        overwrite: false,
+        workers: workers(4),
+    };
+    let stop = CancellationToken::new();
+    let prepared = restore::prepare(session, plan, &Silent, &stop).await.unwrap();
+    Box::pin(prepared.run(session, &silent(), &stop)).await.unwrap()
 }

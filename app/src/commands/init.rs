@@ -57,18 +57,27 @@ impl Card<'_> {
             )
         });
         let needed = match self.place {
-            Place::Directory(_) => "Nothing but this program and that folder is needed",
-            Place::S3(_) | Place::Gcs(_) | Place::Azure(_) => "Nothing but this program and credentials that may list and read there is needed",
+            Place::Directory(_) => "this program and that folder",
+            Place::S3(_) | Place::Gcs(_) | Place::Azure(_) => "this program, and credentials that may list and read there",
         };
+        let id = made.map_or_else(String::new, |repository| format!(" (repository {})", repository.id));
         format!(
             "{first}
 
 What it needs
 {privileges}{class}
 
-On the bad day
-  immich-backup restore -r {url} --to NEW_MEDIA_LOCATION
-  {needed}; without this program, see docs/format.md.",
+The bad day: print this, and keep it where the server is not{id}
+  1. Do not start Immich on what is left of it. Delete nothing.
+  2. What it takes: {needed}.
+  3. What there is, and whether it was whole:
+       immich-backup snapshots -r {url}
+  4. All of it onto a machine with Docker, step by step, from the Compose files in the backup to the running server:
+       immich-backup restore -r {url} --compose-project immich
+     Or files and database alone, the latter into an empty one:
+       immich-backup restore -r {url} --to NEW_MEDIA_LOCATION --database-container NAME
+  5. Passwords are not in the backup, unless it was made --with-secrets. Those of Immich's users are; that of its database may be a new one.
+  6. Stopped or failed on the way, the same command goes on. Without this program, see docs/format.md.",
             privileges = self.privileges.text(),
             url = quoted(&url),
         )

@@ -221,7 +221,7 @@ impl Run<'_> {
                 if kind == SYMBOLIC_LINK {
                     self.note_unread(file.to_string(), LINK_IS_NOT_FOLLOWED.to_owned());
                 } else {
-                    self.monitor.emit(Event::SpecialSkipped { path: file, kind });
+                    self.monitor.emit(Event::SpecialSkipped { path: file, kind: kind.into() });
                 }
             }
             Done::BitRot(file) => {

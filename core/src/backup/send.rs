@@ -120,7 +120,7 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
             Err(Failure::Fatal(BackupError::Store(StoreError::UploadLost { key, source }))) if attempt < TRIES_MAX && !shared.halt.is_cancelled() => {
                 let (wait, of) = (TRY_AGAIN_AFTER * attempt, TRIES_MAX - 1);
                 let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                monitor.emit(Event::Retrying { action: "store", key, retry: attempt, of, wait_ms, problem: source.to_string() });
+                monitor.emit(Event::Retrying { action: "store".into(), key, retry: attempt, of, wait_ms, problem: source.to_string() });
                 tokio::time::sleep(wait).await;
             }
             Err(Failure::Fatal(error)) => return Done::Fatal(error),

@@ -24,6 +24,8 @@ pub(super) struct Gathered {
     pub(super) dump: Option<Kept>,
     /// `None` where the run was asked to stop.
     pub(super) unseen: Option<Unseen>,
+    /// Immich was stopped while the library was walked: nothing can have moved behind the walk's back.
+    pub(super) held_still: bool,
     /// To be removed once the snapshot is committed.
     pub(super) stage: Option<Stage>,
 }
@@ -110,7 +112,7 @@ impl Run<'_> {
         {
             return Box::pin(self.gather_staged(stage)).await;
         }
-        let interrupted = |dump| Ok(Gathered { dump, unseen: None, stage: None });
+        let interrupted = |dump| Ok(Gathered { dump, unseen: None, held_still: false, stage: None });
         self.go_down().await?;
         // The database first: files that it names may be there later still, the other way round they would be lacking.
         let mut dump = None;
@@ -125,12 +127,10 @@ impl Run<'_> {
         }
         self.refuse_empty()?;
         unseen = self.look_again(unseen).await?;
-        if self.is_down {
-            let disturbed = self.was_disturbed().await;
-            self.settle_postgres(&unseen, disturbed).await?;
-        }
+        let held_still = self.is_down && !self.was_disturbed().await;
+        self.settle_postgres(&unseen, !held_still).await?;
         self.up_again().await;
-        Ok(Gathered { dump, unseen: Some(unseen), stage: None })
+        Ok(Gathered { dump, unseen: Some(unseen), held_still, stage: None })
     }
 
     /// What the dump names holds for the rest of the run, and the dump is brought into the repository.
@@ -159,7 +159,7 @@ impl Run<'_> {
 
     /// As [`Self::gather`], but Immich is up again before anything is sent.
     async fn gather_staged(&mut self, folder: &Path) -> Result<Gathered, BackupError> {
-        let interrupted = |dump| Ok(Gathered { dump, unseen: None, stage: None });
+        let interrupted = |dump| Ok(Gathered { dump, unseen: None, held_still: false, stage: None });
         self.take_up_leftovers(folder).await?;
         if self.stop.is_cancelled() {
             return interrupted(None);
@@ -198,7 +198,8 @@ impl Run<'_> {
             return interrupted(None);
         }
         self.monitor.emit(Event::StagingFinished { files: copied.files, bytes: copied.bytes });
-        if self.was_disturbed().await && raw.take().is_some() {
+        let held_still = !self.was_disturbed().await;
+        if !held_still && raw.take().is_some() {
             self.leave_postgres("it may have changed while it was copied");
         }
         if let Some(raw) = raw {
@@ -218,7 +219,7 @@ impl Run<'_> {
         self.refuse_empty()?;
         self.settle_postgres(&unseen, false).await?;
         let unseen = self.look_again(unseen).await?;
-        Ok(Gathered { dump, unseen: Some(unseen), stage: Some(stage) })
+        Ok(Gathered { dump, unseen: Some(unseen), held_still, stage: Some(stage) })
     }
 
     /// What this run walks.

@@ -13,7 +13,7 @@ mod error;
 mod external;
 
 pub use error::DiscoverError;
-pub use external::{External, Known};
+pub use external::{External, Known, Place};
 
 /// The service of Immich's server in its own Compose file, and the container's name there.
 const SERVER: [&str; 2] = ["immich-server", "immich_server"];
@@ -248,6 +248,18 @@ impl Site {
     /// # Errors
     /// It is no mount, so that it is lost with the container; it is not mounted where this program runs, or cannot be read.
     pub fn media(&self, here: &Here) -> Result<Found<Media>, DiscoverError> {
+        self.media_if(here, true)
+    }
+
+    /// Likewise for a host on which nothing is there yet: the folders need not be there, a restore makes them.
+    ///
+    /// # Errors
+    /// It is no mount, so that what is written there would be lost with the container; it is not mounted where this program runs.
+    pub fn media_to_be(&self, here: &Here) -> Result<Found<Media>, DiscoverError> {
+        self.media_if(here, false)
+    }
+
+    fn media_if(&self, here: &Here, is_there: bool) -> Result<Found<Media>, DiscoverError> {
         let location = self.media_location();
         let unmounted = || {
             let below = self.server.mounts.iter().filter(|mount| mount.inside.starts_with(&location.value));
@@ -258,8 +270,8 @@ impl Site {
             return Err(unmounted());
         }
         let (host, mount) = through(&self.server.mounts, &location.value, true).ok_or_else(unmounted)?;
-        let path = self.look(&host, mount, here)?;
-        let mounts = self.mounts_below(&location.value, here)?;
+        let path = self.look(&host, mount, here, is_there)?;
+        let mounts = self.mounts_below(&location.value, here, is_there)?;
         let origin = match &mount.volume {
             Some(volume) => format!("{}, volume `{volume}`", self.mount_origin(mount)),
             None => self.mount_origin(mount),
@@ -272,19 +284,22 @@ impl Site {
     }
 
     /// Folders that are mounted below `path`, relative to it.
-    fn mounts_below(&self, path: &Path, here: &Here) -> Result<Vec<(PathBuf, PathBuf)>, DiscoverError> {
+    fn mounts_below(&self, path: &Path, here: &Here, is_there: bool) -> Result<Vec<(PathBuf, PathBuf)>, DiscoverError> {
         let mut found = Vec::new();
         for mount in &self.server.mounts {
             let Some(below) = mount.inside.strip_prefix(path).ok().filter(|below| !below.as_os_str().is_empty()) else { continue };
-            found.push((below.to_owned(), self.look(&mount.host, mount, here)?));
+            found.push((below.to_owned(), self.look(&mount.host, mount, here, is_there)?));
         }
         found.sort();
         Ok(found)
     }
 
-    /// Where this program finds a folder of the host; it can be read.
-    fn look(&self, host: &Path, mount: &Mount, here: &Here) -> Result<PathBuf, DiscoverError> {
+    /// Where this program finds a folder of the host; it can be read, if it is to be there.
+    fn look(&self, host: &Path, mount: &Mount, here: &Here, is_there: bool) -> Result<PathBuf, DiscoverError> {
         let path = here.path(host)?;
+        if !is_there {
+            return Ok(path);
+        }
         match std::fs::metadata(&path) {
             Ok(_) => Ok(path),
             Err(source) => {

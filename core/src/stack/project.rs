@@ -110,6 +110,13 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// All names and values. They are not to be shown.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<T: IntoIterator<Item = (String, String)>>(pairs: T) -> Self {
         Self(pairs.into_iter().collect())
@@ -247,6 +254,24 @@ pub async fn containers(engine: &Engine) -> Result<Vec<Container>, EngineError> 
 pub async fn container(engine: &Engine, name: &str) -> Result<Container, EngineError> {
     let found = engine.docker().inspect_container(name, None).await.map_err(refused(format!("look at the container `{name}`")))?;
     Ok(Container::from(found))
+}
+
+/// The digests by which registries know the images of these containers, by the image's id. An image that is gone has none.
+///
+/// # Errors
+/// The engine went away.
+pub async fn image_digests(engine: &Engine, containers: &[Container]) -> Result<BTreeMap<String, Vec<String>>, EngineError> {
+    let ids: BTreeSet<_> = containers.iter().map(|container| container.image_id.clone()).filter(|id| !id.is_empty()).collect();
+    let mut digests = BTreeMap::new();
+    for id in ids {
+        match engine.docker().inspect_image(&id).await.map_err(refused(format!("look at the image `{id}`"))) {
+            Ok(found) => drop(digests.insert(id, found.repo_digests.unwrap_or_default())),
+            Err(error) if error.is_away() => return Err(error),
+            // One that was removed, or that a socket proxy does not tell of.
+            Err(_) => {}
+        }
+    }
+    Ok(digests)
 }
 
 /// The projects that `containers` belong to, by name. Those that belong to none are left out.

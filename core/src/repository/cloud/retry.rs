@@ -70,7 +70,7 @@ impl<'a> Retries<'a> {
         self.done += 1;
         let wait = self.policy.wait(self.done, wait);
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        self.monitor.emit(Event::Retrying { action, key, retry: self.done, of: self.policy.retries, wait_ms, problem });
+        self.monitor.emit(Event::Retrying { action: action.into(), key, retry: self.done, of: self.policy.retries, wait_ms, problem });
         // Woken early it is tried once more, the last time.
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -1,0 +1,182 @@
+//! `/healthz` and `/status` over HTTP, for probes and for people; and the one who asks, for a container's health check.
+
+use super::board::Board;
+use crate::config::UsageError;
+use anyhow::{Context as _, bail};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Connections at once; more wait.
+const CONNECTIONS_MAX: usize = 32;
+/// From the first byte of a request to the end of its headers.
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+/// A connection lives so long at most, whatever it is used for.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(30);
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+/// How long the check waits for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// After the system refused a connection (no more files, mostly), before the next is taken.
+const AFTER_REFUSAL: Duration = Duration::from_millis(200);
+
+/// The address of `--listen`.
+///
+/// # Errors
+/// It is none.
+pub fn address(text: &str) -> Result<SocketAddr, UsageError> {
+    text.parse().map_err(|_| UsageError(format!("--listen takes an address and a port like `127.0.0.1:9300` or `[::]:9300`, not `{text}`")))
+}
+
+/// Takes the address for this process.
+///
+/// # Errors
+/// Somebody has it, or it is none of this machine.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (--listen)"))
+}
+
+fn routes(board: Arc<Board>) -> Router {
+    Router::new().route("/healthz", get(health)).route("/status", get(status)).with_state(board)
+}
+
+async fn health(State(board): State<Arc<Board>>) -> Response {
+    if board.is_turning() { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, "stuck\n").into_response() }
+}
+
+async fn status(State(board): State<Arc<Board>>) -> Response {
+    let status = board.status(Timestamp::now());
+    let code = if status.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, [(header::CACHE_CONTROL, "no-store")], Json(status)).into_response()
+}
+
+/// Answers whoever asks, for as long as the process lives.
+pub async fn serve(listener: TcpListener, board: Arc<Board>) {
+    let routes = routes(board);
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(AFTER_REFUSAL).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(routes.clone());
+        tokio::spawn(async move {
+            let mut connection = http1::Builder::new();
+            connection.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEADER_BYTES_MAX).max_headers(HEADERS_MAX);
+            // Whoever asks and goes away, or is too slow, gets nothing: that is no concern of ours.
+            let served = tokio::time::timeout(CONNECTION_WITHIN, connection.serve_connection(TokioIo::new(stream), service)).await;
+            drop((served, permit));
+        });
+    }
+}
+
+/// Asks the daemon that listens on `address` whether it is alive.
+///
+/// # Errors
+/// It is not, or nobody answers.
+pub async fn check(address: SocketAddr) -> anyhow::Result<()> {
+    let address = reachable(address);
+    let asked = tokio::time::timeout(ANSWER_WITHIN, ask(address)).await;
+    match asked.map_err(|_| anyhow::anyhow!("no answer from {address} within {} s", ANSWER_WITHIN.as_secs()))?? {
+        StatusCode::OK => Ok(()),
+        other => bail!("the daemon on {address} is not well: it answers {other}"),
+    }
+}
+
+/// An address that stands for all of them is reached by the machine's own.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+async fn ask(address: SocketAddr) -> anyhow::Result<StatusCode> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("nobody answers on {address}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak HTTP")?;
+    let driven = tokio::spawn(connection);
+    let request = hyper::Request::get("/healthz").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new()).context("cannot ask")?;
+    let answer = sender.send_request(request).await.with_context(|| format!("no answer from {address}"))?;
+    driven.abort();
+    Ok(answer.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::memory::Remembered;
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn served() -> (SocketAddr, Arc<Board>) {
+        let listener = listen(address("127.0.0.1:0").unwrap()).await.unwrap();
+        let place = listener.local_addr().unwrap();
+        let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), None));
+        tokio::spawn(serve(listener, Arc::clone(&board)));
+        (place, board)
+    }
+
+    async fn said(place: SocketAddr, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(place).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        // Refused while it is still being sent, a request ends with a reset.
+        drop(tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("an end"));
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn it_answers_what_it_has_and_nothing_else() {
+        let (place, _board) = served().await;
+        check(place).await.unwrap();
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").into_bytes();
+        assert!(said(place, &get("/status")).await.starts_with("HTTP/1.1 200"));
+        assert!(said(place, &get("/")).await.starts_with("HTTP/1.1 404"));
+        assert!(said(place, b"DELETE /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+        assert!(check(address("127.0.0.1:1").unwrap()).await.unwrap_err().to_string().contains("nobody answers"));
+        let unspecified = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), place.port());
+        check(unspecified).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_sends_too_much_or_too_slowly_is_dropped_and_others_are_served() {
+        let (place, _board) = served().await;
+        let began = Instant::now();
+        let mut slow = Vec::new();
+        for _ in 0..CONNECTIONS_MAX - 1 {
+            let mut stream = TcpStream::connect(place).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+            slow.push(stream);
+        }
+        check(place).await.unwrap();
+        let huge = [b"GET /healthz HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; HEADER_BYTES_MAX * 2], b"\r\n\r\n".to_vec()].concat();
+        assert!(!said(place, &huge).await.starts_with("HTTP/1.1 200"));
+        let many = [b"GET /healthz HTTP/1.1\r\n".to_vec(), b"X: y\r\n".repeat(HEADERS_MAX + 1), b"\r\n".to_vec()].concat();
+        assert!(!said(place, &many).await.starts_with("HTTP/1.1 200"));
+        for mut stream in slow {
+            let mut answer = Vec::new();
+            drop(tokio::time::timeout(HEADERS_WITHIN * 3, stream.read_to_end(&mut answer)).await.expect("is dropped"));
+            assert!(!String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200"));
+        }
+        assert!(began.elapsed() < HEADERS_WITHIN * 3);
+        check(place).await.unwrap();
+    }
+}

@@ -1,0 +1,493 @@
+//! Copies of configuration without its secrets: everything that is no secret stays as it is, byte for byte.
+//!
+//! Secret is the value of a name that says so (see [`is_secret`]) wherever a name has a value: in files of variables, in YAML, in commands, in
+//! comments; what stands before the host in a URL; the value of a variable that is used as a secret; and what was found to be one, wherever it stands
+//! again. A file that is not understood has no copy without secrets.
+
+use super::variables::{self, VariableError, mentioned};
+use super::yaml::{self, Node};
+use regex::{Captures, Regex};
+use saphyr::{ScalarStyle, ScanError, YamlData};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::LazyLock;
+
+/// What stands in place of a secret.
+pub const MARK: &str = "<redacted by immich-backup>";
+
+/// A name that has one of these in it names a secret, whatever its case.
+const WORDS: [&str; 8] = ["PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "PRIVATE", "AUTH", "DSN"];
+
+/// Programs whose `-a` is a password.
+const WITH_PASSWORD_OPTION: [&str; 2] = ["redis-cli", "valkey-cli"];
+
+/// Keys of Compose that list names of secrets, and have none themselves.
+const LISTS_OF_NAMES: [&str; 2] = ["secrets", "configs"];
+
+/// A secret that is shorter may stand in any word.
+const SWEPT_LENGTH_MIN: usize = 8;
+
+/// Whether a value of this name is a secret.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    WORDS.iter().any(|word| name.contains(word))
+}
+
+/// Patterns that are written here; a test compiles each.
+fn pattern(text: &str) -> Option<Regex> {
+    Regex::new(text).ok()
+}
+
+/// `NAME=value` in a command: the value up to a blank, or as it is quoted.
+static ASSIGNED: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*=[ \t]*(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"']+)"#));
+
+/// `NAME: value` in a text: up to the end of its line or of its quotes.
+static HEADER: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*:[ \t]+(?P<value>"[^"\n]*"|'[^'\n]*'|[^\r\n"']+)"#));
+
+/// `NAME=value` or `NAME: value` in a comment: up to the end of its line. Nobody says how values are quoted there.
+static COMMENTED: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[ \t]*|:[ \t]+)(?P<value>[^\r\n]+)"#));
+
+/// `--name value`, `--name=value`.
+static OPTION: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>[ \t]+|=)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"']+)"#));
+
+/// Where to look in a value that is no secret as a whole, and in a comment.
+static IN_VALUES: [&LazyLock<Option<Regex>>; 4] = [&USER, &ASSIGNED, &HEADER, &OPTION];
+static IN_COMMENTS: [&LazyLock<Option<Regex>>; 3] = [&USER, &COMMENTED, &OPTION];
+
+/// What stands before the host in a URL.
+static USER: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s"'/@:]*:[^\s"']*|[^\s"'/@]*)@"#));
+
+/// `${NAME:-default}`.
+static DEFAULT: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r"^(?P<begin>\$\{[A-Za-z_][A-Za-z0-9_]*:?[-+])[^{}$]*\}$"));
+
+/// A variable, and nothing that could hold a secret.
+static REFERENCE: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(r"^(?:\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*(?::?-|:?\+|:?\?[^{}$]*)?\})$"));
+
+/// An anchor or a tag before a value.
+static BEFORE_VALUE: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r"^(?:[&!]\S*\s+)+"));
+
+/// Why a file has no copy without secrets. No secret is in it.
+#[derive(Debug, thiserror::Error)]
+pub enum RedactError {
+    /// It is no YAML.
+    #[error("it is no YAML that Compose would take (line {line})")]
+    Yaml {
+        /// Where it was understood last.
+        line: usize,
+    },
+    /// It is no file of variables.
+    #[error(transparent)]
+    Variables(#[from] VariableError),
+}
+
+impl From<ScanError> for RedactError {
+    fn from(error: ScanError) -> Self {
+        Self::Yaml { line: error.marker().line() }
+    }
+}
+
+/// What is known of the secrets of a project, and how many were taken out.
+#[derive(Debug, Default)]
+pub struct Redactor {
+    /// Variables that stand where a secret is expected, though their names do not say so.
+    names: BTreeSet<String>,
+    /// Secrets that were found.
+    values: BTreeSet<String>,
+    /// How many were taken out.
+    pub count: u64,
+}
+
+fn is_reference(text: &str) -> bool {
+    REFERENCE.as_ref().is_some_and(|pattern| pattern.is_match(text))
+}
+
+fn unquoted(text: &str) -> &str {
+    let inner = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    inner('"').or_else(|| inner('\'')).unwrap_or(text)
+}
+
+/// Long enough, and no plain word that stands elsewhere for something else.
+fn is_swept(value: &str) -> bool {
+    let kinds = [
+        value.chars().any(|c| c.is_lowercase()),
+        value.chars().any(|c| c.is_uppercase()),
+        value.chars().any(|c| c.is_ascii_digit()),
+        value.chars().any(|c| !c.is_alphanumeric()),
+    ];
+    value.chars().count() >= SWEPT_LENGTH_MIN && kinds.into_iter().filter(|has| *has).count() >= 2
+}
+
+impl Redactor {
+    /// Whether a value of this name is a secret here.
+    fn is_secret(&self, name: &str) -> bool {
+        is_secret(name) || self.names.contains(name)
+    }
+
+    /// Learns a secret that is known from elsewhere, a container's environment.
+    pub fn learn(&mut self, name: &str, value: &str) {
+        if self.is_secret(name) {
+            self.keep(value);
+        }
+    }
+
+    fn keep(&mut self, value: &str) {
+        let value = unquoted(value.trim());
+        if is_swept(value) && !value.contains(MARK) && !is_reference(value) {
+            self.values.insert(value.to_owned());
+        }
+    }
+
+    /// Learns which variables a Compose file uses as secrets. What is no YAML teaches nothing.
+    pub fn learn_names(&mut self, text: &str) {
+        for document in yaml::documents(text).iter().flatten() {
+            self.learn_names_of(document);
+        }
+    }
+
+    fn learn_names_of(&mut self, node: &Node<'_>) {
+        for (key, value) in yaml::own_pairs(node) {
+            match (yaml::text(key), yaml::text(value)) {
+                (Some(key), Some(value)) if is_secret(key) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
+                _ => self.learn_names_of(value),
+            }
+        }
+        for item in yaml::items(node).unwrap_or_default() {
+            match yaml::text(item).and_then(|text| text.split_once('=')) {
+                Some((name, value)) if is_secret(name) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
+                _ => self.learn_names_of(item),
+            }
+        }
+    }
+
+    /// A file of variables without its secrets: `NAME="" # <redacted by immich-backup>`.
+    ///
+    /// # Errors
+    /// It is not understood.
+    pub fn variables(&mut self, text: &str) -> Result<String, RedactError> {
+        let mut edits = Vec::new();
+        let mut taken = 0..0;
+        for assignment in variables::assignments(text)? {
+            let place = assignment.place.clone();
+            // Between values there are names and comments.
+            edits.extend(self.edits_within(text, taken.end..place.start, &IN_COMMENTS));
+            let raw = assignment.raw(text);
+            if raw.is_empty() || is_reference(raw) {
+                // Nothing to hide.
+            } else if self.is_secret(&assignment.name) {
+                self.keep(raw);
+                self.count += 1;
+                edits.push((place.clone(), format!("\"\" # {MARK}")));
+            } else {
+                edits.extend(self.edits_within(text, place.clone(), &IN_VALUES));
+            }
+            taken = place;
+        }
+        edits.extend(self.edits_within(text, taken.end..text.len(), &IN_COMMENTS));
+        Ok(edited(text, edits))
+    }
+
+    /// A YAML file without its secrets.
+    ///
+    /// # Errors
+    /// It is not understood.
+    pub fn yaml(&mut self, text: &str) -> Result<String, RedactError> {
+        let documents = yaml::documents(text)?;
+        let mut places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        places.push(text.len());
+        let mut walk = Walk { text, places, edits: Vec::new(), scalars: Vec::new(), anchors: Vec::new(), aliases: BTreeSet::new() };
+        for document in &documents {
+            self.walk(document, &mut walk);
+        }
+        let Walk { mut edits, mut scalars, anchors, aliases, .. } = walk;
+        for (_, place) in anchors.into_iter().filter(|(name, _)| aliases.contains(name)) {
+            let raw = text.get(place.clone()).unwrap_or_default();
+            let is_done = edits.iter().any(|(done, _)| *done == place);
+            if !is_done && !raw.is_empty() && !is_reference(unquoted(raw)) {
+                self.keep(raw);
+                self.count += 1;
+                edits.push((place, format!("\"{MARK}\"")));
+            }
+        }
+        scalars.sort_by_key(|range| (range.start, range.end));
+        // What is no value may be a comment.
+        let mut at = 0;
+        for scalar in scalars.into_iter().chain(std::iter::once(text.len()..text.len())) {
+            if at < scalar.start {
+                edits.extend(self.edits_of_comments(text, at..scalar.start));
+            }
+            at = at.max(scalar.end);
+        }
+        Ok(edited(text, edits))
+    }
+
+    fn walk(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+        let pairs = yaml::own_pairs(node);
+        for (key, value) in &pairs {
+            walk.note(key);
+            let name = yaml::text(key).unwrap_or_default();
+            if LISTS_OF_NAMES.contains(&name) {
+                self.walk_names(value, walk);
+            } else if self.is_secret(name) {
+                self.take_all(value, walk);
+            } else {
+                self.walk(value, walk);
+            }
+        }
+        let mut earlier: Vec<&str> = Vec::new();
+        for item in yaml::items(node).unwrap_or_default() {
+            let text = yaml::text(item).unwrap_or_default();
+            let last = earlier.last().copied().unwrap_or_default();
+            let asks_for_one = last.starts_with('-') && !last.contains('=') && self.is_secret(last);
+            let is_redis = last == "-a" && earlier.iter().any(|word| WITH_PASSWORD_OPTION.iter().any(|program| word.ends_with(program)));
+            if (asks_for_one && !text.starts_with('-')) || is_redis {
+                self.take(item, walk);
+            } else {
+                self.walk(item, walk);
+            }
+            earlier.push(text);
+        }
+        if pairs.is_empty() && yaml::items(node).is_none() {
+            let place = walk.note(node);
+            // NAME=VALUE, which may have blanks in it.
+            let whole = yaml::text(node).and_then(|text| text.split_once('='));
+            match whole {
+                Some((name, value)) if !name.contains([' ', '\n']) && self.is_secret(name) => self.take_value(value, place, walk),
+                _ => walk.edits.extend(self.edits_within(walk.text, place, &IN_VALUES)),
+            }
+        }
+    }
+
+    /// `secrets:` and `configs:`: what is listed there are names and files, but for a `content`.
+    fn walk_names(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+        let pairs = yaml::own_pairs(node);
+        if pairs.is_empty() {
+            self.walk(node, walk);
+        }
+        for (name, described) in pairs {
+            walk.note(name);
+            let inner = yaml::own_pairs(described);
+            if inner.is_empty() {
+                self.walk(described, walk);
+            }
+            for (key, value) in inner {
+                walk.note(key);
+                if yaml::text(key) == Some("content") { self.take_all(value, walk) } else { self.walk(value, walk) }
+            }
+        }
+    }
+
+    /// Takes out all values of a name that names a secret, whatever they are in.
+    fn take_all(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+        for (key, value) in yaml::own_pairs(node) {
+            walk.note(key);
+            self.take_all(value, walk);
+        }
+        match yaml::items(node) {
+            Some(items) => items.iter().for_each(|item| self.take_all(item, walk)),
+            None if yaml::text(node).is_some() => self.take(node, walk),
+            None => {}
+        }
+    }
+
+    /// Takes out the whole value.
+    fn take(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+        let place = walk.note(node);
+        let value = yaml::text(node).unwrap_or_default();
+        let raw = walk.text.get(place.clone()).unwrap_or_default();
+        if value.is_empty() || is_reference(value) {
+            return;
+        }
+        if let Some(alias) = raw.strip_prefix('*') {
+            // What it stands for is elsewhere, maybe under a name that tells nothing.
+            walk.aliases.insert(alias.trim().to_owned());
+            return;
+        }
+        self.keep(value);
+        self.count += 1;
+        let is_block = matches!(style(node), Some(ScalarStyle::Literal | ScalarStyle::Folded));
+        let new = match DEFAULT.as_ref().and_then(|pattern| pattern.captures(value)) {
+            Some(found) => format!("\"{}{MARK}}}\"", found.name("begin").map_or("", |begin| begin.as_str())),
+            None if is_block => {
+                let end = raw.trim_end_matches(['\n', '\r', ' ']).len();
+                format!("{MARK}{}", raw.get(end..).unwrap_or_default())
+            }
+            None => format!("\"{MARK}\""),
+        };
+        walk.edits.push((place, new));
+    }
+
+    /// Takes the value out of `NAME=VALUE`, which stands at `place` in some style.
+    fn take_value(&mut self, value: &str, place: Range<usize>, walk: &mut Walk<'_>) {
+        if value.is_empty() || is_reference(value) {
+            return;
+        }
+        self.keep(value);
+        self.count += 1;
+        let raw = walk.text.get(place.clone()).unwrap_or_default();
+        let name = raw.split_once('=').map_or(raw, |(name, _)| name);
+        let close = name.chars().next().filter(|c| matches!(c, '"' | '\'')).map_or_else(String::new, String::from);
+        let new = match DEFAULT.as_ref().and_then(|pattern| pattern.captures(value)) {
+            Some(found) => format!("{}{MARK}}}", found.name("begin").map_or("", |begin| begin.as_str())),
+            None => MARK.to_owned(),
+        };
+        walk.edits.push((place, format!("{name}={new}{close}")));
+    }
+
+    /// Edits of the comments in this part of a YAML file.
+    fn edits_of_comments(&mut self, text: &str, part: Range<usize>) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        let mut at = part.start;
+        for line in text.get(part.clone()).unwrap_or_default().split_inclusive('\n') {
+            if let Some(sign) = line.find('#') {
+                edits.extend(self.edits_within(text, at + sign..at + line.len(), &IN_COMMENTS));
+            }
+            at += line.len();
+        }
+        edits
+    }
+
+    /// Edits of what looks like a secret in this part of the text: assignments, options of commands, URLs.
+    fn edits_within(&mut self, text: &str, part: Range<usize>, patterns: &[&LazyLock<Option<Regex>>]) -> Vec<Edit> {
+        let Some(whole) = text.get(part.clone()) else { return Vec::new() };
+        let mut edits: Vec<Edit> = Vec::new();
+        let mut found = Vec::new();
+        for pattern in patterns.iter().filter_map(|pattern| pattern.as_ref()) {
+            for captures in pattern.captures_iter(whole) {
+                if let Some(place) = captures.name("user").or_else(|| captures.name("value"))
+                    && self.is_taken(&captures, whole)
+                {
+                    found.push(place.range());
+                }
+            }
+        }
+        found.sort_by_key(|place| (place.start, std::cmp::Reverse(place.end)));
+        for place in found {
+            let raw = whole.get(place.clone()).unwrap_or_default();
+            let place = part.start + place.start..part.start + place.end;
+            if edits.last().is_some_and(|(last, _)| last.end > place.start) {
+                continue;
+            }
+            self.keep(raw);
+            self.count += 1;
+            let quote = raw.chars().next().filter(|c| matches!(c, '"' | '\'') && raw.len() > 1).map_or_else(String::new, String::from);
+            edits.push((place, format!("{quote}{MARK}{quote}")));
+        }
+        edits
+    }
+
+    fn is_taken(&self, captures: &Captures<'_>, whole: &str) -> bool {
+        let part = |name: &str| captures.name(name).map(|found| found.as_str());
+        if let Some(user) = part("user") {
+            // `${USER}:${PASSWORD}@` tells nobody anything.
+            let secret = user.split_once(':').map_or(user, |(_, password)| password);
+            return !secret.is_empty() && !is_reference(secret);
+        }
+        let (name, value) = (part("name").unwrap_or_default(), unquoted(part("value").unwrap_or_default()));
+        let name = name.trim_start_matches([' ', '\t', '\n', '"', '\'', '[', ',']);
+        let is_redis = name == "-a" && WITH_PASSWORD_OPTION.iter().any(|program| whole.contains(program));
+        let is_option = name.starts_with('-') && value.starts_with('-');
+        (self.is_secret(name) || is_redis) && !value.is_empty() && !is_reference(value) && !is_option && !value.contains(MARK)
+    }
+
+    /// `text` without the secrets that were found anywhere.
+    #[must_use]
+    pub fn swept(&mut self, text: &str) -> String {
+        let mut out = text.to_owned();
+        // The longest first: one may be a part of another.
+        let mut values: Vec<_> = self.values.iter().collect();
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        for value in values {
+            let times = out.matches(value.as_str()).count();
+            if times > 0 {
+                self.count += times as u64;
+                out = out.replace(value.as_str(), MARK);
+            }
+        }
+        out
+    }
+}
+
+/// What is replaced, and by what.
+type Edit = (Range<usize>, String);
+
+struct Walk<'a> {
+    text: &'a str,
+    /// Where each character begins; the parser counts in characters.
+    places: Vec<usize>,
+    edits: Vec<Edit>,
+    /// Places of all scalars: what is there is no comment.
+    scalars: Vec<Range<usize>>,
+    /// Names of anchors, and the value that each is for.
+    anchors: Vec<(String, Range<usize>)>,
+    /// Anchors that are used as secrets.
+    aliases: BTreeSet<String>,
+}
+
+impl Walk<'_> {
+    /// Where the scalar stands, without an anchor or a tag before it.
+    fn note(&mut self, node: &Node<'_>) -> Range<usize> {
+        let at = |index: usize| self.places.get(index).copied().unwrap_or(self.text.len());
+        let (start, end) = (at(node.span.start.index()), at(node.span.end.index()));
+        if yaml::text(node).is_none() {
+            return start..start;
+        }
+        let raw = self.text.get(start..end).unwrap_or_default();
+        let before = BEFORE_VALUE.as_ref().and_then(|pattern| pattern.find(raw)).map_or(0, |found| found.end());
+        // The parser counts a comment behind a quoted value as a part of it.
+        let length = raw.get(before..).and_then(quoted_length).unwrap_or(raw.len() - before);
+        let place = start + before..start + before + length;
+        self.scalars.push(start..place.end);
+        let named = raw.get(..before).unwrap_or_default().split_whitespace().filter_map(|word| word.strip_prefix('&'));
+        self.anchors.extend(named.map(|name| (name.to_owned(), place.clone())));
+        place
+    }
+}
+
+/// Length of a value that begins with a quote, up to the one that ends it.
+fn quoted_length(text: &str) -> Option<usize> {
+    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    let mut characters = text.char_indices().skip(1).peekable();
+    while let Some((at, character)) = characters.next() {
+        match (character, quote) {
+            ('\\', '"') => drop(characters.next()),
+            ('\'', '\'') if characters.peek().is_some_and(|(_, next)| *next == '\'') => drop(characters.next()),
+            (character, quote) if character == quote => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn style(node: &Node<'_>) -> Option<ScalarStyle> {
+    match &node.data {
+        YamlData::Representation(_, style, _) => Some(*style),
+        YamlData::Tagged(_, inner) => style(inner),
+        _ => None,
+    }
+}
+
+fn edited(text: &str, mut edits: Vec<Edit>) -> String {
+    edits.sort_by_key(|(place, _)| (place.start, place.end));
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for (place, new) in edits {
+        // The same value by two ways: a mapping that others bring in.
+        if place.start < at {
+            continue;
+        }
+        out.push_str(text.get(at..place.start).unwrap_or_default());
+        out.push_str(&new);
+        at = place.end;
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}
+
+#[cfg(test)]
+mod tests;

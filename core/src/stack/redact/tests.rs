@@ -1,0 +1,230 @@
+use super::*;
+use proptest::prelude::*;
+
+fn of_yaml(text: &str) -> String {
+    Redactor::default().yaml(text).unwrap()
+}
+
+fn of_variables(text: &str) -> String {
+    Redactor::default().variables(text).unwrap()
+}
+
+#[test]
+fn every_pattern_is_one() {
+    for pattern in [&ASSIGNED, &HEADER, &COMMENTED, &OPTION, &USER, &DEFAULT, &REFERENCE, &BEFORE_VALUE] {
+        assert!(pattern.is_some());
+    }
+}
+
+#[test]
+fn a_file_of_variables_keeps_everything_but_its_secrets() {
+    let text = concat!(
+        "# UPLOAD_LOCATION: where it is\n",
+        "UPLOAD_LOCATION=./library\n",
+        "TZ=Europe/Berlin # here\n",
+        "\n",
+        "DB_PASSWORD=postgres\n",
+        "# DB_PASSWORD=hunter2 was the old one\n",
+        "JWT_SECRET='a b\nc' # quoted\n",
+        "EMPTY_TOKEN=\n",
+        "SAME_KEY=${DB_PASSWORD}\n",
+        "DB_USERNAME=postgres\n",
+        "SMTP=smtps://me:hunter2@mail.example:465\n",
+    );
+    let expected = concat!(
+        "# UPLOAD_LOCATION: where it is\n",
+        "UPLOAD_LOCATION=./library\n",
+        "TZ=Europe/Berlin # here\n",
+        "\n",
+        "DB_PASSWORD=\"\" # <redacted by immich-backup>\n",
+        "# DB_PASSWORD=<redacted by immich-backup>\n",
+        "JWT_SECRET=\"\" # <redacted by immich-backup> # quoted\n",
+        "EMPTY_TOKEN=\n",
+        "SAME_KEY=${DB_PASSWORD}\n",
+        "DB_USERNAME=postgres\n",
+        "SMTP=smtps://<redacted by immich-backup>@mail.example:465\n",
+    );
+    assert_eq!(of_variables(text), expected);
+}
+
+#[test]
+fn a_compose_file_keeps_everything_but_its_secrets() {
+    let text = r#"# Ünlike
+name: immich
+x-word: &word abc
+x-common: &common
+  TZ: Europe/Berlin
+  API_KEY: &key abcdef0123
+services:
+  immich-server:
+    image: immich-server:${IMMICH_VERSION:-release}
+    environment:
+      <<: *common
+      DB_PASSWORD: ${DB_PASSWORD}
+      DB_URL: "postgres://me:hunter2@db/immich"
+      PLAIN_URL: postgres://${U}:${P}@db/immich
+      MAIL_PASSWORD: ${MAIL_PASSWORD:-swordfish} # the default
+      OTHER_TOKEN: *key
+      THIRD_TOKEN: *word
+      LONG_SECRET: |
+        first line
+        second line
+      FLOW: { A_PASSWORD: 'x y', B: c }
+    secrets: [db_password]
+  redis:
+    command: redis-server --requirepass hunter2 --appendonly yes
+    healthcheck:
+      test: ["CMD", "redis-cli", "-a", "hunter3", "ping"]
+  database:
+    environment:
+      - POSTGRES_PASSWORD=hunter4 with blanks
+      - "POSTGRES_INITDB_ARGS=--data-checksums"
+      - 'TOKEN=abc'
+      # - POSTGRES_PASSWORD=older
+      - POSTGRES_USER=postgres
+    command: ["postgres", "--password", "hunter5", "-c", "x=y"]
+    labels:
+      traefik.http.middlewares.x.basicauth.users: admin:$$apr1$$x
+secrets:
+  db_password:
+    file: ./db_password.txt
+configs:
+  login:
+    content: |
+      a secret
+    mode: 0400
+"#;
+    let expected = r#"# Ünlike
+name: immich
+x-word: &word "<redacted by immich-backup>"
+x-common: &common
+  TZ: Europe/Berlin
+  API_KEY: &key "<redacted by immich-backup>"
+services:
+  immich-server:
+    image: immich-server:${IMMICH_VERSION:-release}
+    environment:
+      <<: *common
+      DB_PASSWORD: ${DB_PASSWORD}
+      DB_URL: "postgres://<redacted by immich-backup>@db/immich"
+      PLAIN_URL: postgres://${U}:${P}@db/immich
+      MAIL_PASSWORD: "${MAIL_PASSWORD:-<redacted by immich-backup>}" # the default
+      OTHER_TOKEN: *key
+      THIRD_TOKEN: *word
+      LONG_SECRET: |
+        <redacted by immich-backup>
+      FLOW: { A_PASSWORD: "<redacted by immich-backup>", B: c }
+    secrets: [db_password]
+  redis:
+    command: redis-server --requirepass <redacted by immich-backup> --appendonly yes
+    healthcheck:
+      test: ["CMD", "redis-cli", "-a", "<redacted by immich-backup>", "ping"]
+  database:
+    environment:
+      - POSTGRES_PASSWORD=<redacted by immich-backup>
+      - "POSTGRES_INITDB_ARGS=--data-checksums"
+      - 'TOKEN=<redacted by immich-backup>'
+      # - POSTGRES_PASSWORD=<redacted by immich-backup>
+      - POSTGRES_USER=postgres
+    command: ["postgres", "--password", "<redacted by immich-backup>", "-c", "x=y"]
+    labels:
+      traefik.http.middlewares.x.basicauth.users: "<redacted by immich-backup>"
+secrets:
+  db_password:
+    file: ./db_password.txt
+configs:
+  login:
+    content: |
+      <redacted by immich-backup>
+    mode: 0400
+"#;
+    let redacted = of_yaml(text);
+    assert_eq!(redacted, expected);
+    assert!(yaml::documents(&redacted).is_ok());
+    assert_eq!(of_yaml("A_KEY: \"x\\\"y\" # c\nB: 'it''s' # PASS=x\n"), format!("A_KEY: \"{MARK}\" # c\nB: 'it''s' # PASS={MARK}\n"));
+}
+
+#[test]
+fn a_variable_that_is_used_as_a_password_is_one_whatever_it_is_called() {
+    let mut redactor = Redactor::default();
+    redactor.learn_names("services: {db: {environment: {POSTGRES_PASSWORD: \"${PGPW:-x}\"}, x: [PGPASSWORD=$OTHER]}}");
+    let redacted = redactor.variables("PGPW=hunter2\nOTHER=hunter3\nTHIRD=kept\n").unwrap();
+    assert_eq!(redacted, format!("PGPW=\"\" # {MARK}\nOTHER=\"\" # {MARK}\nTHIRD=kept\n"));
+    assert_eq!(redactor.count, 2);
+}
+
+#[test]
+fn a_secret_that_stands_elsewhere_too_is_taken_out_there_and_a_common_word_is_not() {
+    let mut redactor = Redactor::default();
+    redactor.variables("DB_PASSWORD=Corr3ct-Horse\nOTHER_PASSWORD=postgres\n").unwrap();
+    redactor.learn("POSTGRES_PASSWORD", "Tr0ub4dor&3");
+    redactor.learn("POSTGRES_USER", "Us3r-With-Signs");
+    let text = "image: postgres # it was Corr3ct-Horse, then Tr0ub4dor&3, for Us3r-With-Signs";
+    assert_eq!(redactor.swept(text), format!("image: postgres # it was {MARK}, then {MARK}, for Us3r-With-Signs"));
+}
+
+#[test]
+fn what_is_not_understood_has_no_copy() {
+    assert!(matches!(Redactor::default().yaml("a: [1, 2\nb: }"), Err(RedactError::Yaml { .. })));
+    assert!(matches!(Redactor::default().yaml("PASSWORD: hunter2\nPASSWORD: hunter3\n"), Err(RedactError::Yaml { .. })));
+    let error = Redactor::default().variables("DB_PASSWORD='hunter2\n").unwrap_err();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+/// Names that say that they are secret.
+fn secret_name() -> impl Strategy<Value = String> {
+    let parts = ("[A-Z_]{0,6}", prop::sample::select(WORDS.to_vec()), "[A-Z0-9_]{0,6}", any::<bool>());
+    parts.prop_map(|(before, word, after, lower)| {
+        let name = format!("X{before}{word}{after}");
+        if lower { name.to_lowercase() } else { name }
+    })
+}
+
+/// A value that begins and ends with what stands nowhere else, and has anything between.
+fn value() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9!%&*+,./:;<=>?@^_|~ -]{0,12}".prop_map(|middle| format!("Zq7{middle}wX9"))
+}
+
+fn has_left(text: &str) -> bool {
+    text.contains("Zq7") || text.contains("wX9")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_value_of_a_secret_name_survives_in_a_file_of_variables(
+        name in secret_name(), value in value(), quote in prop::sample::select(vec!["", "'", "\""]),
+        before in "(# [a-z ]{0,9}\n|[A-Z]{1,5}=[a-z]{0,4}\n|\n){0,3}", export in any::<bool>(), comment in any::<bool>(),
+    ) {
+        let line = format!("{}{name}={quote}{value}{quote}\n", if export { "export " } else { "" });
+        let text = format!("{before}{}{line}LAST=1\n", if comment { "# " } else { "" });
+        if let Ok(redacted) = Redactor::default().variables(&text) {
+            prop_assert!(!has_left(&redacted), "{text}\n{redacted}");
+            prop_assert!(redacted.starts_with(&before) && redacted.ends_with("LAST=1\n"), "{redacted}");
+        }
+    }
+
+    #[test]
+    fn no_value_of_a_secret_name_survives_in_yaml(
+        name in secret_name(), value in value(), quote in prop::sample::select(vec!["", "'", "\""]), form in 0..9,
+    ) {
+        let quoted = format!("{quote}{value}{quote}");
+        let body = match form {
+            0 => format!("environment:\n      {name}: {quoted}\n      KEPT: 1\n"),
+            1 => format!("environment:\n      - {quote}{name}={value}{quote}\n      - KEPT=1\n"),
+            2 => format!("environment: {{ {name}: '{value}', KEPT: 1 }}\n"),
+            3 => format!("environment:\n      {name}: |\n        {value}\n        {value}\n      KEPT: 1\n"),
+            4 => format!("environment:\n      KEPT: 1 # {name}: {quoted}\n"),
+            5 => format!("command: [\"server\", \"--{name}\", \"{value}\", \"KEPT\"]\n"),
+            6 => format!("environment:\n      U: 'postgres://me:{}@db/KEPT'\n", value.replace([' ', '@'], "")),
+            7 => format!("labels:\n      {name}:\n        - {quoted}\n        - {{ a: '{value}' }}\n      KEPT: 1\n"),
+            _ => format!("command: run --{name}={} KEPT\n", value.replace([' ', '#'], "")),
+        };
+        let text = format!("services:\n  one:\n    {body}    image: x\n");
+        if let Ok(redacted) = Redactor::default().yaml(&text) {
+            prop_assert!(!has_left(&redacted), "{text}\n{redacted}");
+            prop_assert!(redacted.contains("KEPT") && redacted.ends_with("    image: x\n"), "{text}\n{redacted}");
+        }
+    }
+}
