@@ -296,14 +296,6 @@ pub const SETTINGS: &[Setting] = &[
         help: "Where Docker's API is",
     },
     Setting {
-        name: "compose-project",
-        short: None,
-        takes: Takes::Value("NAME"),
-        environment: &["IMMICH_BACKUP_COMPOSE_PROJECT", "COMPOSE_PROJECT_NAME"],
-        default: None,
-        help: "The Compose project that Immich is in, where there are several",
-    },
-    Setting {
         name: "stop-services",
         short: None,
         takes: Takes::Switch,
