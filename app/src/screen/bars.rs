@@ -76,7 +76,7 @@ impl Bars {
 
 impl Monitor for Bars {
     fn emit(&self, event: Event) {
-        let line = human::problem(&event).or_else(|| human::file(&event).filter(|_| self.verbose));
+        let line = human::problem(&event).or_else(|| human::note(&event)).or_else(|| human::file(&event).filter(|_| self.verbose));
         if let Some(line) = line {
             // Above the bars; a terminal that went away ends nothing.
             self.screen.println(super::harmless(&line)).unwrap_or_default();

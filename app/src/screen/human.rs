@@ -89,6 +89,15 @@ pub(super) fn problem(event: &Event) -> Option<String> {
     })
 }
 
+/// What is worth a line unless somebody wants to see only what is wrong.
+pub(super) fn note(event: &Event) -> Option<String> {
+    match event {
+        Event::Found { what, value, origin } if origin.is_empty() => Some(format!("found {what}: {value}")),
+        Event::Found { what, value, origin } => Some(format!("found {what}: {value} ({origin})")),
+        _ => None,
+    }
+}
+
 /// What happened to one file, for those who want to see each.
 pub(super) fn file(event: &Event) -> Option<String> {
     Some(match event {
