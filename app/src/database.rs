@@ -77,9 +77,7 @@ pub async fn of_found(app: &App, found: &Found, engine: Option<&Engine>) -> anyh
             run_as: None,
         })
         .await?),
-        (Found::InContainer { container, .. }, None) => {
-            Err(UsageError(format!("no engine runs programs in `{container}`: say --database URL")).into())
-        }
+        (Found::InContainer { container, .. }, None) => Err(UsageError(format!("no engine runs programs in `{container}`: say --database URL")).into()),
         (Found::Elsewhere(connection), _) => {
             let mut connection = connection.clone();
             if let Some(user) = text("database-user") {

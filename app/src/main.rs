@@ -11,7 +11,9 @@ mod exit;
 mod privileges;
 mod schedule;
 mod screen;
+mod services;
 mod settings;
+mod stack;
 
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;

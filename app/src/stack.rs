@@ -15,7 +15,7 @@ use immich_backup_core::stack::discover::{self, Choice, Database, DiscoverError,
 use immich_backup_core::stack::engine::{Address, Engine, EngineError};
 use immich_backup_core::stack::own::{Here, Signs, mark};
 use immich_backup_core::stack::project::{Container, containers, image_digests};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -52,14 +52,17 @@ impl Unfound {
         match self {
             Self::Engine(error) => error.is_absent(),
             Self::Discover(error) => {
-                matches!(error, DiscoverError::Several { .. } | DiscoverError::NotThere { .. } | DiscoverError::NoImmich { .. } | DiscoverError::SeveralDatabases { .. })
+                matches!(
+                    error,
+                    DiscoverError::Several { .. } | DiscoverError::NotThere { .. } | DiscoverError::NoImmich { .. } | DiscoverError::SeveralDatabases { .. }
+                )
             }
             Self::Compose(error) => matches!(error, ComposeError::NoFile { .. }),
         }
     }
 
     /// Whether there simply is no Immich on this machine, as far as one can tell.
-    fn is_nothing(&self) -> bool {
+    pub fn is_nothing(&self) -> bool {
         match self {
             Self::Engine(error) => error.is_absent(),
             Self::Discover(error) => matches!(error, DiscoverError::NoImmich { .. }),
@@ -215,6 +218,46 @@ fn of_files(folder: &Path, why: &Unfound) -> Result<Stack, Unfound> {
     Ok(Stack { site, here: Here::Host, engine: None, compose: Some(compose), problems })
 }
 
+/// What nobody said.
+#[derive(Debug, Clone, Copy)]
+pub struct Sought {
+    /// The library.
+    pub library: bool,
+    /// The database.
+    pub database: bool,
+    /// Somebody said which Immich: by its project, or by its folder.
+    named: bool,
+    /// By its project.
+    project: bool,
+}
+
+impl Sought {
+    /// What these settings leave open.
+    pub fn of(settings: &Settings) -> Self {
+        let is_said = |name: &str| settings.text(name).is_some_and(|text| !text.is_empty());
+        let project = is_said("compose-project");
+        Self { library: !is_said("library"), database: !said_at_all(settings), named: project || is_said("immich-dir"), project }
+    }
+
+    /// Whether everything was said.
+    pub fn is_nothing(self) -> bool {
+        !self.library && !self.database && !self.named
+    }
+
+    /// Whether a backup can be made without it.
+    pub fn is_optional(self) -> bool {
+        !self.library && !self.named
+    }
+
+    /// That the library that was said is another one than that of the Immich here. Its database would prove nothing, and come back as what it is not.
+    pub fn other_library(self, settings: &Settings, media: Option<&Found<Media>>) -> Option<String> {
+        let said = settings.text("library").filter(|_| !self.library && !self.project)?;
+        let is_it = media.is_some_and(|media| same_folder(&media.value.path, Path::new(said)));
+        let there = media.map_or_else(|| "cannot be told".to_owned(), |media| format!("is `{}`", media.value.path.display()));
+        (!is_it).then(|| format!("its library {there}, and not `{said}` (--compose-project says that it is meant all the same)"))
+    }
+}
+
 fn same_folder(one: &Path, other: &Path) -> bool {
     one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
@@ -225,51 +268,34 @@ fn same_folder(one: &Path, other: &Path) -> bool {
 /// A library is wanted and there is none, or something that was asked for by name is not there.
 pub async fn find(app: &App) -> Result<Option<Findings>, Unfound> {
     let settings = &app.settings;
-    let is_said = |name: &str| settings.text(name).is_some_and(|text| !text.is_empty());
-    let (library, database) = (is_said("library"), said_at_all(settings));
-    let is_named = is_said("compose-project") || is_said("immich-dir");
-    if library && database && !is_named {
+    let sought = Sought::of(settings);
+    if sought.is_nothing() {
         return Ok(None);
     }
     let warn = |message: String| app.monitor.emit(Event::Warned { message });
     let stack = match stack(app).await {
         Ok(stack) => stack,
-        Err(error) if library && error.is_nothing() && !is_named => return Ok(None),
-        Err(error) if library && (database || !is_named) => {
-            let what = if database { "the stack was not looked at" } else { "the database was not looked for" };
-            warn(format!("{what}: {}", chain(&error)));
+        Err(error) if sought.is_optional() && error.is_nothing() => return Ok(None),
+        Err(error) if sought.is_optional() => {
+            warn(format!("the database was not looked for: {}", chain(&error)));
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
     stack.problems.iter().cloned().for_each(warn);
     let media = stack.site.media(&stack.here);
-    if let Some(said) = settings.text("library").filter(|text| !text.is_empty() && !is_said("compose-project")) {
-        // Another library's database would prove nothing, and come back as what it is not.
-        let is_it = media.as_ref().is_ok_and(|media| same_folder(&media.value.path, Path::new(said)));
-        if !is_it {
-            let there = media.as_ref().map_or_else(chain_of, |media| format!("its library is `{}`", media.value.path.display()));
-            warn(format!("the Immich here (`{}`) is left aside, `{said}` is not its library: {there}", stack.site.name()));
-            return Ok(None);
-        }
+    if let Some(other) = sought.other_library(settings, media.as_ref().ok()) {
+        warn(format!("the Immich here (`{}`) is left aside: {other}", stack.site.name()));
+        return Ok(None);
     }
-    let media = if library { None } else { Some(media?) };
-    let database = if database { None } else { Some(stack.site.database()?) };
+    let media = if sought.library { Some(media?) } else { None };
+    let database = if sought.database { Some(stack.site.database()?) } else { None };
     let findings = Findings { stack, media, database };
     findings.tell(app);
     Ok(Some(findings))
 }
 
-fn chain_of(error: &DiscoverError) -> String {
-    chain(error)
-}
-
 impl Stack {
-    /// Immich's version, as far as containers tell.
-    pub fn version(&self) -> Option<Found<String>> {
-        self.site.version()
-    }
-
     /// What people call it, and where it was found.
     pub fn described(&self) -> Found<String> {
         let server = &self.site.server;
@@ -333,7 +359,11 @@ impl Findings {
         }
         let files = self.stack.site.files_of_secrets();
         if !files.is_empty() && matches!(&self.database, Some(Found { value: Database::Elsewhere(_), .. })) {
-            let message = format!("`{}` is told of its database by files that are not read here ({}): say --database-password-file", self.stack.site.server.name, files.join(", "));
+            let message = format!(
+                "`{}` is told of its database by files that are not read here ({}): say --database-password-file",
+                self.stack.site.server.name,
+                files.join(", ")
+            );
             app.monitor.emit(Event::Warned { message });
         }
     }
@@ -349,6 +379,11 @@ impl Findings {
         }
     }
 
+    /// Where the server sees its media location.
+    pub fn media_location(&self) -> Option<String> {
+        self.stack.site.media_location().value.to_str().map(str::to_owned)
+    }
+
     /// The media location as a source.
     ///
     /// # Errors
@@ -362,16 +397,20 @@ impl Findings {
     }
 }
 
-fn roots(mounts: &[(PathBuf, PathBuf)]) -> Result<Vec<(RootPath, PathBuf)>, InvalidPath> {
+/// Mounts as a source has them. A file that is mounted is no folder to walk, and left out.
+///
+/// # Errors
+/// A folder is mounted under a name that none can have.
+pub fn roots(mounts: &[(PathBuf, PathBuf)]) -> Result<Vec<(RootPath, PathBuf)>, InvalidPath> {
     let root = |(below, path): &(PathBuf, PathBuf)| Ok((RootPath::from_bytes(below.as_os_str().as_bytes())?, path.clone()));
-    // A file that is mounted is no folder to walk.
     mounts.iter().filter(|(_, path)| path.is_dir()).map(root).collect()
 }
 
 /// External libraries, as far as they are known before the repository is open.
 #[derive(Debug, Default)]
 pub struct Externals {
-    found: Vec<External>,
+    /// Each of them.
+    pub found: Vec<External>,
     /// Whether the database told of them.
     told: bool,
 }
@@ -384,9 +423,8 @@ impl Findings {
     pub async fn externals(&self, app: &App, client: Option<&Client>) -> anyhow::Result<Externals> {
         let Some(client) = client else { return Ok(Externals::default()) };
         let ignored = app.settings.texts("external-ignore");
-        let is_ignored = |library: &str, path: &str| {
-            ignored.iter().any(|ignored| ignored == library || (ignored.starts_with('/') && Path::new(path).starts_with(ignored)))
-        };
+        let is_ignored =
+            |library: &str, path: &str| ignored.iter().any(|ignored| ignored == library || (ignored.starts_with('/') && Path::new(path).starts_with(ignored)));
         let paths = import_paths(client).await?.into_iter().filter(|one| !is_ignored(&one.library, &one.path)).map(|one| one.path);
         let found = self.stack.site.externals(&paths.collect::<Vec<_>>(), &self.stack.here);
         Ok(Externals { found, told: true })
@@ -428,8 +466,7 @@ impl Findings {
         let mut taken: BTreeSet<ExternalName> = said.iter().filter_map(name_of).collect();
         let mut sources = Vec::new();
         for external in found {
-            let path_of = |source: &Source| source.server_path.as_ref().map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(path)));
-            let is_said = |source: &Source| path_of(source).is_some_and(|path| external.server_path.starts_with(path));
+            let is_said = |source: &Source| source.server_path.as_ref().is_some_and(|path| external.server_path.starts_with(path_of(path)));
             if said.iter().any(is_said) {
                 continue;
             }
@@ -469,6 +506,11 @@ impl Findings {
         }
         Ok(sources)
     }
+}
+
+/// A path that is kept as bytes.
+pub fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
 fn path_shown(source: &Source) -> Option<String> {

@@ -89,13 +89,15 @@ pub(super) fn problem(event: &Event) -> Option<String> {
     })
 }
 
-/// What is worth a line unless somebody wants to see only what is wrong.
+/// What is worth a line unless somebody wants to see only what is wrong: what nobody said and was found, and what happened to a service.
 pub(super) fn note(event: &Event) -> Option<String> {
-    match event {
-        Event::Found { what, value, origin } if origin.is_empty() => Some(format!("found {what}: {value}")),
-        Event::Found { what, value, origin } => Some(format!("found {what}: {value} ({origin})")),
-        _ => None,
-    }
+    Some(match event {
+        Event::Found { what, value, origin } if origin.is_empty() => format!("found {what}: {value}"),
+        Event::Found { what, value, origin } => format!("found {what}: {value} ({origin})"),
+        Event::ServiceStopped { service, elapsed_ms } => format!("stopped {service} ({:.1} s)", std::time::Duration::from_millis(*elapsed_ms).as_secs_f64()),
+        Event::ServiceStarted { service } => format!("started {service}"),
+        _ => return None,
+    })
 }
 
 /// What happened to one file, for those who want to see each.

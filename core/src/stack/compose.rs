@@ -410,6 +410,12 @@ impl Compose {
         self.services.iter().map(|(name, service)| (name.clone(), dependencies(service))).collect()
     }
 
+    /// How long the containers of each service may take to stop, where that is said.
+    #[must_use]
+    pub fn stop_timeouts(&self) -> BTreeMap<String, Duration> {
+        self.services.iter().filter_map(|(name, service)| Some((name.clone(), service.stop_grace_period?))).collect()
+    }
+
     /// Tells a project what its containers' labels do not: dependencies, and how long a container may take to stop.
     pub fn complete(&self, project: &mut Project) {
         project.depend(&self.depends_on());

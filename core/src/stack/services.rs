@@ -12,7 +12,7 @@ pub use up::{Problem, Up, recover};
 
 use super::engine::{Engine, EngineError};
 use super::own;
-use super::project::{Container, Dependency, Project, State, containers, projects};
+use super::project::{Condition, Container, Dependency, Project, State, containers, projects};
 use crate::event::{Event, Monitor};
 use crate::task::blocking;
 use api::Api;
@@ -219,6 +219,12 @@ impl Outage {
         self.run = Some(run);
     }
 
+    /// The Compose project.
+    #[must_use]
+    pub fn project(&self) -> &str {
+        &self.choice.project
+    }
+
     /// Where the journal is, once something is stopped.
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
@@ -237,7 +243,8 @@ impl Outage {
     /// The engine's; or there is no such project any more.
     pub async fn intent(&self) -> Result<Intent, ServicesError> {
         let services = self.look().await?;
-        let mut stopped: Vec<_> = layers(&services).into_iter().flatten().filter(|service| service.taken().next().is_some()).map(|service| service.name.clone()).collect();
+        let mut stopped: Vec<_> =
+            layers(&services).into_iter().flatten().filter(|service| service.taken().next().is_some()).map(|service| service.name.clone()).collect();
         stopped.reverse();
         let left = services.iter().flat_map(|service| &service.containers).filter_map(|container| {
             let why = match container.state {
@@ -254,10 +261,9 @@ impl Outage {
     /// The project's services as they are now.
     async fn look(&self) -> Result<Vec<Service>, ServicesError> {
         let found = self.api.containers(&self.choice.project).await?;
-        let mut project = projects(&found).pop().ok_or_else(|| ServicesError::NoProject {
-            project: self.choice.project.clone(),
-            engine: self.api.engine().address().to_owned(),
-        })?;
+        let mut project = projects(&found)
+            .pop()
+            .ok_or_else(|| ServicesError::NoProject { project: self.choice.project.clone(), engine: self.api.engine().address().to_owned() })?;
         project.depend(&self.choice.depends_on);
         Ok(self.kept(&project))
     }
@@ -278,14 +284,23 @@ impl Outage {
                 spared: self.spared.contains(&container.id),
             }
         };
-        let services = project.services.iter().map(|service| Service {
-            name: service.name.clone(),
-            is_database: self.choice.database.as_ref() == Some(&service.name),
-            depends_on: service.depends_on.clone(),
-            asked: false,
-            containers: service.containers.iter().map(of).collect(),
+        // Where nothing is said of any order (Compose 1.29 writes no such labels), what everybody knows holds: the database comes before those who use it.
+        let database = self.choice.database.as_ref().filter(|_| project.services.iter().all(|service| service.depends_on.is_empty()));
+        let services = project.services.iter().map(|service| {
+            let known = database.filter(|name| **name != service.name);
+            let known = known.map(|name| Dependency { service: name.clone(), condition: Condition::Started });
+            Service {
+                name: service.name.clone(),
+                is_database: self.choice.database.as_ref() == Some(&service.name),
+                depends_on: service.depends_on.iter().cloned().chain(known).collect(),
+                asked: false,
+                containers: service.containers.iter().map(of).collect(),
+            }
         });
-        services.collect()
+        let mut services: Vec<_> = services.collect();
+        // Those before come first, here too.
+        services.sort_by_key(|service| database.is_some() && !service.is_database);
+        services
     }
 
     /// Starts all that was stopped, waits until it is well, and removes the journal. Nothing is done where nothing was stopped.
@@ -330,9 +345,8 @@ fn layers(services: &[Service]) -> Vec<Vec<&Service>> {
     let mut left: Vec<&Service> = services.iter().collect();
     let mut steps = Vec::new();
     while !left.is_empty() {
-        let waits = |service: &Service| {
-            service.depends_on.iter().any(|before| before.service != service.name && left.iter().any(|other| other.name == before.service))
-        };
+        let waits =
+            |service: &Service| service.depends_on.iter().any(|before| before.service != service.name && left.iter().any(|other| other.name == before.service));
         let (later, mut now): (Vec<_>, Vec<_>) = left.iter().copied().partition(|service| waits(service));
         left = later;
         if now.is_empty() {
@@ -372,16 +386,9 @@ pub async fn status(engine: &Engine, project: &str, patience: Patience) -> Resul
     Ok(project.iter().flat_map(Project::containers).map(of).collect())
 }
 
-/// Where a run's journal stands: for a program that is to say what it found before it does something.
-#[must_use]
-pub fn is_of_a_run(journal: &Journal) -> bool {
-    journal.by == By::Run
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::project::Condition;
 
     fn service(name: &str, depends_on: &[&str]) -> Service {
         let on = |name: &&str| Dependency { service: (*name).to_owned(), condition: Condition::Started };
@@ -394,7 +401,13 @@ mod tests {
 
     #[test]
     fn services_of_one_depth_go_together_and_a_circle_ends() {
-        let all = [service("server", &["redis", "database"]), service("redis", &[]), service("learning", &["nowhere"]), service("database", &[]), service("proxy", &["server"])];
+        let all = [
+            service("server", &["redis", "database"]),
+            service("redis", &[]),
+            service("learning", &["nowhere"]),
+            service("database", &[]),
+            service("proxy", &["server"]),
+        ];
         assert_eq!(names(&layers(&all)), [vec!["redis", "learning", "database"], vec!["server"], vec!["proxy"]]);
         let circle = [service("a", &["b"]), service("b", &["a"]), service("c", &["c"])];
         assert_eq!(names(&layers(&circle)), [vec!["c"], vec!["a", "b"]]);

@@ -118,7 +118,7 @@ impl Api {
     /// The containers of a project, running or not, but for those of `docker compose run`.
     pub(super) async fn containers(&self, project: &str) -> Result<Vec<Container>, EngineError> {
         let ids = self.ids(project).await?;
-        let looks = ids.iter().map(|id| self.look(id));
+        let looks = ids.into_iter().map(|id| async move { self.look(&id).await });
         let seen: Vec<_> = futures_util::stream::iter(looks).buffered(LOOKS).try_collect().await?;
         Ok(seen.into_iter().flatten().map(|seen| seen.container).filter(|container| !container.is_one_off).collect())
     }
