@@ -5,7 +5,6 @@ use immich_backup_core::backup;
 use immich_backup_core::estimate::{self, Amount, Estimate, GB, MeasureError, Measured, Row, Source};
 use immich_backup_core::event::Event;
 use immich_backup_core::library::scope::Scope;
-use immich_backup_core::model::Root;
 use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::storage_class::StorageClass;
