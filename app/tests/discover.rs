@@ -28,7 +28,8 @@ fn proof(ran: &Ran) -> Proof {
 /// Whether any file below `folder` has these bytes in it, compressed or not.
 fn has(folder: &Path, secret: &str) -> bool {
     let plain = Command::new("grep").args(["--recursive", "--quiet", "--fixed-strings", secret]).arg(folder).status().unwrap().success();
-    let compressed = format!("find {} -name '*.zst' -exec zstd --quiet --decompress --stdout {{}} + | grep --quiet --fixed-strings -e '{secret}'", folder.display());
+    let compressed =
+        format!("find {} -name '*.zst' -exec zstd --quiet --decompress --stdout {{}} + | grep --quiet --fixed-strings -e '{secret}'", folder.display());
     plain || Command::new("sh").args(["-c", &compressed]).status().unwrap().success()
 }
 
@@ -68,7 +69,13 @@ fn a_backup_of_a_compose_stack_needs_no_argument_but_where_it_goes() {
     assert!(has(&world.repository, &password));
     // What is found is shown, with what told of it.
     let doctor = world.run(&["doctor"]).ended(0);
-    for text in ["project `immich`, server `immich_server` (running)", "(mount of `immich_server` at /data)", "(environment of `immich_postgres`)", "external /mnt/external", "label of the image"] {
+    for text in [
+        "project `immich`, server `immich_server` (running)",
+        "(mount of `immich_server` at /data)",
+        "(environment of `immich_postgres`)",
+        "external /mnt/external",
+        "label of the image",
+    ] {
         assert!(doctor.out.contains(text), "`{text}` is not said\n{}", doctor.told());
     }
     assert!(!doctor.out.contains(&password));
@@ -131,7 +138,12 @@ fn a_wrong_socket_and_no_permission_are_named_with_the_remedy() {
     fs::set_permissions(engine.folder(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = support::clean(Command::new("setpriv"));
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
-    command.args(["backup", "--init", "--json", "--docker-host", &engine.host()]).arg("--repository").arg(&world.repository).arg("--state-dir").arg(&world.state);
+    command
+        .args(["backup", "--init", "--json", "--docker-host", &engine.host()])
+        .arg("--repository")
+        .arg(&world.repository)
+        .arg("--state-dir")
+        .arg(&world.state);
     let denied = Running::start(command).wait().ended(1);
     let errors = denied.summary()["errors"].to_string();
     assert!(errors.contains("Permission denied") && errors.contains("group `docker`"), "{errors}");

@@ -181,7 +181,8 @@ fn the_database_is_the_one_that_the_server_names() {
     let recorded = recorded("compose-2.json", place.path());
     // On a server of the network.
     let mut found = recorded.clone();
-    for (name, value) in [("DB_HOSTNAME", "pg.example"), ("DB_PORT", "5433"), ("DB_USERNAME", "me"), ("DB_PASSWORD", "hunter2"), ("DB_DATABASE_NAME", "photos")] {
+    for (name, value) in [("DB_HOSTNAME", "pg.example"), ("DB_PORT", "5433"), ("DB_USERNAME", "me"), ("DB_PASSWORD", "hunter2"), ("DB_DATABASE_NAME", "photos")]
+    {
         set(server(&mut found), name, Some(value));
     }
     let outside = chosen(&found).database().unwrap();
@@ -237,7 +238,8 @@ fn external_libraries_are_found_behind_the_mounts_and_keep_their_names() {
     let name = |text: &str| text.parse::<ExternalName>().unwrap();
     let none = BTreeSet::new();
     assert_eq!(externals[0].name(&[], &none).unwrap(), name("mnt-media"));
-    let known = [Known { name: name("nas"), server_path: PathBuf::from("/mnt/media/") }, Known { name: name("several-a"), server_path: PathBuf::from("/other") }];
+    let known =
+        [Known { name: name("nas"), server_path: PathBuf::from("/mnt/media/") }, Known { name: name("several-a"), server_path: PathBuf::from("/other") }];
     assert_eq!(externals[0].name(&known, &none).unwrap(), name("nas"));
     // Its own name is another one's: told apart for ever by a part of its hash.
     let other = externals[1].name(&known, &none).unwrap();
@@ -357,7 +359,10 @@ fn without_an_engine_the_files_say_the_same() {
     let externals = site.externals(&["/mnt/photos/old".to_owned()], &Here::Host);
     assert!(matches!(&externals[0].place, Place::Found { path, .. } if path == Path::new("/var/lib/docker/volumes/photos/_data/old")), "{externals:?}");
     let before = &compose.depends_on()["immich-server"];
-    assert_eq!(before.iter().map(|one| (one.service.as_str(), one.condition)).collect::<Vec<_>>(), [("database", Condition::Healthy), ("redis", Condition::Started)]);
+    assert_eq!(
+        before.iter().map(|one| (one.service.as_str(), one.condition)).collect::<Vec<_>>(),
+        [("database", Condition::Healthy), ("redis", Condition::Started)]
+    );
     assert_eq!(compose.stop_timeouts()["immich-server"].as_secs(), 90);
     let names: Vec<_> = compose.files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["docker-compose.yml", "hwaccel.transcoding.yml", "docker-compose.override.yml"]);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 mod service;
 
-use service::{From, Reader, Service, list};
+use service::{From, Reader, Service, Source, list};
 
 /// What Compose calls its files, in the order in which it looks; the first that is there counts.
 const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
