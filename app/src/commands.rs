@@ -9,6 +9,7 @@ mod init;
 mod ls;
 mod prune;
 mod restore;
+mod services;
 mod snapshots;
 mod status;
 mod verify;
@@ -43,6 +44,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "prune" => prune::run(app).await,
         "find" => find::run(app).await,
         "daemon" => Box::pin(daemon::run(app)).await,
+        "services" => Box::pin(services::run(app)).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }
 }

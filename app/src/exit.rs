@@ -16,10 +16,11 @@ use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::manifest::SelectError;
 use immich_backup_core::repository::{InitError, OpenError};
 use immich_backup_core::restore::RestoreError;
-use immich_backup_core::restore::compose::IntoProjectError;
 use immich_backup_core::stack::discover::DiscoverError;
 use immich_backup_core::stack::engine::EngineError;
 use immich_backup_core::stack::services::ServicesError;
+use immich_backup_core::stack::services::journal::JournalError;
+use immich_backup_core::restore::compose::IntoProjectError;
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -161,6 +162,14 @@ impl From<anyhow::Error> for Failure {
                 DrillError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
+        } else if let Some(error) = error.downcast_ref::<ServicesError>() {
+            (if error.is_interruption() { Exit::Interrupted } else { Exit::Failed }, error.hint())
+        } else if let Some(error) = error.downcast_ref::<JournalError>() {
+            (Exit::Failed, error.hint())
+        } else if let Some(error) = error.downcast_ref::<EngineError>() {
+            (Exit::Failed, error.hint().map(Into::into))
+        } else if let Some(error) = error.downcast_ref::<DiscoverError>() {
+            (Exit::Failed, Some(error.hint()))
         } else if let Some(error) = error.downcast_ref::<ListError>() {
             (Exit::Failed, error.hint())
         } else if let Some(error) = error.downcast_ref::<DatabaseError>() {
@@ -181,6 +190,13 @@ impl From<anyhow::Error> for Failure {
         };
         Self { message: chain(&error), hint, exit }
     }
+}
+
+/// An error that stops nothing, as one line: what, why, and what to do.
+pub fn told_with_hint(error: anyhow::Error) -> String {
+    let failure = Failure::from(error);
+    let hint = failure.hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+    format!("{}{hint}", failure.message)
 }
 
 /// The message and its causes, each said once.

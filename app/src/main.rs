@@ -11,6 +11,7 @@ mod exit;
 mod privileges;
 mod schedule;
 mod screen;
+mod services;
 mod settings;
 
 use std::process::ExitCode;

@@ -1,9 +1,10 @@
 use crate::app::{App, Outcome};
-use crate::config::UsageError;
+use crate::config::{Origin, UsageError};
 use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
-use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, Source};
+use crate::services;
+use immich_backup_core::backup::{self, Counts, Database, Downtime, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
 use immich_backup_core::event::Event;
@@ -14,6 +15,7 @@ use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::{OpenError, Repository, Session};
 use immich_backup_core::retention::Policy;
+use immich_backup_core::stack::services::Intent;
 use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use immich_backup_core::verify;
 use jiff::Timestamp;
@@ -21,6 +23,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Walking is bound by the disk's latency, not by cores.
@@ -30,6 +33,15 @@ const WALKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut plan = plan(app)?;
+    let dry = app.settings.switch("dry-run")?;
+    let stops = app.settings.switch("stop-services")?;
+    if !dry {
+        services::recover_before_run(app).await;
+    }
+    // Whatever can be found out is, before anything is stopped.
+    let stopped = if stops { Some(Arc::new(services::stopped(app, dry).await?)) } else { None };
+    plan.downtime = stopped.clone().map(|stopped| stopped as Arc<dyn Downtime>);
+    add_stopped(app, &mut plan)?;
     let place = app.place()?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
@@ -42,18 +54,26 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let repository = open_or_init(app).await?;
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
-    if app.settings.switch("dry-run")? {
+    if dry {
+        let would_stop = match &stopped {
+            Some(stopped) => Some(stopped.intent().await?),
+            None => None,
+        };
         let would_dump = match &plan.database {
             Some(database) => Some(dump_text(&database.client).await?),
             None => None,
         };
         let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
-        return Ok(outcome(&report, &After { without_database, would_dump, pruned_dumps: 0 }, started.elapsed()));
+        return Ok(outcome(&report, &After { without_database, would_dump, would_stop, pruned_dumps: 0 }, started.elapsed()));
     }
     look_at_objects(app, &mut session).await?;
+    if let Some(database) = plan.database.as_ref().filter(|_| stops) {
+        // Not while Immich is down: that it cannot be dumped.
+        dump_text(&database.client).await?;
+    }
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
     let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
-    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None }, started.elapsed()))
+    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None, would_stop: None }, started.elapsed()))
 }
 
 /// What is to be told besides the report of the run itself.
@@ -65,6 +85,8 @@ struct After {
     pruned_dumps: u64,
     /// In a dry run: which database would be dumped, and by what.
     would_dump: Option<String>,
+    /// In a dry run: which services would be stopped.
+    would_stop: Option<Intent>,
 }
 
 /// The database, and what would dump it: asked, so that a dry run finds what is wrong there too.
@@ -169,7 +191,27 @@ fn plan(app: &App) -> anyhow::Result<Plan> {
     })
 }
 
+/// What is done with a stopped Immich besides: a stage, and PostgreSQL's raw folder. The environment of many has names for both; while Immich runs they mean
+/// nothing.
+fn add_stopped(app: &App, plan: &mut Plan) -> Result<(), UsageError> {
+    let settings = &app.settings;
+    if plan.downtime.is_none() {
+        let said_here = |name: &&str| settings.found(name).is_some_and(|found| found.origin == Origin::Flag);
+        return match ["stage", "postgres-dir"].iter().find(|name| said_here(name)) {
+            Some(name) => Err(UsageError(format!("--{name} goes with --stop-services: a running Immich changes what is copied"))),
+            None => Ok(()),
+        };
+    }
+    plan.stage = settings.text("stage").map(PathBuf::from);
+    let postgres = settings.text("postgres-dir").map(PathBuf::from);
+    plan.sources.extend(postgres.map(|path| Source { root: Root::Postgres, path, server_path: None, mounts: Vec::new() }));
+    Ok(())
+}
+
 fn exit(report: &Report) -> Exit {
+    if report.not_up.is_some() {
+        return Exit::Failed;
+    }
     match report.ending {
         Ending::Interrupted => Exit::Interrupted,
         Ending::Withheld { .. } => Exit::Withheld,
@@ -238,6 +280,12 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         lines.extend(proof_lines(proof));
     }
     lines.extend(dump_lines(report, after));
+    lines.extend(downtime_ms(report).map(|downtime| format!("  {:<10} Immich, for {}", "was down", screen::seconds(downtime))));
+    if let Some(NotUp { problem, hint }) = &report.not_up {
+        lines.push(format!("  {:<10} Immich is not up again: {problem}", "DOWN"));
+        lines.extend(hint.iter().map(|hint| format!("             {hint}")));
+    }
+    lines.extend(service_lines(after));
     lines.join("\n")
 }
 
@@ -291,6 +339,15 @@ fn dump_lines(report: &Report, after: &After) -> Vec<String> {
     lines
 }
 
+fn service_lines(after: &After) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(intent) = &after.would_stop {
+        lines.push(format!("  {:<10} {}", "to stop", if intent.stopped.is_empty() { "nothing".to_owned() } else { intent.stopped.join(", ") }));
+        lines.extend(intent.left.iter().map(|(name, why)| format!("  {:<10} {name}: {why}", "left alone")));
+    }
+    lines
+}
+
 /// How many names a summary for people shows.
 pub(super) const SHOWN: usize = 20;
 
@@ -301,6 +358,11 @@ fn named(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
         lines.push(format!("             … and {more} more"));
     }
     lines
+}
+
+/// From the first stop until all of Immich was up and healthy, in ms.
+fn downtime_ms(report: &Report) -> Option<u64> {
+    report.downtime.map(|downtime| u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
@@ -336,9 +398,11 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "doubtful": report.doubtful,
         "dump": report.dump,
         "proof": report.proof,
+        "downtime_ms": downtime_ms(report),
         "pruned_dumps": after.pruned_dumps,
         "would_dump": after.would_dump,
+        "would_stop": after.would_stop.as_ref().map(|intent| &intent.stopped),
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        "errors": [],
+        "errors": report.not_up.iter().map(|not_up| json!({ "message": format!("Immich is not up again: {}", not_up.problem), "hint": not_up.hint })).collect::<Vec<_>>(),
     })
 }

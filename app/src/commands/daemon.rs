@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::schedule::Calendar;
 use crate::schedule::planner::{Job, Planner};
 use crate::screen::Style;
+use crate::services;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -50,7 +51,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         Some(address) => Some(http::listen(address).await?),
         None => None,
     };
-    let _alone = before_jobs(app)?;
+    let _alone = alone(app)?;
     let file = MemoryFile::below(&app.state_base());
     let now = Timestamp::now();
     let (remembered, damaged) = match file.read() {
@@ -71,6 +72,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if let Some(listener) = listener {
         tokio::spawn(http::serve(listener, Arc::clone(&board)));
     }
+    before_jobs(app).await;
     let told = Job::ALL.into_iter().map(|job| (job, child::told(job, settings))).collect();
     let stopped = Loop { planner, told, feed, board, file, remembered }.run(&app.stop).await;
     let (exit, text) = if stopped.interrupted { (Exit::Interrupted, "stopped in the middle of a job; the next one goes on from there") } else { (Exit::Done, "stopped") };
@@ -85,8 +87,13 @@ struct Alone {
     _file: File,
 }
 
-/// What has to be done before the first job runs.
-fn before_jobs(app: &App) -> anyhow::Result<Alone> {
+/// What has to be done before the first job runs: what a run had stopped that died with the machine is started again. What goes wrong with that is told, and
+/// jobs run all the same.
+async fn before_jobs(app: &App) {
+    services::recover_before_run(app).await;
+}
+
+fn alone(app: &App) -> anyhow::Result<Alone> {
     let base = app.state_base();
     let shown = base.display();
     std::fs::create_dir_all(&base).with_context(|| format!("cannot make the state folder `{shown}` (--state-dir)"))?;

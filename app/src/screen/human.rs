@@ -89,6 +89,23 @@ pub(super) fn problem(event: &Event) -> Option<String> {
     })
 }
 
+/// What everybody wants to know who watches.
+pub(super) fn note(event: &Event) -> Option<String> {
+    match event {
+        Event::StagingFinished { files: count, bytes: size } => Some(format!("copied to the stage: {}, {}", files(*count), bytes(*size))),
+        Event::ImmichUp { downtime_ms } => Some(format!("Immich is up again; it was down for {}", seconds(*downtime_ms))),
+        Event::ServiceStopped { service, elapsed_ms } => Some(format!("stopped {service} ({})", seconds(*elapsed_ms))),
+        Event::ServiceStarted { service } => Some(format!("started {service}")),
+        _ => None,
+    }
+}
+
+/// `12.3 s`.
+#[must_use]
+pub fn seconds(milliseconds: u64) -> String {
+    format!("{:.1} s", std::time::Duration::from_millis(milliseconds).as_secs_f64())
+}
+
 /// What happened to one file, for those who want to see each.
 pub(super) fn file(event: &Event) -> Option<String> {
     Some(match event {

@@ -22,7 +22,7 @@ impl Plain {
 
 impl Monitor for Plain {
     fn emit(&self, event: Event) {
-        let line = human::problem(&event).or_else(|| human::file(&event).filter(|_| self.verbose));
+        let line = human::problem(&event).or_else(|| human::note(&event)).or_else(|| human::file(&event).filter(|_| self.verbose));
         if let Some(line) = line {
             print_timed(&line);
         }

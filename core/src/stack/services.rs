@@ -12,7 +12,7 @@ pub use up::{Problem, Up, recover};
 
 use super::engine::{Engine, EngineError};
 use super::own;
-use super::project::{Container, Dependency, Project, State, containers, projects};
+use super::project::{Condition, Container, Dependency, Project, State, containers, projects};
 use crate::event::{Event, Monitor};
 use crate::task::blocking;
 use api::Api;
@@ -219,6 +219,12 @@ impl Outage {
         self.run = Some(run);
     }
 
+    /// The Compose project.
+    #[must_use]
+    pub fn project(&self) -> &str {
+        &self.choice.project
+    }
+
     /// Where the journal is, once something is stopped.
     #[must_use]
     pub fn journal_path(&self) -> PathBuf {
@@ -278,14 +284,23 @@ impl Outage {
                 spared: self.spared.contains(&container.id),
             }
         };
-        let services = project.services.iter().map(|service| Service {
-            name: service.name.clone(),
-            is_database: self.choice.database.as_ref() == Some(&service.name),
-            depends_on: service.depends_on.clone(),
-            asked: false,
-            containers: service.containers.iter().map(of).collect(),
+        // Where nothing is said of any order (Compose 1.29 writes no such labels), what everybody knows holds: the database comes before those who use it.
+        let database = self.choice.database.as_ref().filter(|_| project.services.iter().all(|service| service.depends_on.is_empty()));
+        let services = project.services.iter().map(|service| {
+            let known = database.filter(|name| **name != service.name);
+            let known = known.map(|name| Dependency { service: name.clone(), condition: Condition::Started });
+            Service {
+                name: service.name.clone(),
+                is_database: self.choice.database.as_ref() == Some(&service.name),
+                depends_on: service.depends_on.iter().cloned().chain(known).collect(),
+                asked: false,
+                containers: service.containers.iter().map(of).collect(),
+            }
         });
-        services.collect()
+        let mut services: Vec<_> = services.collect();
+        // Those before come first, here too.
+        services.sort_by_key(|service| database.is_some() && !service.is_database);
+        services
     }
 
     /// Starts all that was stopped, waits until it is well, and removes the journal. Nothing is done where nothing was stopped.
@@ -372,16 +387,9 @@ pub async fn status(engine: &Engine, project: &str, patience: Patience) -> Resul
     Ok(project.iter().flat_map(Project::containers).map(of).collect())
 }
 
-/// Where a run's journal stands: for a program that is to say what it found before it does something.
-#[must_use]
-pub fn is_of_a_run(journal: &Journal) -> bool {
-    journal.by == By::Run
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::project::Condition;
 
     fn service(name: &str, depends_on: &[&str]) -> Service {
         let on = |name: &&str| Dependency { service: (*name).to_owned(), condition: Condition::Started };
