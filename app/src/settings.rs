@@ -301,7 +301,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("NAME"),
         environment: &["IMMICH_BACKUP_COMPOSE_PROJECT", "COMPOSE_PROJECT_NAME"],
         default: None,
-        help: "The Compose project that Immich is in, where there are several",
+        help: "The Compose project that Immich is in, where there are several; for restore (on the command line only), the one to bring it back into, until it answers",
     },
     Setting {
         name: "stop-services",
@@ -487,14 +487,6 @@ pub const SETTINGS: &[Setting] = &[
         environment: &[],
         default: None,
         help: "Where the media location goes; made if it is missing",
-    },
-    Setting {
-        name: "compose-project",
-        short: None,
-        takes: Takes::Value("NAME"),
-        environment: &["IMMICH_BACKUP_COMPOSE_PROJECT"],
-        default: None,
-        help: "The Compose project that has Immich; for restore (on the command line only), the one to bring it back into, until it answers",
     },
     Setting {
         name: "compose-dir",
