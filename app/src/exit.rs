@@ -16,11 +16,11 @@ use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::manifest::SelectError;
 use immich_backup_core::repository::{InitError, OpenError};
 use immich_backup_core::restore::RestoreError;
+use immich_backup_core::restore::compose::IntoProjectError;
 use immich_backup_core::stack::discover::DiscoverError;
 use immich_backup_core::stack::engine::EngineError;
 use immich_backup_core::stack::services::ServicesError;
 use immich_backup_core::stack::services::journal::JournalError;
-use immich_backup_core::restore::compose::IntoProjectError;
 use serde::Serialize;
 use std::process::ExitCode;
 

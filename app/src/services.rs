@@ -141,7 +141,8 @@ pub async fn prepare(app: &App, by: By, only_look: bool) -> anyhow::Result<Outag
 /// Starts what a dead run left, and says so.
 async fn bring_back(app: &App, hold: &Hold, left: &Journal, patience: Patience) -> anyhow::Result<Option<Up>> {
     let boot = if left.is_of_an_older_boot() { ", before the machine was started anew" } else { "" };
-    let message = format!("a run that died left the services of `{}` down ({}, since {}{boot}): they are started", left.project, left.phase.text(), left.begun_at);
+    let message =
+        format!("a run that died left the services of `{}` down ({}, since {}{boot}): they are started", left.project, left.phase.text(), left.begun_at);
     app.monitor.emit(Event::Warned { message });
     Ok(recover(hold, patience, &app.monitor).await?)
 }

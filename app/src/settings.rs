@@ -319,14 +319,7 @@ pub const SETTINGS: &[Setting] = &[
         default: Some("15m"),
         help: "How long to wait for Docker to come back, when it goes away while services are down",
     },
-    Setting {
-        name: "keep-database",
-        short: None,
-        takes: Takes::Switch,
-        environment: &[],
-        default: None,
-        help: "Leave the database up",
-    },
+    Setting { name: "keep-database", short: None, takes: Takes::Switch, environment: &[], default: None, help: "Leave the database up" },
     Setting {
         name: "postgres-programs",
         short: None,

@@ -125,7 +125,8 @@ fn what_was_missed_while_nobody_was_there_is_made_up_for_once_and_what_was_done_
     // Nothing ran, so nothing was written yet: three days ago, something was.
     let then = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(3 * 24);
     let schedule = |text: &str| serde_json::json!({ "schedule": text, "done_until": then, "failures": 0 });
-    let remembered = serde_json::json!({ "version": 1, "since": then, "schedules": { "backup": schedule("0 3 * * * UTC"), "verify": schedule("0 4 * * * UTC") } });
+    let remembered =
+        serde_json::json!({ "version": 1, "since": then, "schedules": { "backup": schedule("0 3 * * * UTC"), "verify": schedule("0 4 * * * UTC") } });
     fs::write(memory(&world), remembered.to_string()).unwrap();
     let mut running = Running::start(daemon(&world, &arguments));
     assert_eq!((first_end(&mut running)["job"].as_str(), nth_end(&mut running, 1)["job"].as_str()), (Some("backup"), Some("verify")));

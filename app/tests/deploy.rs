@@ -106,7 +106,8 @@ fn systemd_understands_the_units_and_finds_them_closed() {
 fn last_stage(base: &str) -> String {
     let text = fs::read_to_string(deploy("docker/Dockerfile")).unwrap();
     let stage = text.rsplit_once("\nFROM ").unwrap().1;
-    let mut lines = vec![format!("FROM {base}"), "COPY --chown=0:0 put/ /usr/local/bin/".to_owned(), "COPY --chown=1000:1000 state/ /var/lib/immich-backup/".to_owned()];
+    let mut lines =
+        vec![format!("FROM {base}"), "COPY --chown=0:0 put/ /usr/local/bin/".to_owned(), "COPY --chown=1000:1000 state/ /var/lib/immich-backup/".to_owned()];
     let mut skipping = true;
     for line in stage.lines() {
         // An instruction begins at the beginning of a line, and goes on while lines end in a backslash.
@@ -208,7 +209,10 @@ fn a_container_beside_immich_without_rights_or_a_socket_makes_a_proven_snapshot_
     assert_eq!((&end["exit_code"], &proof["proven"], &proof["outside"], &proof["missing"]), (&3.into(), &93.into(), &4.into(), &0.into()), "{end}");
     deployed.until("health", |deployed| deployed.inspect("{{.State.Health.Status}}") == "healthy");
     // As it is meant to be.
-    assert_eq!(deployed.inspect("{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"), "true [ALL] [no-new-privileges:true] 1000:1000");
+    assert_eq!(
+        deployed.inspect("{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.Config.User}}"),
+        "true [ALL] [no-new-privileges:true] 1000:1000"
+    );
     let status = engine.docker(&["exec", "immich_backup", "cat", "/proc/1/status"]);
     assert!(status.contains("CapEff:\t0000000000000000") && status.contains("CapBnd:\t0000000000000000") && status.contains("NoNewPrivs:\t1"), "{status}");
     assert!(engine.try_docker(&["exec", "immich_backup", "touch", "/library/x"]).is_err());

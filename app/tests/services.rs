@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, reason = "a test may")]
 
-mod support;
 #[path = "support/host.rs"]
 mod host;
+mod support;
 
+use host::{Host, ups};
 use immich_backup_testbed::compose::{DATABASE, MACHINE_LEARNING, REDIS, SERVER, Stack, StackOptions};
 use immich_backup_testbed::docker::Engine;
-use host::{Host, ups};
 use std::fs;
 
 fn with(extra: &str) -> StackOptions {
@@ -82,7 +82,8 @@ fn a_container_that_was_made_anew_or_has_another_name_is_found() {
     engine.docker(&["rm", "immich_server"]);
     stack.compose(&["up", "--no-start", SERVER]);
     engine.docker(&["rm", "immich_machine_learning"]);
-    let ran = host.services(&["start"]).ended(1).says("`immich-machine-learning` has no container any more").says("docker compose up -d immich-machine-learning");
+    let ran =
+        host.services(&["start"]).ended(1).says("`immich-machine-learning` has no container any more").says("docker compose up -d immich-machine-learning");
     ran.says("services recover");
     // The others are up all the same, and the journal stays until the last one is.
     assert_eq!(stack.running(), [DATABASE, SERVER, REDIS]);

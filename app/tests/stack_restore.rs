@@ -138,7 +138,7 @@ fn in_the_place_of_what_is_there_a_snapshot_comes_back_and_what_did_not_run_befo
     stack.compose(&["up", "--detach", "--no-deps", SERVER, REDIS]);
     stack.wait_until_well(&[DATABASE, SERVER, REDIS]).unwrap();
     // Somebody empties the library.
-    stack.psql(Stack::DATABASE_NAME, "DELETE FROM asset");
+    stack.psql(Stack::DATABASE_NAME, "TRUNCATE asset CASCADE");
     let victim = source.files.0.keys().find(|path| path.starts_with(b"library/")).map(|path| String::from_utf8(path.clone()).unwrap()).unwrap();
     fs::write(stack.media().join(&victim), "not the photo").unwrap();
 
@@ -219,7 +219,7 @@ fn a_server_that_does_not_answer_is_said_and_the_same_command_looks_again() {
     let Some(engine) = Engine::start().unwrap() else { return };
     let Some(source) = Source::backed_up(&engine, source_options()) else { return };
     let family = Stack::up(&engine, empty("family")).unwrap().unwrap();
-    let (what, remedy) = message(&source.restore(&engine, "family", &["--wait", "3s", "--immich-url", "http://127.0.0.1:1"]).ended(1));
+    let (what, remedy) = message(&source.restore(&engine, "family", &["--wait", "15s", "--immich-url", "http://127.0.0.1:1"]).ended(1));
     assert!(what.contains("the snapshot is back, and Immich's server does not answer") && remedy.contains("--immich-url"), "{what}: {remedy}");
     let again = source.restore(&engine, "family", &[]).ended(0).summary();
     assert_eq!((&again["done_before"]["files"], &again["server"]["version"]), (&Value::from(true), &Value::from("3.1.0")), "{again}");

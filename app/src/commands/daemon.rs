@@ -75,7 +75,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     before_jobs(app).await;
     let told = Job::ALL.into_iter().map(|job| (job, child::told(job, settings))).collect();
     let stopped = Loop { planner, told, feed, board, file, remembered }.run(&app.stop).await;
-    let (exit, text) = if stopped.interrupted { (Exit::Interrupted, "stopped in the middle of a job; the next one goes on from there") } else { (Exit::Done, "stopped") };
+    let (exit, text) =
+        if stopped.interrupted { (Exit::Interrupted, "stopped in the middle of a job; the next one goes on from there") } else { (Exit::Done, "stopped") };
     Ok(Outcome::new(exit, text.to_owned(), json!({ "runs": stopped.runs, "errors": [] })))
 }
 
@@ -100,7 +101,9 @@ fn alone(app: &App) -> anyhow::Result<Alone> {
     let file = File::create(base.join("daemon.lock")).with_context(|| format!("cannot write to the state folder `{shown}` (--state-dir)"))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Alone { _file: file }),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!("a daemon runs already with the state folder `{shown}`: end that one, or give this one another --state-dir"),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("a daemon runs already with the state folder `{shown}`: end that one, or give this one another --state-dir")
+        }
         Err(error) => Err(error).with_context(|| format!("cannot lock the state folder `{shown}` (--state-dir)")),
     }
 }

@@ -31,7 +31,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if to.is_none() && config_to.is_none() && postgres_to.is_none() {
         return match database {
             Some(client) => Box::pin(database_alone(app, client)).await,
-            None => Err(UsageError("say --to DIR, or --database URL, or both, or --compose-project NAME (or --config-to DIR, --postgres-to DIR)".to_owned()).into()),
+            None => {
+                Err(UsageError("say --to DIR, or --database URL, or both, or --compose-project NAME (or --config-to DIR, --postgres-to DIR)".to_owned()).into())
+            }
         };
     }
     let paths = super::patterns(app.settings.texts("path"))?;

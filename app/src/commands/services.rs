@@ -68,7 +68,8 @@ fn journaled(app: &App) -> anyhow::Result<Option<String>> {
     }
     let mut all = journal::all(&services::folder(app)?)?;
     if all.len() > 1 {
-        let names: Vec<_> = all.iter().map(|(path, journal)| journal.as_ref().map_or_else(|_| path.display().to_string(), |journal| journal.project.clone())).collect();
+        let names: Vec<_> =
+            all.iter().map(|(path, journal)| journal.as_ref().map_or_else(|_| path.display().to_string(), |journal| journal.project.clone())).collect();
         return Err(UsageError(format!("services of several projects are stopped ({}): name one with --compose-project", names.join(", "))).into());
     }
     match all.pop() {
@@ -219,7 +220,11 @@ async fn watch(app: &App) -> anyhow::Result<Outcome> {
     let hold = tokio::task::block_in_place(|| Hold::wait(&folder, project, &format!("the watcher of a run that died, process {}", std::process::id())))?;
     let nothing = || Outcome::new(Exit::Done, String::new(), json!({ "errors": [] }));
     let Some(left) = hold.read()?.filter(|left| left.by == By::Run) else { return Ok(nothing()) };
-    crate::screen::print_error(&format!("{} the run that stopped `{project}` is gone ({}): its services are started", jiff::Timestamp::now(), left.phase.text()));
+    crate::screen::print_error(&format!(
+        "{} the run that stopped `{project}` is gone ({}): its services are started",
+        jiff::Timestamp::now(),
+        left.phase.text()
+    ));
     let up = recover(&hold, services::patience(app)?, &app.monitor).await?;
     if let Some(up) = up {
         crate::screen::print_error(&format!("{} {}", jiff::Timestamp::now(), up_text(project, &up)));

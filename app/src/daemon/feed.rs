@@ -164,7 +164,8 @@ mod tests {
         assert_eq!(done.last.snapshot.as_deref(), Some("5f"));
         let failed = report(Job::Backup, json!({ "exit_code": 10, "outcome": "no_repository", "errors": [{ "message": "m", "hint": "h" }] }), None);
         assert_eq!((failed.last.message.as_str(), failed.hint.as_deref(), failed.last.exit_code), ("m", Some("h"), 10));
-        let drill = report(Job::Drill, json!({ "exit_code": 12, "outcome": "damaged", "verdict": "failed", "problems": ["rows are missing"], "snapshot": "5f" }), None);
+        let drill =
+            report(Job::Drill, json!({ "exit_code": 12, "outcome": "damaged", "verdict": "failed", "problems": ["rows are missing"], "snapshot": "5f" }), None);
         assert_eq!((drill.last.message.as_str(), drill.last.snapshot), ("drill failed, rows are missing", None));
         // What died is a failure, whatever it had said before.
         let died = report(Job::Verify, json!({ "exit_code": 0, "outcome": "done" }), Some("signal 9 ended it"));

@@ -129,7 +129,8 @@ mod tests {
         assert_eq!(file.read(), Found::Kept(Box::new(remembered.clone())));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing stays beside it");
         let whole = std::fs::read_to_string(file.path()).unwrap();
-        let damaged = ["", "{", "[]", "\u{0}\u{0}\u{0}", &whole[..whole.len() / 2], &whole.replace("2026-05-01T03:00:00Z", "soon"), &whole.replacen('1', "7", 1)];
+        let damaged =
+            ["", "{", "[]", "\u{0}\u{0}\u{0}", &whole[..whole.len() / 2], &whole.replace("2026-05-01T03:00:00Z", "soon"), &whole.replacen('1', "7", 1)];
         for text in damaged {
             std::fs::write(file.path(), text).unwrap();
             assert!(matches!(file.read(), Found::Damaged(_)), "{text}");

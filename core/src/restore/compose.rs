@@ -167,9 +167,7 @@ impl IntoProjectError {
             Self::Journal(error) => error.hint(),
             Self::NotReady(error) => error.hint(),
             Self::Listing(error) => error.hint(),
-            Self::NoProject { .. } => {
-                Some("stop Immich's server, restore with --to DIR and --database-container NAME, and start it".to_owned())
-            }
+            Self::NoProject { .. } => Some("stop Immich's server, restore with --to DIR and --database-container NAME, and start it".to_owned()),
             Self::DatabaseElsewhere { .. } | Self::DatabaseOfOthers { .. } => {
                 Some("stop Immich's server, restore with --to DIR and --database URL (or --database-container NAME), and start it".to_owned())
             }
@@ -375,7 +373,8 @@ pub fn add_needed(journal: &mut Journal, site: &Site, destination: &Destination,
 /// # Errors
 /// It cannot be asked.
 pub async fn identity(client: &Client) -> Result<String, IntoProjectError> {
-    let sql = "SELECT c.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = current_database();\n";
+    let sql =
+        "SELECT c.system_identifier || '/' || d.oid FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = current_database();\n";
     Ok(client.query(sql).await.map_err(LoadError::from)?)
 }
 

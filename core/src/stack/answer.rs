@@ -127,7 +127,9 @@ mod tests {
     fn a_server_on_the_hosts_network_is_asked_at_the_port_that_it_was_given() {
         let told = server(json!({ "Config": { "Env": ["IMMICH_PORT=3001"] }, "HostConfig": { "NetworkMode": "host" } }));
         assert_eq!(addresses(&told, &Here::Host, "unix:///run/docker.sock"), ["http://127.0.0.1:3001"]);
-        let bound = server(json!({ "NetworkSettings": { "Ports": { "2283/tcp": [{ "HostIp": "::1", "HostPort": "80" }], "9/tcp": [{ "HostIp": "", "HostPort": "9" }] } } }));
+        let bound = server(
+            json!({ "NetworkSettings": { "Ports": { "2283/tcp": [{ "HostIp": "::1", "HostPort": "80" }], "9/tcp": [{ "HostIp": "", "HostPort": "9" }] } } }),
+        );
         assert_eq!(addresses(&bound, &Here::Host, "/s"), ["http://[::1]:80"]);
         assert_eq!(addresses(&server(json!({})), &Here::Host, "/s"), [""; 0]);
     }

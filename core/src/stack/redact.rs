@@ -48,8 +48,7 @@ static HEADER: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*:[ \t]+(?P<value>"[^"\n]*"|'[^'\n]*'|[^\r\n"']+)"#));
 
 /// `NAME=value` or `NAME: value` in a comment: up to the end of its line. Nobody says how values are quoted there.
-static COMMENTED: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[ \t]*|:[ \t]+)(?P<value>[^\r\n]+)"#));
+static COMMENTED: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[ \t]*|:[ \t]+)(?P<value>[^\r\n]+)"#));
 
 /// `--name value`, `--name=value`.
 static OPTION: LazyLock<Option<Regex>> =
@@ -66,8 +65,7 @@ static USER: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<scheme>[A
 static DEFAULT: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r"^(?P<begin>\$\{[A-Za-z_][A-Za-z0-9_]*:?[-+])[^{}$]*\}$"));
 
 /// A variable, and nothing that could hold a secret.
-static REFERENCE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(r"^(?:\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*(?::?-|:?\+|:?\?[^{}$]*)?\})$"));
+static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r"^(?:\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*(?::?-|:?\+|:?\?[^{}$]*)?\})$"));
 
 /// An anchor or a tag before a value.
 static BEFORE_VALUE: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r"^(?:[&!]\S*\s+)+"));

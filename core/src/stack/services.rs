@@ -243,7 +243,8 @@ impl Outage {
     /// The engine's; or there is no such project any more.
     pub async fn intent(&self) -> Result<Intent, ServicesError> {
         let services = self.look().await?;
-        let mut stopped: Vec<_> = layers(&services).into_iter().flatten().filter(|service| service.taken().next().is_some()).map(|service| service.name.clone()).collect();
+        let mut stopped: Vec<_> =
+            layers(&services).into_iter().flatten().filter(|service| service.taken().next().is_some()).map(|service| service.name.clone()).collect();
         stopped.reverse();
         let left = services.iter().flat_map(|service| &service.containers).filter_map(|container| {
             let why = match container.state {
@@ -260,10 +261,9 @@ impl Outage {
     /// The project's services as they are now.
     async fn look(&self) -> Result<Vec<Service>, ServicesError> {
         let found = self.api.containers(&self.choice.project).await?;
-        let mut project = projects(&found).pop().ok_or_else(|| ServicesError::NoProject {
-            project: self.choice.project.clone(),
-            engine: self.api.engine().address().to_owned(),
-        })?;
+        let mut project = projects(&found)
+            .pop()
+            .ok_or_else(|| ServicesError::NoProject { project: self.choice.project.clone(), engine: self.api.engine().address().to_owned() })?;
         project.depend(&self.choice.depends_on);
         Ok(self.kept(&project))
     }
@@ -345,9 +345,8 @@ fn layers(services: &[Service]) -> Vec<Vec<&Service>> {
     let mut left: Vec<&Service> = services.iter().collect();
     let mut steps = Vec::new();
     while !left.is_empty() {
-        let waits = |service: &Service| {
-            service.depends_on.iter().any(|before| before.service != service.name && left.iter().any(|other| other.name == before.service))
-        };
+        let waits =
+            |service: &Service| service.depends_on.iter().any(|before| before.service != service.name && left.iter().any(|other| other.name == before.service));
         let (later, mut now): (Vec<_>, Vec<_>) = left.iter().copied().partition(|service| waits(service));
         left = later;
         if now.is_empty() {
@@ -402,7 +401,13 @@ mod tests {
 
     #[test]
     fn services_of_one_depth_go_together_and_a_circle_ends() {
-        let all = [service("server", &["redis", "database"]), service("redis", &[]), service("learning", &["nowhere"]), service("database", &[]), service("proxy", &["server"])];
+        let all = [
+            service("server", &["redis", "database"]),
+            service("redis", &[]),
+            service("learning", &["nowhere"]),
+            service("database", &[]),
+            service("proxy", &["server"]),
+        ];
         assert_eq!(names(&layers(&all)), [vec!["redis", "learning", "database"], vec!["server"], vec!["proxy"]]);
         let circle = [service("a", &["b"]), service("b", &["a"]), service("c", &["c"])];
         assert_eq!(names(&layers(&circle)), [vec!["c"], vec!["a", "b"]]);

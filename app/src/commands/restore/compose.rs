@@ -113,11 +113,8 @@ pub async fn run(app: &App, name: &str) -> anyhow::Result<Outcome> {
     let Look { engine, here, site } = looked;
     let site = site?;
     let roots = reading.session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
-    let externals = if said("external") {
-        crate::commands::externals(app)?.into_iter().map(|external| (external.name, external.path)).collect()
-    } else {
-        BTreeMap::new()
-    };
+    let externals =
+        if said("external") { crate::commands::externals(app)?.into_iter().map(|external| (external.name, external.path)).collect() } else { BTreeMap::new() };
     let destination = Destination::find(&site, &here, &roots, &externals)?;
     let (replace, wait) = (app.settings.switch("replace")?, app.settings.time("wait")?.unwrap_or_default());
     let task = Task { app, engine, here, site, destination, snapshot, dump, replace, wait };
@@ -181,9 +178,10 @@ impl Task<'_> {
         }
         match result {
             Ok(_) => self.outcome(&done),
-            Err(error) if done.changed => Err(error.context(format!(
-                "Immich stays down until the restore into `{project}` is complete: run the same command again, it goes on from there"
-            ))),
+            Err(error) if done.changed => {
+                Err(error
+                    .context(format!("Immich stays down until the restore into `{project}` is complete: run the same command again, it goes on from there")))
+            }
             Err(error) => Err(error),
         }
     }
@@ -206,8 +204,11 @@ impl Task<'_> {
         };
         if !dry_run {
             // The engine makes such folders when it starts a container; here that comes later.
-            std::fs::create_dir_all(&self.destination.media)
-                .map_err(|source| RestoreError::Target { action: "make", path: self.destination.media.clone(), source })?;
+            std::fs::create_dir_all(&self.destination.media).map_err(|source| RestoreError::Target {
+                action: "make",
+                path: self.destination.media.clone(),
+                source,
+            })?;
         }
         Ok(restore::prepare(session, plan, self.app.monitor.as_ref(), &self.app.stop).await?)
     }
@@ -352,7 +353,9 @@ impl Task<'_> {
         };
         let options = ContainerOptions { docker: self.engine.address().to_owned(), container: name, user, database, password, run_as: None };
         ready::start(&self.engine, container).await?;
-        Ok(ready::until_answers(&self.engine, container, options, self.wait, self.app.monitor.as_ref(), &self.app.stop).await.map_err(IntoProjectError::from)?)
+        Ok(ready::until_answers(&self.engine, container, options, self.wait, self.app.monitor.as_ref(), &self.app.stop)
+            .await
+            .map_err(IntoProjectError::from)?)
     }
 
     /// All that is to be up, in order, until Immich answers.

@@ -99,10 +99,7 @@ fn what_was_missed_in_three_days_without_power_is_made_up_for_once() {
     life.off(minutes(3 * 24 * 60));
     let after = life.run_until("2026-05-05T02:00Z", minutes(10), Ended::Done);
     let missed = |job, time: &str, day: &str| Ran { job, at: at(time), why: planned(day, 2, false) };
-    assert_eq!(
-        after,
-        [missed(Job::Backup, "2026-05-04T12:00Z", "2026-05-04T03:00Z"), missed(Job::Verify, "2026-05-04T12:10Z", "2026-05-04T04:00Z")]
-    );
+    assert_eq!(after, [missed(Job::Backup, "2026-05-04T12:00Z", "2026-05-04T03:00Z"), missed(Job::Verify, "2026-05-04T12:10Z", "2026-05-04T04:00Z")]);
     // A machine that sleeps looks at the clock when it wakes.
     life.now += minutes(2 * 24 * 60);
     assert_eq!(life.step(at("2026-05-08T00:00Z"), minutes(1), Ended::Done).unwrap().why, planned("2026-05-06T03:00Z", 1, false));

@@ -218,7 +218,13 @@ mod tests {
 
     #[test]
     fn those_that_nothing_waits_for_go_first_and_the_database_last_or_not_at_all() {
-        let mut all = [service("redis", &[]), service("database", &[]), service("learning", &[]), service("server", &["redis", "database"]), service("proxy", &["server"])];
+        let mut all = [
+            service("redis", &[]),
+            service("database", &[]),
+            service("learning", &[]),
+            service("server", &["redis", "database"]),
+            service("proxy", &["server"]),
+        ];
         let mut steps = |with_database| {
             let mut steps = Vec::new();
             loop {

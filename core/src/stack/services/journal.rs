@@ -222,10 +222,9 @@ impl JournalError {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("make room there, or give --state-dir another folder".to_owned()),
                 _ => None,
             },
-            Self::Damaged { path, .. } | Self::Foreign { path, .. } => Some(format!(
-                "nobody knows any more what ran: start what is down with `docker compose up -d`, then remove `{}` and run again",
-                path.display()
-            )),
+            Self::Damaged { path, .. } | Self::Foreign { path, .. } => {
+                Some(format!("nobody knows any more what ran: start what is down with `docker compose up -d`, then remove `{}` and run again", path.display()))
+            }
             Self::Busy { .. } => Some("wait for it to end; if it hangs, end it: what it stopped is then started again by itself".to_owned()),
         }
     }

@@ -446,10 +446,7 @@ impl Raise<'_> {
     /// A frozen one is nobody's business, but that it is no longer frozen has to be said: an engine that died took it along.
     async fn tell_of_paused(&self, api: &Api) -> Result<(), EngineError> {
         for kept in self.journal.services.iter().flat_map(|service| &service.containers) {
-            if kept.state == State::Paused
-                && !kept.spared
-                && api.look(&kept.id).await?.is_some_and(|seen| seen.container.state != State::Paused)
-            {
+            if kept.state == State::Paused && !kept.spared && api.look(&kept.id).await?.is_some_and(|seen| seen.container.state != State::Paused) {
                 self.monitor.emit(Event::Warned { message: format!("`{}` was paused, and is not any more: it is left as it is", kept.name) });
             }
         }

@@ -203,7 +203,8 @@ fn steps(name: &str, folder: &Path, stored: &BTreeSet<PathBuf>, before: &Before,
             let lines = read(&path).map(|text| redacted(&text)).unwrap_or_default();
             if !lines.is_empty() {
                 let lines = lines.join(", ");
-                steps.push(format!("write what was left out into `{}`: {lines}; the database is made anew, so any new password will do for it", path.display()));
+                steps
+                    .push(format!("write what was left out into `{}`: {lines}; the database is made anew, so any new password will do for it", path.display()));
             }
         }
     } else {
