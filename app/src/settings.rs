@@ -296,14 +296,6 @@ pub const SETTINGS: &[Setting] = &[
         help: "Where Docker's API is",
     },
     Setting {
-        name: "compose-project",
-        short: None,
-        takes: Takes::Value("NAME"),
-        environment: &["IMMICH_BACKUP_COMPOSE_PROJECT", "COMPOSE_PROJECT_NAME"],
-        default: None,
-        help: "The Compose project that Immich is in, where there are several; for restore (on the command line only), the one to bring it back into, until it answers",
-    },
-    Setting {
         name: "stop-services",
         short: None,
         takes: Takes::Switch,
@@ -366,7 +358,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("URL"),
         environment: &["IMMICH_BACKUP_IMMICH_URL", "IMMICH_URL"],
         default: None,
-        help: "Immich's own address, asked for its version where nothing else tells (http://immich-server:2283)",
+        help: "Immich's own address, asked for its version where nothing else tells (http://immich-server:2283); for restore (on the command line only), where it is to answer",
     },
     Setting {
         name: "max-unseen",
@@ -480,6 +472,14 @@ pub const SETTINGS: &[Setting] = &[
         environment: &[],
         default: None,
         help: "Where the media location goes; made if it is missing",
+    },
+    Setting {
+        name: "compose-project",
+        short: None,
+        takes: Takes::Value("NAME"),
+        environment: &["IMMICH_BACKUP_COMPOSE_PROJECT"],
+        default: None,
+        help: "The Compose project that has Immich; for restore (on the command line only), the one to bring it back into, until it answers",
     },
     Setting {
         name: "compose-dir",

@@ -1,5 +1,5 @@
 //! Runs that stop Immich: what is done while it is down, that it is up again on every way out, and what a stage is good for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr, reason = "a test may")]
 
 mod support;
 
@@ -7,11 +7,15 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use immich_backup_core::backup::stage::leftovers;
 use immich_backup_core::backup::{self, BackupError, Downtime, DowntimeError, Ending, Plan, Source, Up};
-use immich_backup_core::event::{Event, Monitor, Silent};
+use immich_backup_core::database::client::Client;
+use immich_backup_core::database::compress::Compression;
+use immich_backup_core::database::connection::Connection;
+use immich_backup_core::event::{Event, Monitor, Recorder, Silent};
 use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{Root, RootPath};
 use immich_backup_core::repository::Session;
 use immich_backup_core::restore;
+use immich_backup_testbed::fixture::{Fixture, IMMICH_3};
 use immich_backup_testbed::postgres::Postgres;
 use std::collections::BTreeMap;
 use std::fs;
@@ -101,25 +105,13 @@ impl Downtime for Stack {
     }
 }
 
-/// Keeps events.
-#[derive(Debug, Default)]
-struct Recorder(Mutex<Vec<Event>>);
-
-impl Monitor for Recorder {
-    fn emit(&self, event: Event) {
-        self.0.lock().unwrap().push(event);
-    }
+/// How many files were copied, if that came to its end.
+fn staged_files(events: &Recorder) -> Option<u64> {
+    events.events().iter().find_map(|event| if let Event::StagingFinished { files, .. } = event { Some(*files) } else { None })
 }
 
-impl Recorder {
-    fn staged(&self) -> Option<u64> {
-        self.0.lock().unwrap().iter().find_map(|event| if let Event::StagingFinished { files, .. } = event { Some(*files) } else { None })
-    }
-
-    fn warnings(&self) -> String {
-        let events = self.0.lock().unwrap();
-        events.iter().filter_map(|event| if let Event::Warned { message } = event { Some(format!("{message}\n")) } else { None }).collect()
-    }
+fn warnings(events: &Recorder) -> String {
+    events.events().iter().filter_map(|event| if let Event::Warned { message } = event { Some(format!("{message}\n")) } else { None }).collect()
 }
 
 fn postgres(path: PathBuf) -> Source {
@@ -154,6 +146,10 @@ struct Done {
 }
 
 impl Done {
+    fn staged(&self) -> Option<u64> {
+        staged_files(&self.events)
+    }
+
     fn report(&self) -> &backup::Report {
         self.result.as_ref().unwrap()
     }
@@ -197,7 +193,7 @@ async fn immich_is_down_until_all_is_stored_and_with_a_stage_only_until_it_is_co
         assert_eq!((&report.ending, report.downtime, &report.not_up), (&Ending::Snapshot, Some(Duration::from_millis(1_234)), &None));
         assert_eq!(done.stack.calls(), ALL, "and up again only once");
         assert_eq!(*stored.lock().unwrap() > 0, !with_stage, "with a stage nothing of the library is in the store while Immich is down");
-        assert_eq!(done.events.staged(), with_stage.then_some(24));
+        assert_eq!(staged_files(&done.events), with_stage.then_some(24));
         assert_eq!(entries(&stage), Vec::<String>::new());
         assert_eq!(fs::read(world.repository.join("postgres/base/1/112")).unwrap(), b"rows");
     }
@@ -230,13 +226,13 @@ async fn what_was_staged_comes_back_as_what_was_read_live() {
 async fn a_second_run_stages_only_what_is_new() {
     let world = World::with_files(30).await;
     tokio::time::sleep(Duration::from_millis(3_100)).await;
-    assert_eq!(staged(&world, Stack::default()).await.events.staged(), Some(30));
-    assert_eq!(staged(&world, Stack::default()).await.events.staged(), Some(0));
+    assert_eq!(staged(&world, Stack::default()).await.staged(), Some(30));
+    assert_eq!(staged(&world, Stack::default()).await.staged(), Some(0));
     world.write("upload/new.jpg", b"new");
     world.write("upload/u0/photo-000.jpg", b"changed");
     world.remove("upload/u1/photo-001.jpg");
     let done = staged(&world, Stack::default()).await;
-    assert_eq!(done.events.staged(), Some(2));
+    assert_eq!(staged_files(&done.events), Some(2));
     let counts = &done.report().counts;
     assert_eq!((counts.new.files, counts.changed.files, counts.archived.files, counts.unchanged.files), (1, 1, 1, 28));
 }
@@ -291,7 +287,7 @@ async fn an_immich_that_does_not_come_up_costs_no_backup_and_is_told() {
         assert_eq!(done.report().ending, Ending::Snapshot);
         let not_up = done.report().not_up.clone().unwrap();
         assert_eq!((not_up.problem.as_str(), not_up.hint.as_deref()), ("cannot do up again", Some("try `docker compose up -d`")));
-        assert!(done.events.warnings().contains("IMMICH IS NOT UP AGAIN"));
+        assert!(warnings(&done.events).contains("IMMICH IS NOT UP AGAIN"));
         assert_eq!(done.stack.calls(), ["database alone", "still down?", "up again", "up again"], "it is tried once more at the end");
     }
 }
@@ -388,7 +384,7 @@ async fn a_stage_of_a_dead_run_is_sent_first_then_removed() {
     world.write("upload/u2/photo-035.jpg", b"changed since");
     let done = staged(&world, Stack::default()).await;
     assert_eq!(done.report().ending, Ending::Snapshot);
-    assert!(done.events.warnings().contains("died after it had copied"), "{}", done.events.warnings());
+    assert!(warnings(&done.events).contains("died after it had copied"), "{}", warnings(&done.events));
     assert!(entries(&stage).is_empty());
     let restored = world.beside("restored");
     world.restore("reader", "latest", &restored).await.unwrap();
@@ -418,9 +414,12 @@ async fn stages_of_others_and_what_is_no_stage_are_left_alone() {
     assert_eq!(left, expected);
 }
 
+/// Changes a stage.
+type Tamper = fn(&Path);
+
 #[tokio::test]
 async fn a_stage_that_somebody_tampered_with_harms_nothing() {
-    let hostile: [(&str, fn(&Path)); 5] = [
+    let hostile: [(&str, Tamper); 5] = [
         ("a path that leads outside", |stage| {
             fs::write(
                 stage.join("list.ndjson"),
@@ -505,12 +504,12 @@ async fn a_stack_that_was_disturbed_gives_no_raw_folder() {
         assert!(raw(&world.reading("reader").await.unwrap()));
         let done = run(&world, None, Stack { disturbed: true, ..Stack::default() }, with_raw).await;
         assert_eq!(done.report().ending, Ending::Snapshot);
-        assert!(done.events.warnings().contains("was started by somebody else"), "{}", done.events.warnings());
+        assert!(warnings(&done.events).contains("was started by somebody else"), "{}", warnings(&done.events));
         assert!(!raw(&world.reading("reader").await.unwrap()), "neither this one nor that of another day");
         // One that runs, or did not end in an orderly way.
         fs::write(pgdata.join("postmaster.pid"), b"1").unwrap();
         let done = run(&world, None, Stack::default(), with_raw).await;
-        assert!(done.events.warnings().contains("postmaster.pid"), "{}", done.events.warnings());
+        assert!(warnings(&done.events).contains("postmaster.pid"), "{}", warnings(&done.events));
         assert!(!raw(&world.reading("reader").await.unwrap()));
         fs::remove_file(pgdata.join("postmaster.pid")).unwrap();
         run(&world, None, Stack::default(), with_raw).await.result.unwrap();
@@ -578,7 +577,7 @@ async fn old_files_are_trusted_when_they_were_copied_and_young_ones_are_not() {
     world.write("upload/young.jpg", b"young");
     // It is sent long after it was copied; what counts is when it was copied.
     let stack = Stack::at("up again", || std::thread::sleep(Duration::from_millis(3_200)));
-    assert_eq!(staged(&world, stack).await.events.staged(), Some(4));
+    assert_eq!(staged(&world, stack).await.staged(), Some(4));
     let path = world.library.join("upload/young.jpg");
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     fs::write(&path, b"YOUNG").unwrap();
@@ -715,4 +714,94 @@ async fn restore_raw(session: &Session, to: &Path) -> restore::Report {
     let stop = CancellationToken::new();
     let prepared = restore::prepare(session, plan, &Silent, &stop).await.unwrap();
     Box::pin(prepared.run(session, &silent(), &stop)).await.unwrap()
+}
+
+/// A world whose library and database are those of a real Immich.
+struct Real {
+    world: World,
+    server: Postgres,
+    _files: immich_backup_testbed::fixture::Files,
+    external: Source,
+    expected: u64,
+}
+
+async fn real() -> Option<Real> {
+    let fixture = Fixture::open(IMMICH_3)?;
+    let (server, files) = (Postgres::start().unwrap(), fixture.copy());
+    server.create_loaded("immich", fixture.dump());
+    let mut world = World::with_files(0).await;
+    world.library = files.media();
+    let external =
+        Source { root: Root::External("nas".parse().unwrap()), path: files.external(), server_path: Some(b"/mnt/external".to_vec()), mounts: Vec::new() };
+    let expected = fixture.expected.assets.iter().filter(|asset| !asset.is_external).count() as u64;
+    Some(Real { world, server, _files: files, external, expected })
+}
+
+impl Real {
+    fn database(&self) -> backup::Database {
+        let connection = Connection::parse(&self.server.url("immich")).unwrap();
+        backup::Database {
+            client: Client::local(connection, vec![self.server.programs().to_owned()]),
+            compression: Compression::Gzip,
+            lock_wait: Duration::from_secs(60),
+            media_location: None,
+            external_ignore: Vec::new(),
+            immich_url: None,
+        }
+    }
+
+    async fn run(&self, stack: Stack, stage: &Path) -> Done {
+        run(&self.world, None, stack, |plan| {
+            plan.sources.push(self.external.clone());
+            plan.database = Some(self.database());
+            plan.stage = Some(stage.to_owned());
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_and_the_copy_of_the_same_moment_are_proven_though_immich_went_on() {
+    let Some(real) = real().await else { return };
+    let (stage, library) = (stage_of(&real.world), real.world.library.clone());
+    let before = contents(&library);
+    // Up again, Immich deletes what the dump names and files new things.
+    let stack = Stack::at("up again", move || {
+        fs::remove_dir_all(library.join("upload")).unwrap();
+        fs::create_dir_all(library.join("upload")).unwrap();
+        fs::write(library.join("upload/.immich"), b"1").unwrap();
+        fs::write(library.join("library/new.jpg"), b"new").unwrap();
+    });
+    let done = real.run(stack, &stage).await;
+    let proof = done.report().proof.clone().unwrap();
+    assert_eq!((proof.proven, proof.missing, proof.mismatched, proof.moved), (real.expected, 0, 0, 0), "{:?}", proof.named);
+    assert_eq!(done.stack.calls(), WITHOUT_POSTGRES);
+    let restored = real.world.beside("restored");
+    real.world.restore("reader", "latest", &restored).await.unwrap();
+    let backups = |path: &PathBuf| !path.starts_with("backups") && !path.starts_with("external");
+    let only = |all: std::collections::BTreeMap<PathBuf, Vec<u8>>| all.into_iter().filter(|(path, _)| backups(path)).collect::<BTreeMap<_, _>>();
+    assert!(only(contents(&restored)) == only(before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_fails_ends_the_copy_and_a_copy_that_fails_ends_the_dump() {
+    let Some(real) = real().await else { return };
+    let stage = stage_of(&real.world);
+    real.server.psql("postgres", "ALTER DATABASE immich RENAME TO elsewhere");
+    let done = real.run(Stack::default(), &stage).await;
+    assert!(matches!(done.result, Err(BackupError::Database(_) | BackupError::NoDump(_))), "{:?}", done.result);
+    assert_eq!((done.stack.calls().last(), entries(&stage)), (Some(&"up again"), Vec::new()));
+    real.server.psql("postgres", "ALTER DATABASE elsewhere RENAME TO immich");
+    // The stage's own folder goes away under the copy.
+    let going = stage.clone();
+    let stack = Stack::at("database alone", move || {
+        for entry in fs::read_dir(&going).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+    });
+    let done = real.run(stack, &stage).await;
+    assert!(matches!(done.result, Err(BackupError::Stage(_))), "{:?}", done.result);
+    assert_eq!((done.stack.calls().last(), entries(&stage)), (Some(&"up again"), Vec::new()));
+    assert!(real.server.connections("immich").is_empty(), "no pg_dump is left behind");
+    assert_eq!(real.run(Stack::default(), &stage).await.report().proof.clone().unwrap().proven, real.expected);
 }
