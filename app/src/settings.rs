@@ -374,7 +374,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("URL"),
         environment: &["IMMICH_BACKUP_IMMICH_URL", "IMMICH_URL"],
         default: None,
-        help: "Immich's own address, asked for its version where nothing else tells (http://immich-server:2283)",
+        help: "Immich's own address, asked for its version where nothing else tells (http://immich-server:2283); for restore (on the command line only), where it is to answer",
     },
     Setting {
         name: "max-unseen",
