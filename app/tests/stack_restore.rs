@@ -152,12 +152,15 @@ fn in_the_place_of_what_is_there_a_snapshot_comes_back_and_what_did_not_run_befo
     assert_eq!(stack.state(MACHINE_LEARNING).status, "created");
 }
 
+/// When a restore is killed: in words, and by what it says then.
+type Moment = (&'static str, fn(&Value) -> bool);
+
 #[test]
 fn a_restore_that_is_killed_again_and_again_goes_on_from_there() {
     let Some(engine) = Engine::start().unwrap() else { return };
     let Some(source) = Source::backed_up(&engine, source_options()) else { return };
     let family = Stack::up(&engine, empty("family")).unwrap().unwrap();
-    let moments: [(&str, fn(&Value) -> bool); 4] = [
+    let moments: [Moment; 4] = [
         ("the load has begun", |event| event["type"] == "phase_started" && event["phase"] == "load"),
         ("the rows are counted: the load is committed", |event| event["type"] == "phase_started" && event["phase"] == "count_rows"),
         ("a file is back", |event| event["type"] == "file_restored"),
