@@ -17,6 +17,9 @@ use support::{Ran, Running, Tree, World};
 /// What the stand-in of the server writes when it starts: an upload that does not end.
 const UNFINISHED: &str = "upload/00000000-0000-4000-8000-00000000000f";
 
+/// Whether an event is the one that is waited for.
+type IsIt = fn(&Value) -> bool;
+
 fn only(services: &[&str]) -> Vec<String> {
     services.iter().map(ToString::to_string).collect()
 }
@@ -157,7 +160,7 @@ fn a_restore_that_is_killed_again_and_again_goes_on_from_there() {
     let Some(engine) = Engine::start().unwrap() else { return };
     let Some(source) = Source::backed_up(&engine, source_options()) else { return };
     let family = Stack::up(&engine, empty("family")).unwrap().unwrap();
-    let moments: [(&str, fn(&Value) -> bool); 4] = [
+    let moments: [(&str, IsIt); 4] = [
         ("the load has begun", |event| event["type"] == "phase_started" && event["phase"] == "load"),
         ("the rows are counted: the load is committed", |event| event["type"] == "phase_started" && event["phase"] == "count_rows"),
         ("a file is back", |event| event["type"] == "file_restored"),
