@@ -171,7 +171,8 @@ pub async fn stack(app: &App) -> Result<Stack, Unfound> {
     }
 }
 
-fn of_engine(mut site: Site, here: Here, engine: (Engine, String)) -> Stack {
+/// An Immich that an engine tells of, with what the project's own files say besides: versions of Compose before 2 write no label of what waits for what.
+pub fn of_engine(mut site: Site, here: Here, engine: (Engine, String)) -> Stack {
     let mut problems = Vec::new();
     let mut compose = None;
     if let Some(project) = &mut site.project

@@ -17,6 +17,9 @@ use support::{Ran, Running, Tree, World};
 /// What the stand-in of the server writes when it starts: an upload that does not end.
 const UNFINISHED: &str = "upload/00000000-0000-4000-8000-00000000000f";
 
+/// Whether an event is the one that is waited for.
+type IsIt = fn(&Value) -> bool;
+
 fn only(services: &[&str]) -> Vec<String> {
     services.iter().map(ToString::to_string).collect()
 }
@@ -152,15 +155,12 @@ fn in_the_place_of_what_is_there_a_snapshot_comes_back_and_what_did_not_run_befo
     assert_eq!(stack.state(MACHINE_LEARNING).status, "created");
 }
 
-/// When a restore is killed: in words, and by what it says then.
-type Moment = (&'static str, fn(&Value) -> bool);
-
 #[test]
 fn a_restore_that_is_killed_again_and_again_goes_on_from_there() {
     let Some(engine) = Engine::start().unwrap() else { return };
     let Some(source) = Source::backed_up(&engine, source_options()) else { return };
     let family = Stack::up(&engine, empty("family")).unwrap().unwrap();
-    let moments: [Moment; 4] = [
+    let moments: [(&str, IsIt); 4] = [
         ("the load has begun", |event| event["type"] == "phase_started" && event["phase"] == "load"),
         ("the rows are counted: the load is committed", |event| event["type"] == "phase_started" && event["phase"] == "count_rows"),
         ("a file is back", |event| event["type"] == "file_restored"),
@@ -227,4 +227,43 @@ fn a_server_that_does_not_answer_is_said_and_the_same_command_looks_again() {
     let again = source.restore(&engine, "family", &[]).ended(0).summary();
     assert_eq!((&again["done_before"]["files"], &again["server"]["version"]), (&Value::from(true), &Value::from("3.1.0")), "{again}");
     source.assert_is_in(&family);
+}
+
+#[test]
+fn what_burnt_with_its_host_is_laid_from_the_snapshot_made_as_the_steps_say_and_filled() {
+    let Some(engine) = Engine::start().unwrap() else { return };
+    let Some(stack) = Stack::up(&engine, source_options()).unwrap() else { return };
+    let world = World::bare();
+    let host = engine.host();
+    // Found, all of it: the configuration too.
+    world.run(&["backup", "--init", "--json", "--docker-host", &host]).ended(0);
+    let (files, folder, external) = (tree(&stack.media()), stack.folder(), stack.external());
+    drop(stack);
+    assert!(!folder.exists() && !external.exists());
+
+    let command = ["restore", "--json", "--compose-project", "immich", "--docker-host", &host];
+    let planned = world.run(&[&command[..], &["--dry-run"]].concat()).ended(0).summary();
+    assert_eq!((planned["compose_dir"].as_str(), folder.exists()), (folder.to_str(), false), "{planned}");
+    let told = world.run(&command).ended(3).summary();
+    let steps: Vec<_> = told["steps"].as_array().unwrap().iter().map(|step| step.as_str().unwrap().to_string()).collect();
+    assert_eq!(told["compose_dir"].as_str(), folder.to_str());
+    assert!(steps[0].contains("DB_PASSWORD (line ") && steps[0].contains(".env"), "{steps:?}");
+    assert!(steps.iter().any(|step| step.contains(&format!("mkdir -p {}", external.display()))), "{steps:?}");
+    assert!(steps.iter().any(|step| step.contains(&format!("cd {} && docker compose", folder.display()))), "{steps:?}");
+
+    // What a person does then. What was written is not overwritten.
+    let env = fs::read_to_string(folder.join(".env")).unwrap();
+    assert!(!env.contains(Stack::PASSWORD));
+    let filled: Vec<_> = env.lines().map(|line| if line.starts_with("DB_PASSWORD=") { "DB_PASSWORD=AnotherOne" } else { line }).collect();
+    fs::write(folder.join(".env"), filled.join("\n")).unwrap();
+    fs::create_dir_all(&external).unwrap();
+    world.run(&command).ended(3);
+    assert!(fs::read_to_string(folder.join(".env")).unwrap().contains("AnotherOne"));
+    compose::compose(&engine, &folder, &["--project-name", "immich", "up", "--no-start"]).unwrap();
+    let restored = world.run(&command).ended(0).summary();
+    assert_eq!(restored["server"]["version"], "3.1.0");
+    tree(&folder.join("library")).assert_is(&files, "the media location");
+    assert!(Tree::of(&external).len() > 0);
+    let rows = engine.docker(&["exec", "immich_postgres", "psql", "-U", "postgres", "-d", "immich", "-Atc", "SELECT count(*) FROM asset"]);
+    assert_eq!(rows, "97");
 }

@@ -5,6 +5,7 @@ use crate::app::{App, Outcome};
 use crate::config::{Origin, UsageError};
 use crate::exit::Exit;
 use crate::screen;
+use crate::stack;
 use immich_backup_core::database::Client;
 use immich_backup_core::database::container::ContainerOptions;
 use immich_backup_core::database::load::LoadError;
@@ -20,7 +21,7 @@ use immich_backup_core::restore::{self, DatabaseReport, Plan, Prepared, Report, 
 use immich_backup_core::stack::answer;
 use immich_backup_core::stack::discover::{self, Choice, Database, DiscoverError, Site};
 use immich_backup_core::stack::engine::Engine;
-use immich_backup_core::stack::own::{self, Here, Signs};
+use immich_backup_core::stack::own::Here;
 use immich_backup_core::stack::project;
 use immich_backup_core::stack::ready::{self, Over};
 use immich_backup_core::stack::services::journal::{By, Hold};
@@ -123,17 +124,10 @@ pub async fn run(app: &App, name: &str) -> anyhow::Result<Outcome> {
 
 /// Asks the engine.
 async fn look(app: &App, name: &str) -> anyhow::Result<Look> {
-    let engine = Engine::connect(app.settings.text("docker-host").unwrap_or_default()).await?;
-    let mut containers = project::containers(&engine).await?;
-    let address = engine.address().to_owned();
-    let choice = Choice { project: Some(name.to_owned()), folder: None };
-    // Looks up a name, perhaps.
-    let (here, site) = tokio::task::spawn_blocking(move || {
-        let here = own::mark(&mut containers, &Signs::look(), &address);
-        let site = discover::choose(&containers, &choice, &here);
-        (here, site)
-    })
-    .await?;
+    let engine = stack::engine(&app.settings).await?;
+    let (containers, here) = stack::look_at(&engine).await?;
+    let site = discover::choose(&containers, &Choice { project: Some(name.to_owned()), folder: None }, &here);
+    let site = site.map(|site| stack::of_engine(site, here.clone(), (engine.clone(), String::new())).site);
     Ok(Look { engine, here, site })
 }
 
