@@ -348,8 +348,8 @@ impl Site {
             // No program can be run in it: it is reached as the network has it.
             let port = container.ports.iter().find(|port| port.inside == 5432);
             let reached = match port {
-                Some(port) => connection.clone().with_host(port.address.as_deref().unwrap_or("127.0.0.1")).with_port(port.host),
-                None => connection.clone().with_host(host.as_deref().unwrap_or(DATABASE_HOST)),
+                Some(port) => connection.with_host(port.address.as_deref().unwrap_or("127.0.0.1")).with_port(port.host),
+                None => connection.with_host(host.as_deref().unwrap_or(DATABASE_HOST)),
             };
             let own = |name: &str| container.environment.get(name);
             let mut from_container = Connection::new().with_user(own("POSTGRES_USER").unwrap_or("postgres"));

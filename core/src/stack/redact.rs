@@ -341,7 +341,7 @@ impl Redactor {
     fn edits_of_comments(&mut self, text: &str, part: Range<usize>) -> Vec<Edit> {
         let mut edits = Vec::new();
         let mut at = part.start;
-        for line in text.get(part.clone()).unwrap_or_default().split_inclusive('\n') {
+        for line in text.get(part).unwrap_or_default().split_inclusive('\n') {
             if let Some(sign) = line.find('#') {
                 edits.extend(self.edits_within(text, at + sign..at + line.len(), &IN_COMMENTS));
             }

@@ -124,7 +124,7 @@ impl External {
         let is_free = |name: &ExternalName| !taken.contains(name) && !others.contains(name);
         let short: String = plain.chars().take(NAME_MAX).collect();
         let hashed = || format!("{}-{hash}", short.trim_matches(['-', '.', '_'])).trim_start_matches('-').to_owned();
-        let first = if plain.len() <= NAME_MAX && !plain.is_empty() { plain.clone() } else { hashed() };
+        let first = if plain.len() <= NAME_MAX && !plain.is_empty() { plain } else { hashed() };
         let tries = [first, hashed()];
         let free = tries.iter().filter_map(|name| name.parse().ok()).find(is_free);
         free.map_or_else(|| format!("external-{hash}").parse(), Ok)
