@@ -17,6 +17,7 @@ use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::manifest::SelectError;
 use immich_backup_core::repository::{InitError, OpenError};
 use immich_backup_core::restore::RestoreError;
+use immich_backup_core::restore::compose::IntoProjectError;
 use immich_backup_core::stack::discover::DiscoverError;
 use immich_backup_core::stack::engine::EngineError;
 use immich_backup_core::stack::services::ServicesError;
@@ -102,6 +103,15 @@ fn of_open(error: &OpenError) -> (Exit, Option<String>) {
     (exit, error.hint())
 }
 
+fn of_restore(error: &RestoreError) -> (Exit, Option<String>) {
+    match error {
+        RestoreError::Open(open) => of_open(open),
+        RestoreError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
+        RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_) | LoadError::Filter(FilterError::Cut { .. })) => (Exit::Damaged, error.hint()),
+        other => (Exit::Failed, other.hint()),
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let (exit, hint) = if let Some(error) = error.downcast_ref::<OpenError>() {
@@ -112,13 +122,15 @@ impl From<anyhow::Error> for Failure {
                 BackupError::Interrupted => (Exit::Interrupted, None),
                 other => (Exit::Failed, other.hint()),
             }
-        } else if let Some(error) = error.downcast_ref::<RestoreError>() {
+        } else if let Some(error) = error.downcast_ref::<IntoProjectError>() {
             match error {
-                RestoreError::Open(open) => of_open(open),
-                RestoreError::Load(LoadError::Stopped) => (Exit::Interrupted, None),
-                RestoreError::Load(LoadError::Text(_) | LoadError::NotWhole(_) | LoadError::Filter(FilterError::Cut { .. })) => (Exit::Damaged, error.hint()),
+                error if error.is_interruption() => (Exit::Interrupted, None),
+                IntoProjectError::Restore(restore) => (of_restore(restore).0, error.hint()),
+                IntoProjectError::Listing(listing) if listing.is_damage() => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
+        } else if let Some(error) = error.downcast_ref::<RestoreError>() {
+            of_restore(error)
         } else if let Some(error) = error.downcast_ref::<FindError>() {
             match error {
                 FindError::Open(open) => of_open(open),

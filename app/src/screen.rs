@@ -5,7 +5,7 @@ mod human;
 mod plain;
 mod progress;
 
-pub use human::{age, bytes, count, files, tally};
+pub use human::{age, bytes, count, files, seconds, tally};
 pub use progress::Progress;
 
 use immich_backup_core::event::{Event, Monitor, Silent};

@@ -11,7 +11,7 @@ use immich_backup_core::stack::discover;
 use immich_backup_core::stack::engine::Engine;
 use immich_backup_core::stack::project::Container;
 use immich_backup_core::stack::services::journal::{self, By, Hold, Journal, JournalError};
-use immich_backup_core::stack::services::{Choice, Outage, Patience, ServicesError, Up, recover};
+use immich_backup_core::stack::services::{Choice, Intent, Outage, Patience, ServicesError, Up, recover};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
@@ -224,54 +224,79 @@ pub async fn recover_before_run(app: &App) {
     }
 }
 
-/// Starts the process that brings the services back should this one die. Returns once it watches.
-///
-/// # Errors
-/// It cannot be started, or does not say that it watches: then nothing may be stopped.
-pub async fn watch_over(app: &App, project: &str) -> anyhow::Result<()> {
-    let base = std::path::absolute(app.state_base()).context("cannot tell where the state folder is")?;
-    let folder = base.join("services");
-    journal::make_folder(&folder)?;
-    let log = journal::watcher_log(&folder, project);
-    let too_long = std::fs::metadata(&log).is_ok_and(|found| found.len() > LOG_BYTES_MAX);
-    if too_long {
-        drop(std::fs::remove_file(&log));
+/// What the process needs to know that brings services back should this one die.
+#[derive(Debug)]
+struct Watcher {
+    /// The state folder's base.
+    base: PathBuf,
+    project: String,
+    /// How long it waits for an engine that is away.
+    wait: Duration,
+}
+
+impl Watcher {
+    /// Starts it, and returns once it watches.
+    async fn start(&self) -> anyhow::Result<()> {
+        let folder = self.base.join("services");
+        journal::make_folder(&folder)?;
+        let log = journal::watcher_log(&folder, &self.project);
+        if std::fs::metadata(&log).is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
+            drop(std::fs::remove_file(&log));
+        }
+        let log_file = OpenOptions::new().create(true).append(true).mode(0o600).open(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
+        // The program that runs now, also where its file was replaced meanwhile.
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["services", "watch"]).arg(format!("--compose-project={}", self.project)).arg("--state-dir").arg(&self.base);
+        command.arg(format!("--services-wait={}s", self.wait.as_secs()));
+        command.env_clear().envs(PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
+        // It goes on when this goes: that is what it is for.
+        command.kill_on_drop(false);
+        let mut child = command.spawn().context("cannot start the process that watches over stopped services")?;
+        let mut said = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            let mut output = output.take(READY.len().try_into().unwrap_or(u64::MAX));
+            // What it says instead of that is in its log.
+            drop(tokio::time::timeout(READY_WITHIN, output.read_to_end(&mut said)).await);
+        }
+        if said != READY.as_bytes() {
+            drop(child.start_kill());
+            anyhow::bail!("the process that watches over stopped services does not watch (its log: `{}`): nothing was stopped", log.display());
+        }
+        Ok(())
     }
-    let log_file = OpenOptions::new().create(true).append(true).mode(0o600).open(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
-    // The program that runs now, also where its file was replaced meanwhile.
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["services", "watch"]).arg(format!("--compose-project={project}")).arg("--state-dir").arg(&base);
-    command.arg(format!("--services-wait={}s", patience(app)?.engine.as_secs()));
-    command.env_clear().envs(PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
-    // It goes on when this goes: that is what it is for.
-    command.kill_on_drop(false);
-    let mut child = command.spawn().context("cannot start the process that watches over stopped services")?;
-    let mut said = Vec::new();
-    if let Some(output) = child.stdout.take() {
-        let mut output = output.take(READY.len().try_into().unwrap_or(u64::MAX));
-        // What it says instead of that is in its log.
-        drop(tokio::time::timeout(READY_WITHIN, output.read_to_end(&mut said)).await);
-    }
-    if said != READY.as_bytes() {
-        drop(child.start_kill());
-        anyhow::bail!("the process that watches over stopped services does not watch; nothing was stopped (it said why in `{}`)", log.display());
-    }
-    Ok(())
 }
 
 /// A project that is stopped for a run.
 #[derive(Debug)]
 pub struct Stopped {
     outage: Mutex<Outage>,
+    /// Started before the first stop.
+    watcher: Watcher,
+    /// Ends stopping early.
     stop: CancellationToken,
     up: Mutex<backup::Up>,
 }
 
+/// The project, to be stopped when a run says so.
+///
+/// # Errors
+/// What would keep it from being stopped or started.
+pub async fn stopped(app: &App, only_look: bool) -> anyhow::Result<Stopped> {
+    let outage = prepare(app, By::Run, only_look).await?;
+    // Absolute: the watcher works elsewhere.
+    let base = std::path::absolute(app.state_base()).context("cannot tell where the state folder is")?;
+    let watcher = Watcher { base, project: outage.project().to_owned(), wait: patience(app)?.engine };
+    Ok(Stopped { outage: Mutex::new(outage), watcher, stop: app.stop.clone(), up: Mutex::default() })
+}
+
 impl Stopped {
-    /// Stops when a run says so; `stop` ends it early.
-    pub fn new(outage: Outage, stop: CancellationToken) -> Self {
-        Self { outage: Mutex::new(outage), stop, up: Mutex::default() }
+    /// What would be stopped now.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn intent(&self) -> Result<Intent, ServicesError> {
+        self.outage.lock().await.intent().await
     }
 }
 
@@ -279,14 +304,27 @@ fn failed(error: ServicesError) -> DowntimeError {
     DowntimeError { what: error.to_string(), hint: error.hint(), source: std::error::Error::source(&error).map(|source| source.to_string().into()) }
 }
 
+/// That the user asked to end is no failure: the run sees it by itself, brings everything up and ends as one that was interrupted.
+fn unless_interrupted(stopped: Result<(), ServicesError>) -> Result<(), DowntimeError> {
+    match stopped {
+        Err(error) if error.is_interruption() => Ok(()),
+        stopped => stopped.map_err(failed),
+    }
+}
+
 #[async_trait]
 impl Downtime for Stopped {
     async fn database_alone(&self) -> Result<(), DowntimeError> {
-        self.outage.lock().await.stop_all_but_database(&self.stop).await.map_err(failed)
+        let mut outage = self.outage.lock().await;
+        if !outage.is_down() {
+            let failed = |error: anyhow::Error| DowntimeError { what: format!("{error:#}"), hint: None, source: None };
+            self.watcher.start().await.map_err(failed)?;
+        }
+        unless_interrupted(outage.stop_all_but_database(&self.stop).await)
     }
 
     async fn all_stopped(&self) -> Result<(), DowntimeError> {
-        self.outage.lock().await.stop_database(&self.stop).await.map_err(failed)
+        unless_interrupted(self.outage.lock().await.stop_database(&self.stop).await)
     }
 
     async fn still_down(&self) -> Result<bool, DowntimeError> {

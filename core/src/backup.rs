@@ -9,13 +9,18 @@ mod preflight;
 mod reconcile;
 mod scan;
 mod send;
+pub mod stage;
+mod stopped;
 mod turn;
 
 pub use database::Database;
 pub use downtime::{Downtime, DowntimeError, Up};
 pub use preflight::{PreflightError, refuse_overlap};
+pub use stage::StageError;
 pub use turn::open;
 
+use self::stage::Stage;
+use self::stopped::Gathered;
 use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
 use crate::database::inventory::{Inventory, InventoryError};
@@ -131,6 +136,9 @@ pub enum BackupError {
     /// Immich could not be stopped or started.
     #[error("cannot stop and start Immich")]
     Downtime(#[from] DowntimeError),
+    /// What has to be sent could not be copied.
+    #[error(transparent)]
+    Stage(#[from] StageError),
     /// The proof could not be made.
     #[error("cannot prove the backup")]
     Prove(#[from] ProveError),
@@ -159,6 +167,7 @@ impl BackupError {
             Self::NoDump(error) => Some(format!("{}nothing of the library was touched; --no-database backs up the files alone", sentence(error.hint()))),
             Self::Dump(error) => Some(format!("{}nothing of it was stored; run again", sentence(error.hint()))),
             Self::Downtime(error) => error.hint.clone(),
+            Self::Stage(error) => Some(error.hint().to_owned()),
             Self::Prove(error) => error.hint(),
             Self::Interrupted => None,
         }
@@ -257,6 +266,17 @@ pub struct Report {
     pub ignored: u64,
     /// How long Immich was down, from the first stop until all of it was up and healthy; `None` where it was not stopped.
     pub downtime: Option<Duration>,
+    /// Immich was stopped and is not up again.
+    pub not_up: Option<NotUp>,
+}
+
+/// Why Immich is not up again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotUp {
+    /// What went wrong, and the chain of causes.
+    pub problem: String,
+    /// What the user can do about it.
+    pub hint: Option<String>,
 }
 
 impl Report {
@@ -301,8 +321,14 @@ struct Run<'a> {
     inventory: Option<Arc<Mutex<Inventory>>>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
+    /// Immich is stopped, or half so.
+    is_down: bool,
     /// How long Immich was down.
     downtime: Option<Duration>,
+    /// Why Immich is not up again.
+    not_up: Option<NotUp>,
+    /// PostgreSQL's folder, as it was while PostgreSQL was stopped, is stored: it stands, and is not looked at any more.
+    has_postgres: bool,
     /// Which unchanged files are read again.
     rehashed: Option<crate::model::Part>,
     /// What the snapshot says of the database.
@@ -351,7 +377,10 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         seen_of_immich: 0,
         assets: None,
         slipped: 0,
+        is_down: false,
         downtime: None,
+        not_up: None,
+        has_postgres: false,
         rehashed: None,
         settled: Settled::default(),
     };
@@ -379,6 +408,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         proof,
         ignored,
         downtime: run.downtime,
+        not_up: run.not_up,
     })
 }
 
@@ -418,28 +448,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn work(&mut self) -> Result<Ending, BackupError> {
+    async fn work_through(&mut self) -> Result<Ending, BackupError> {
         let started_at = Timestamp::now();
-        // The database first: files that it names may be there later still, the other way round they would be lacking.
-        let mut dump = None;
-        if let Some(database) = &self.plan.database {
-            let Some(taken) = Box::pin(self.take_dump(database)).await? else { return self.interrupted().await };
-            self.check_scope(&taken.names)?;
-            let kept = self.keep(taken).await?;
-            self.inventory = Some(Arc::clone(&kept.names.inventory));
-            self.assets = Some(kept.names.assets);
-            dump = Some((database, kept));
-        }
-        let mut unseen = self.store_all(self.plan.rehash).await?;
-        if self.stop.is_cancelled() {
+        let Gathered { dump, unseen, held_still, stage } = Box::pin(self.gather()).await?;
+        let Some(mut unseen) = unseen else {
+            self.up_again().await;
             return self.interrupted().await;
-        }
-        self.refuse_empty()?;
-        unseen = self.look_again(unseen).await?;
-        if !self.stop.is_cancelled() && (self.slipped > 0 || !self.lost_originals(&unseen)?.is_empty()) {
+        };
+        if !held_still && !self.stop.is_cancelled() && (self.slipped > 0 || !self.lost_originals(&unseen)?.is_empty()) {
             // Moved behind the walk's back, perhaps: Immich's storage template moves files at any time. What has not changed is not read again.
             drop(unseen);
-            unseen = self.store_all(None).await?;
+            unseen = self.store_all(None, None).await?;
             unseen = self.look_again(unseen).await?;
             if self.slipped > 0 {
                 let message =
@@ -458,7 +477,7 @@ impl Run<'_> {
         }
         self.archive(&unseen).await?;
         drop(unseen);
-        if let Some((database, dump)) = dump {
+        if let (Some(database), Some(dump)) = (&self.plan.database, dump) {
             match Box::pin(self.settle(database, dump)).await {
                 Ok(Some(settled)) => self.settled = settled,
                 Ok(None) | Err(BackupError::Prove(ProveError::Interrupted)) => return self.interrupted().await,
@@ -466,6 +485,9 @@ impl Run<'_> {
             }
         }
         self.commit_snapshot(started_at).await?;
+        if let Some(Err(error)) = stage.map(Stage::remove) {
+            self.monitor.emit(Event::Warned { message: format!("what was copied is in the repository and not needed any more: {}", told(&error)) });
+        }
         self.copy_manifest().await?;
         Ok(Ending::Snapshot)
     }
@@ -603,8 +625,10 @@ enum Done {
 #[derive(Debug)]
 struct Item {
     file: FilePath,
-    /// Where its bytes lie.
+    /// Where its root lies.
     tree: Arc<Tree>,
+    /// A copy that is read in its place.
+    copied: Option<stage::Copied>,
     /// What the repository has of it.
     current: Option<crate::repository::manifest::CurrentFile>,
     /// Its size when it was walked.
@@ -618,8 +642,14 @@ impl Item {
         crate::library::layout::class_of(&self.file)
     }
 
-    fn open(&self) -> Result<LiveFile, ReadError> {
+    /// Opens it where its bytes lie, and says whether its times are old enough for a later change to show in them.
+    fn open(&self) -> Result<(LiveFile, bool), ReadError> {
+        if let Some(copied) = &self.copied {
+            return copied.open();
+        }
         let (folder, path) = self.tree.at(&self.file.path);
-        LiveFile::open(folder, &path)
+        let live = LiveFile::open(folder, &path)?;
+        let trusted = send::is_trusted(&live.times());
+        Ok((live, trusted))
     }
 }

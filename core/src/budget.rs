@@ -94,6 +94,12 @@ pub const DUMP_ROW_BYTES_MAX: usize = 16 << 20;
 /// SQLite connections that workers share for looking up known content.
 pub const LOOKUP_CONNECTIONS_MAX: usize = 4;
 
+/// Files that are being copied into a stage at once; each has a buffer of [`CHUNK_BYTES`] where the kernel does not copy.
+pub const STAGE_THREADS_MAX: usize = 16;
+
+/// The longest line of a stage's list: a path in which every byte is encoded, and numbers.
+pub const STAGE_LINE_BYTES_MAX: u64 = 64 << 10;
+
 /// Folders that wait to be walked; past that a walker descends at once instead of queueing.
 pub const WALK_FOLDERS_QUEUED_MAX: usize = 16_384;
 

@@ -127,6 +127,30 @@ pub enum Event {
         /// How many bytes.
         bytes: u64,
     },
+    /// What has to be sent is being copied, while Immich is stopped. A dump may be taken at the same time.
+    StagingStarted {
+        /// Files to come, about.
+        files: u64,
+        /// Their size.
+        bytes: u64,
+    },
+    /// Bytes were copied.
+    BytesStaged {
+        /// How many.
+        bytes: u64,
+    },
+    /// All that has to be sent is copied.
+    StagingFinished {
+        /// How many files.
+        files: u64,
+        /// Their size.
+        bytes: u64,
+    },
+    /// Immich was stopped and is up again, and healthy.
+    ImmichUp {
+        /// For how long it was down.
+        downtime_ms: u64,
+    },
     /// A dump is in the repository now.
     DumpStored {
         /// Its key.
@@ -326,6 +350,8 @@ mod tests {
             Event::RunStarted { run: RunId::random(), repository: RepositoryId::random() },
             Event::FileStored { path: path("upload/u/ä%0A.jpg"), how: Stored::Adopted, size_bytes: 1 << 40, class: Class::Original, changed: true },
             Event::FileArchived { path: path("external/nas/a.jpg") },
+            Event::FileArchived { path: path("config/.env") },
+            Event::FileArchived { path: path("postgres/PG_VERSION") },
             Event::SpecialSkipped { path: FilePath::library(RootPath::from_bytes(b"a").unwrap()), kind: "pipe".into() },
             Event::Retrying { action: "store".into(), key: "k".into(), retry: 1, of: 5, wait_ms: 2_000, problem: "p".into() },
             Event::Warned { message: "w".into() },

@@ -1,11 +1,11 @@
 use crate::app::{App, Outcome};
-use crate::config::UsageError;
+use crate::config::{Origin, UsageError};
 use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
-use crate::services::{self, Stopped};
+use crate::services;
 use crate::stack::{self, Externals, Findings};
-use immich_backup_core::backup::{self, Counts, Database, Ending, Plan, Report, Source};
+use immich_backup_core::backup::{self, Counts, Database, Downtime, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
 use immich_backup_core::event::Event;
@@ -18,13 +18,13 @@ use immich_backup_core::repository::{OpenError, Repository, Session};
 use immich_backup_core::retention::Policy;
 use immich_backup_core::stack::copies::Copied;
 use immich_backup_core::stack::services::Intent;
-use immich_backup_core::stack::services::journal::By;
 use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use immich_backup_core::verify;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let place = app.place()?;
     let findings = stack::find(app).await?;
     let mut plan = plan(app, findings.as_ref())?;
+    // Whatever can be found out is, before anything is stopped.
+    let stopped = if stops { Some(Arc::new(services::stopped(app, dry).await?)) } else { None };
+    plan.downtime = stopped.clone().map(|stopped| stopped as Arc<dyn Downtime>);
+    add_stopped(app, &mut plan)?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
     let policy = super::prune::retention(app)?;
@@ -74,11 +78,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         plan.sources = said.into_iter().chain(externals).collect();
         configuration = copy_configuration(app, findings, &session, &mut plan).await?;
     }
-    // Whatever can be found out is, before anything is stopped.
-    let outage = if stops { Some(services::prepare(app, By::Run, dry).await?) } else { None };
     if dry {
-        let would_stop = match &outage {
-            Some(outage) => Some(outage.intent().await?),
+        let would_stop = match &stopped {
+            Some(stopped) => Some(stopped.intent().await?),
             None => None,
         };
         let would_dump = match &plan.database {
@@ -89,12 +91,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         return Ok(outcome(&report, &After { without_database, would_dump, would_stop, pruned_dumps: 0, configuration }, started.elapsed()));
     }
     look_at_objects(app, &mut session).await?;
-    if let Some(outage) = outage {
-        if let Some(database) = &plan.database {
-            dump_text(&database.client).await?;
-        }
-        services::watch_over(app, outage.project()).await?;
-        plan.downtime = Some(Arc::new(Stopped::new(outage, app.stop.clone())));
+    if let Some(database) = plan.database.as_ref().filter(|_| stops) {
+        // Not while Immich is down: that it cannot be dumped.
+        dump_text(&database.client).await?;
     }
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
     let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
@@ -246,7 +245,27 @@ fn plan(app: &App, findings: Option<&Findings>) -> anyhow::Result<Plan> {
     })
 }
 
+/// What is done with a stopped Immich besides: a stage, and PostgreSQL's raw folder. The environment of many has names for both; while Immich runs they mean
+/// nothing.
+fn add_stopped(app: &App, plan: &mut Plan) -> Result<(), UsageError> {
+    let settings = &app.settings;
+    if plan.downtime.is_none() {
+        let said_here = |name: &&str| settings.found(name).is_some_and(|found| found.origin == Origin::Flag);
+        return match ["stage", "postgres-dir"].iter().find(|name| said_here(name)) {
+            Some(name) => Err(UsageError(format!("--{name} goes with --stop-services: a running Immich changes what is copied"))),
+            None => Ok(()),
+        };
+    }
+    plan.stage = settings.text("stage").map(PathBuf::from);
+    let postgres = settings.text("postgres-dir").map(PathBuf::from);
+    plan.sources.extend(postgres.map(|path| Source { root: Root::Postgres, path, server_path: None, mounts: Vec::new() }));
+    Ok(())
+}
+
 fn exit(report: &Report) -> Exit {
+    if report.not_up.is_some() {
+        return Exit::Failed;
+    }
     match report.ending {
         Ending::Interrupted => Exit::Interrupted,
         Ending::Withheld { .. } => Exit::Withheld,
@@ -315,7 +334,12 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         lines.extend(proof_lines(proof));
     }
     lines.extend(dump_lines(report, after));
-    lines.extend(service_lines(report, after));
+    lines.extend(downtime_ms(report).map(|downtime| format!("  {:<10} Immich, for {}", "was down", screen::seconds(downtime))));
+    if let Some(NotUp { problem, hint }) = &report.not_up {
+        lines.push(format!("  {:<10} Immich is not up again: {problem}", "DOWN"));
+        lines.extend(hint.iter().map(|hint| format!("             {hint}")));
+    }
+    lines.extend(service_lines(after));
     lines.extend(after.configuration.iter().flat_map(configuration_lines));
     lines.join("\n")
 }
@@ -370,11 +394,8 @@ fn dump_lines(report: &Report, after: &After) -> Vec<String> {
     lines
 }
 
-fn service_lines(report: &Report, after: &After) -> Vec<String> {
+fn service_lines(after: &After) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(downtime) = report.downtime {
-        lines.push(format!("  {:<10} {:.1} s, from the first service's stop until all were up and well again", "downtime", downtime.as_secs_f64()));
-    }
     if let Some(intent) = &after.would_stop {
         lines.push(format!("  {:<10} {}", "to stop", if intent.stopped.is_empty() { "nothing".to_owned() } else { intent.stopped.join(", ") }));
         lines.extend(intent.left.iter().map(|(name, why)| format!("  {:<10} {name}: {why}", "left alone")));
@@ -405,6 +426,11 @@ fn named(names: impl ExactSizeIterator<Item = String>) -> Vec<String> {
         lines.push(format!("             … and {more} more"));
     }
     lines
+}
+
+/// From the first stop until all of Immich was up and healthy, in ms.
+fn downtime_ms(report: &Report) -> Option<u64> {
+    report.downtime.map(|downtime| u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
@@ -440,12 +466,12 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "doubtful": report.doubtful,
         "dump": report.dump,
         "proof": report.proof,
+        "downtime_ms": downtime_ms(report),
         "configuration": after.configuration.as_ref().map(|copied| json!({ "files": copied.files, "redacted": copied.redacted, "problems": copied.problems })),
         "pruned_dumps": after.pruned_dumps,
         "would_dump": after.would_dump,
         "would_stop": after.would_stop.as_ref().map(|intent| &intent.stopped),
-        "downtime_ms": report.downtime.map(|downtime| u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX)),
         "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        "errors": [],
+        "errors": report.not_up.iter().map(|not_up| json!({ "message": format!("Immich is not up again: {}", not_up.problem), "hint": not_up.hint })).collect::<Vec<_>>(),
     })
 }

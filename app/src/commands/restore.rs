@@ -16,15 +16,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod compose;
+
 /// Restores.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
+    // What the environment names is the live one.
+    let project = app.settings.found("compose-project").filter(|found| found.origin == Origin::Flag).and_then(|found| found.values.first());
+    if let Some(project) = project {
+        return Box::pin(compose::run(app, project)).await;
+    }
     let database = wanted_database(app).await?;
     let folder = |name| app.settings.text(name).map(PathBuf::from);
     let (to, config_to, postgres_to) = (folder("to"), folder("config-to"), folder("postgres-to"));
     if to.is_none() && config_to.is_none() && postgres_to.is_none() {
         return match database {
             Some(client) => Box::pin(database_alone(app, client)).await,
-            None => Err(UsageError("say --to DIR, or --database URL, or both (or --config-to DIR, --postgres-to DIR)".to_owned()).into()),
+            None => {
+                Err(UsageError("say --to DIR, or --database URL, or both, or --compose-project NAME (or --config-to DIR, --postgres-to DIR)".to_owned()).into())
+            }
         };
     }
     let paths = super::patterns(app.settings.texts("path"))?;

@@ -22,6 +22,8 @@ struct Current {
     /// Counts files of a walk.
     walk: Option<ProgressBar>,
     bar: Option<ProgressBar>,
+    /// What is copied while the dump is taken.
+    staging: Option<ProgressBar>,
     by_bytes: bool,
     seen_bytes: u64,
 }
@@ -108,6 +110,13 @@ impl Monitor for Bars {
                 }
                 current.know_bytes(bytes);
             }
+            Event::StagingStarted { bytes, .. } => {
+                let bar = self.screen.add(ProgressBar::new(bytes).with_style(style(BYTES)).with_prefix("copying"));
+                bar.enable_steady_tick(Duration::from_millis(250));
+                current.staging = Some(bar);
+            }
+            Event::BytesStaged { bytes } => drop(current.staging.as_ref().map(|bar| bar.inc(bytes))),
+            Event::StagingFinished { .. } => drop(current.staging.take().map(|bar| bar.finish_and_clear())),
             Event::BytesSent { bytes } | Event::DumpRead { bytes } | Event::DumpLoaded { bytes } if current.by_bytes => {
                 if let Some(bar) = &current.bar {
                     bar.inc(bytes);

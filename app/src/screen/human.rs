@@ -89,15 +89,23 @@ pub(super) fn problem(event: &Event) -> Option<String> {
     })
 }
 
-/// What is worth a line unless somebody wants to see only what is wrong: what nobody said and was found, and what happened to a service.
+/// What is worth a line unless somebody wants to see only what is wrong: what nobody said and was found, and what happened to services.
 pub(super) fn note(event: &Event) -> Option<String> {
-    Some(match event {
-        Event::Found { what, value, origin } if origin.is_empty() => format!("found {what}: {value}"),
-        Event::Found { what, value, origin } => format!("found {what}: {value} ({origin})"),
-        Event::ServiceStopped { service, elapsed_ms } => format!("stopped {service} ({:.1} s)", std::time::Duration::from_millis(*elapsed_ms).as_secs_f64()),
-        Event::ServiceStarted { service } => format!("started {service}"),
-        _ => return None,
-    })
+    match event {
+        Event::Found { what, value, origin } if origin.is_empty() => Some(format!("found {what}: {value}")),
+        Event::Found { what, value, origin } => Some(format!("found {what}: {value} ({origin})")),
+        Event::StagingFinished { files: count, bytes: size } => Some(format!("copied to the stage: {}, {}", files(*count), bytes(*size))),
+        Event::ImmichUp { downtime_ms } => Some(format!("Immich is up again; it was down for {}", seconds(*downtime_ms))),
+        Event::ServiceStopped { service, elapsed_ms } => Some(format!("stopped {service} ({})", seconds(*elapsed_ms))),
+        Event::ServiceStarted { service } => Some(format!("started {service}")),
+        _ => None,
+    }
+}
+
+/// `12.3 s`.
+#[must_use]
+pub fn seconds(milliseconds: u64) -> String {
+    format!("{:.1} s", std::time::Duration::from_millis(milliseconds).as_secs_f64())
 }
 
 /// What happened to one file, for those who want to see each.

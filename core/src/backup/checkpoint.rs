@@ -2,13 +2,14 @@
 
 use super::scan::{Scan, Seen, scan};
 use super::send::{Shared, StoredFile, store_one};
+use super::stage::{Stage, replay};
 use super::{BackupError, Done, Item, Run};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Phase, Stored};
 use crate::library::walk::SYMBOLIC_LINK;
 use crate::model::{FilePath, Part, Root, Sample};
 use crate::repository::log::{Fact, Tally};
-use crate::repository::manifest::Unseen;
+use crate::repository::manifest::{Lookup, Unseen};
 use crate::task::joined;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -30,21 +31,16 @@ const DONE_QUEUED_MAX: usize = 256;
 pub(super) type Feed<T> = Box<dyn FnOnce(mpsc::Sender<Item>, mpsc::Sender<Done>) -> Result<T, BackupError> + Send>;
 
 impl Run<'_> {
-    /// Walks everything and stores what is new. Returns the paths that were not seen.
-    pub(super) async fn store_all(&mut self, rehash: Option<Sample>) -> Result<Unseen, BackupError> {
-        let part = rehash.map(|sample| self.next_part(sample)).transpose()?;
+    /// Walks everything and stores what is new; or stores what a walk has found and copied into a stage. Returns the paths that were not seen.
+    pub(super) async fn store_all(&mut self, rehash: Option<Sample>, staged: Option<(&Stage, Seen, Option<Part>)>) -> Result<Unseen, BackupError> {
+        let part = match &staged {
+            Some((.., part)) => *part,
+            None => rehash.map(|sample| self.next_part(sample)).transpose()?,
+        };
         self.rehashed = self.rehashed.or(part);
         self.slipped = 0;
-        let halt = self.stop.child_token();
-        let plan = Scan {
-            sources: self.sources.clone(),
-            scope: Arc::new(self.scope.clone()),
-            walkers: self.plan.walkers,
-            rehash: part,
-            count: self.session.manifest.latest_snapshot()?.is_none(),
-            manifest: self.session.manifest.path().to_owned(),
-            halt: halt.clone(),
-        };
+        let plan = Scan { count: self.session.manifest.latest_snapshot()?.is_none(), ..self.scan(self.sources.clone(), part)? };
+        let halt = plan.halt.clone();
         // A second walk finds these again.
         self.counts.unchanged = Tally::default();
         self.counts.special = 0;
@@ -56,7 +52,13 @@ impl Run<'_> {
         let last_folder = self.session.manifest.last_folder()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::Store, total_files: None, total_bytes: None });
         let monitor = Arc::clone(self.monitor);
-        let feed: Feed<Seen> = Box::new(move |items, done| scan(&plan, &items, &done, &monitor));
+        let feed: Feed<Seen> = match staged {
+            None => Box::new(move |items, done| scan(&plan, &items, &done, &monitor)),
+            Some((stage, seen, _)) => {
+                let (list, again) = (stage.list(), self.replay());
+                Box::new(move |items, done| replay(&list, &again, seen, &items, &done, monitor.as_ref()))
+            }
+        };
         let seen = self.store(feed, halt, &unseen).await?;
         self.counts.seen = seen.files;
         self.seen_of_immich = seen.of_immich;
@@ -77,7 +79,7 @@ impl Run<'_> {
     }
 
     /// The part of a sample that comes after the one that was read last.
-    fn next_part(&self, sample: Sample) -> Result<Part, BackupError> {
+    pub(super) fn next_part(&self, sample: Sample) -> Result<Part, BackupError> {
         let of = sample.parts(self.session.manifest.totals().all().files);
         let part = self.session.manifest.last_rehashed_of(of)?.map_or(0, |last| (last + 1) % of);
         Ok(Part { of, part })
@@ -90,7 +92,7 @@ impl Run<'_> {
             return Ok(());
         }
         let manifest = &self.session.manifest;
-        let lookup = crate::repository::manifest::Lookup::open(manifest.path())?;
+        let lookup = Lookup::open(manifest.path())?;
         let mut folders = manifest.folders();
         loop {
             let page = folders.next_page()?;
@@ -101,23 +103,42 @@ impl Run<'_> {
                 if number > last_folder || seen.has_folder(number) || seen.is_unknown(&root, &folder) || self.stays(&root) {
                     continue;
                 }
-                let mut after = String::new();
-                loop {
-                    let names = lookup.names(number, &after)?;
-                    let Some(last) = names.last() else { break };
-                    last.clone_into(&mut after);
-                    for name in names {
-                        let file = FilePath { root: root.clone(), path: crate::model::RootPath::in_folder(&folder, &name) };
-                        self.add_unseen(unseen, &file)?;
-                    }
-                }
+                self.add_folder(&lookup, (number, &root, &folder), unseen)?;
             }
         }
     }
 
-    /// Whether what stands below `root` stays as it is: the configuration, in a run that was not given any.
+    /// Whether what stands below `root` stays as it is: the configuration, in a run that was not given any, and what this run has taken already of
+    /// PostgreSQL's folder.
     fn stays(&self, root: &Root) -> bool {
-        *root == Root::Config && self.tree_of(root).is_none()
+        (*root == Root::Config && self.tree_of(root).is_none()) || (*root == Root::Postgres && self.has_postgres)
+    }
+
+    /// Notes everything that stands below `root`.
+    pub(super) fn add_all_of(&self, root: &Root, unseen: &Unseen) -> Result<(), BackupError> {
+        let lookup = Lookup::open(self.session.manifest.path())?;
+        let mut folders = self.session.manifest.folders();
+        loop {
+            let page = folders.next_page()?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (number, _, folder) in page.into_iter().filter(|(_, of, _)| of == root) {
+                self.add_folder(&lookup, (number, root, &folder), unseen)?;
+            }
+        }
+    }
+
+    fn add_folder(&self, lookup: &Lookup, (number, root, folder): (i64, &Root, &str), unseen: &Unseen) -> Result<(), BackupError> {
+        let mut after = String::new();
+        loop {
+            let names = lookup.names(number, &after)?;
+            let Some(last) = names.last() else { return Ok(()) };
+            last.clone_into(&mut after);
+            for name in names {
+                self.add_unseen(unseen, &FilePath { root: root.clone(), path: crate::model::RootPath::in_folder(folder, &name) })?;
+            }
+        }
     }
 
     /// Notes that a file was not seen; `false` where nothing was ever stored of it.

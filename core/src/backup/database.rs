@@ -237,7 +237,7 @@ impl Run<'_> {
             if self.scope.takes(&file)
                 && let Ok(Some(times)) = look(folder, &path)
             {
-                found.push(Item { file, tree, current: None, size_bytes: times.size_bytes, rehash: false });
+                found.push(Item { file, tree, copied: None, current: None, size_bytes: times.size_bytes, rehash: false });
             }
         }
         if found.is_empty() {

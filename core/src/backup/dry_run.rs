@@ -103,5 +103,6 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         proof: None,
         ignored: 0,
         downtime: None,
+        not_up: None,
     })
 }

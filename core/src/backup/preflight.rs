@@ -8,6 +8,7 @@ use crate::library::tree::Tree;
 use crate::model::{FilePath, Root, RootPath};
 use crate::repository::{Session, without_links};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,6 +71,22 @@ pub enum PreflightError {
         /// Where that is.
         path: PathBuf,
     },
+    /// The stage lies in what is backed up, in the repository or in the state folder, or the other way round.
+    #[error("{what} `{}` and the stage `{}` lie within one another", .inner.display(), .stage.display())]
+    StageNested {
+        /// With what.
+        what: String,
+        /// Where that is.
+        inner: PathBuf,
+        /// The stage.
+        stage: PathBuf,
+    },
+    /// PostgreSQL's folder is to be read while PostgreSQL runs.
+    #[error("PostgreSQL's folder `{}` cannot be backed up while PostgreSQL runs", .path.display())]
+    PostgresRuns {
+        /// The folder.
+        path: PathBuf,
+    },
     /// What is left out is named by the database.
     #[error("{count} files that Immich's database names would be left out of the backup, the first is `{first}`")]
     LosesAssets {
@@ -104,6 +121,8 @@ impl PreflightError {
                 format!("give --external {name}=PATH again; if it is gone for good, say --drop-external {name}: its files are archived then, not deleted")
             }
             Self::Nested { .. } => "put the repository and the state folder outside of what is backed up".to_owned(),
+            Self::StageNested { .. } => "give --stage a folder of its own; nothing was changed".to_owned(),
+            Self::PostgresRuns { .. } => "leave it out, the dump is what a restore needs; or say --stop-services".to_owned(),
             Self::LosesAssets { .. } => "mend --exclude: it may leave out what no asset needs; nothing was changed".to_owned(),
             Self::NothingToAccept { .. } => "take the run's id from the message of the run that withheld its snapshot; it can be accepted once".to_owned(),
         }
@@ -112,7 +131,13 @@ impl PreflightError {
 
 pub(super) fn check(session: &Session, plan: &Plan, monitor: &dyn Monitor) -> Result<Vec<OpenSource>, BackupError> {
     let mut sources = Vec::new();
+    if let Some(stage) = plan.stage.as_ref().filter(|_| plan.downtime.is_some()) {
+        refuse_nested_stage(session, plan, stage)?;
+    }
     for source in &plan.sources {
+        if source.root == Root::Postgres && plan.downtime.is_none() {
+            return Err(PreflightError::PostgresRuns { path: source.path.clone() }.into());
+        }
         let failed = |error| PreflightError::Source { root: source.root.clone(), path: source.path.clone(), source: error };
         let tree = open(source)?;
         // What Immich has in other folders leaves its own one empty.
@@ -199,6 +224,29 @@ fn refuse_nested(session: &Session, root: &Root, path: &Path) -> Result<(), Pref
         Some((what, inner)) => Err(PreflightError::Nested { what, inner, root: root.clone(), path: path.to_owned() }),
         None => Ok(()),
     }
+}
+
+/// A stage is written to and removed: it must be nothing else, also where the same folder is mounted at two places.
+fn refuse_nested_stage(session: &Session, plan: &Plan, stage: &Path) -> Result<(), PreflightError> {
+    let nested = |what: String, inner: PathBuf| PreflightError::StageNested { what, inner, stage: stage.to_owned() };
+    if let Some((what, inner)) = session.overlapping(stage) {
+        return Err(nested(what.to_owned(), inner));
+    }
+    for source in &plan.sources {
+        for folder in std::iter::once(&source.path).chain(source.mounts.iter().map(|(_, path)| path)) {
+            if lies_in(stage, folder) || lies_in(folder, stage) {
+                return Err(nested(source.root.to_string(), folder.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether `inner` is `outer` or lies below it, by what they are and not by what they are called.
+fn lies_in(inner: &Path, outer: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|stat| (stat.dev(), stat.ino()));
+    let (Some(inner), Some(outer)) = (without_links(inner), identity(outer)) else { return false };
+    inner.ancestors().any(|above| identity(above) == Some(outer))
 }
 
 /// Only the newest run that ended withheld can be accepted, and only until a snapshot came after it.

@@ -7,7 +7,7 @@ use crate::event::{Event, Phase};
 use crate::library::layout::{class_of, is_checksummed_original};
 use crate::library::read::look;
 use crate::library::tree::Tree;
-use crate::model::{Class, Root, Sha256};
+use crate::model::{Class, FilePath, Root, Sha256};
 use crate::repository::log::{Archived, Fact};
 use crate::repository::manifest::Unseen;
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ impl Run<'_> {
                     Ok(None) => {}
                     Ok(Some(times)) => {
                         unseen.remove(&file)?;
-                        found.push(Item { file, tree, current: None, size_bytes: times.size_bytes, rehash: false });
+                        found.push(Item { file, tree, copied: None, current: None, size_bytes: times.size_bytes, rehash: false });
                     }
                     Err(error) => {
                         unseen.remove(&file)?;
@@ -194,6 +194,34 @@ impl Run<'_> {
         Ok(within(tripped.gone, gone) && within(tripped.changed, changed))
     }
 
+    /// As [`Self::archive`], for those of one root, which are taken out of `unseen`.
+    pub(super) async fn archive_root(&mut self, root: &Root, unseen: &Unseen) -> Result<(), BackupError> {
+        let mut last = None;
+        loop {
+            let page = unseen.page(last.as_ref())?;
+            let Some((end, ..)) = page.last() else { return Ok(()) };
+            last = Some(end.clone());
+            let gone: Vec<_> = page.into_iter().filter(|(file, ..)| file.root == *root).collect();
+            for (file, ..) in &gone {
+                unseen.remove(file)?;
+            }
+            self.archive_page(gone).await?;
+        }
+    }
+
+    async fn archive_page(&mut self, page: Vec<(FilePath, u64, Sha256)>) -> Result<(), BackupError> {
+        if page.is_empty() {
+            return Ok(());
+        }
+        let facts: Vec<_> = page.iter().map(|(file, ..)| Fact::Archived(Archived::new(file))).collect();
+        self.commit(&facts).await?;
+        for (file, size_bytes, _) in page {
+            self.counts.archived.add(size_bytes);
+            self.monitor.emit(Event::FileArchived { path: file });
+        }
+        Ok(())
+    }
+
     /// Says in the log that these paths are gone. Their objects stay.
     pub(super) async fn archive(&mut self, unseen: &Unseen) -> Result<(), BackupError> {
         let mut last = None;
@@ -201,12 +229,7 @@ impl Run<'_> {
             let page = unseen.page(last.as_ref())?;
             let Some((end, ..)) = page.last() else { return Ok(()) };
             last = Some(end.clone());
-            let facts: Vec<_> = page.iter().map(|(file, ..)| Fact::Archived(Archived::new(file))).collect();
-            self.commit(&facts).await?;
-            for (file, size_bytes, _) in page {
-                self.counts.archived.add(size_bytes);
-                self.monitor.emit(Event::FileArchived { path: file });
-            }
+            self.archive_page(page).await?;
         }
     }
 }

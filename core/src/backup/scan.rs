@@ -91,7 +91,7 @@ impl Bits {
 }
 
 impl Seen {
-    fn merge(&mut self, other: Self) {
+    pub(super) fn merge(&mut self, other: Self) {
         for (mine, theirs) in [(&mut self.files, other.files), (&mut self.unchanged, other.unchanged)] {
             mine.files += theirs.files;
             mine.bytes += theirs.bytes;
@@ -362,7 +362,7 @@ impl Visitor for Scanner<'_> {
         if unchanged && !rehash {
             self.seen.unchanged.add(times.size_bytes);
         } else {
-            let item = Item { file, tree: Arc::clone(&self.tree), current, size_bytes: times.size_bytes, rehash };
+            let item = Item { file, tree: Arc::clone(&self.tree), copied: None, current, size_bytes: times.size_bytes, rehash };
             let left = self.lookup.leave();
             wanted = self.check(left).is_some() && self.items.blocking_send(item).is_ok();
         }

@@ -98,7 +98,8 @@ struct Material {
     bytes: Option<Bytes>,
 }
 
-fn is_trusted(times: &FileTimes) -> bool {
+/// Whether a later change would show in these times.
+pub(super) fn is_trusted(times: &FileTimes) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
     times.mtime_ns.max(times.ctime_ns) <= now.saturating_sub(TRUSTED_AGE_NS)
 }
@@ -133,7 +134,7 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
                     let (folder, path) = looking.tree.at(&looking.file.path);
                     crate::library::read::look(folder, &path)
                 };
-                if let Ok(Some(now)) = blocking(look).await {
+                if let (true, Ok(Some(now))) = (item.copied.is_none(), blocking(look).await) {
                     size_bytes = now.size_bytes;
                 }
             }
@@ -147,13 +148,12 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
 async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
     let reading = Arc::clone(item);
     let material = blocking(move || {
-        let live = reading.open()?;
+        let (live, trusted) = reading.open()?;
         let times = live.times();
         if times.size_bytes > size_bytes {
             // More memory than was asked for: try again with its size now.
             return Err(ReadError::Changed);
         }
-        let trusted = is_trusted(&times);
         live.read_whole().map(|(bytes, content)| Material { content, times, trusted, bytes: Some(bytes) })
     })
     .await?;
@@ -184,9 +184,8 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn M
     drop(sent_before);
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
     let material = blocking(move || {
-        let live = reading.open()?;
+        let (live, trusted) = reading.open()?;
         let times = live.times();
-        let trusted = is_trusted(&times);
         live.hash(|| !halt.is_cancelled()).map(|content| Material { content, times, trusted, bytes: None })
     })
     .await?;
@@ -373,7 +372,7 @@ async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) 
 async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
     let (reading, halt, content) = (Arc::clone(item), shared.halt.clone(), *content);
     blocking(move || {
-        let live = reading.open()?;
+        let (live, _) = reading.open()?;
         let mut counter = checksum.counter();
         let read = live.read_pieces(|piece| {
             counter.update(&piece);
@@ -397,9 +396,8 @@ async fn stream(
     let (opened, times) = tokio::sync::oneshot::channel();
     let (reading, halt) = (Arc::clone(item), shared.halt.clone());
     let reader = tokio::task::spawn_blocking(move || {
-        let live = reading.open()?;
+        let (live, trusted) = reading.open()?;
         let times = live.times();
-        let trusted = is_trusted(&times);
         if opened.send((times, trusted)).is_err() {
             return Err(ReadError::Stopped);
         }

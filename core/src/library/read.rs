@@ -6,7 +6,7 @@ use crate::model::{Content, FileTimes, Hasher};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, OFlags};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -43,6 +43,23 @@ impl From<io::Error> for ReadError {
 pub struct LiveFile {
     file: File,
     times: FileTimes,
+    /// Of the file that this one is a copy of.
+    copied: Option<FileTimes>,
+}
+
+/// Why a file could not be copied.
+#[derive(Debug)]
+pub enum CopyError {
+    /// It could not be read.
+    Read(ReadError),
+    /// The copy could not be written.
+    Write(io::Error),
+}
+
+impl From<ReadError> for CopyError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
 }
 
 impl LiveFile {
@@ -57,13 +74,74 @@ impl LiveFile {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(ReadError::NotRegular);
         }
-        Ok(Self { file: File::from(fd), times: file_times(&stat) })
+        Ok(Self { file: File::from(fd), times: file_times(&stat), copied: None })
     }
 
-    /// What `fstat` said when it was opened.
+    /// The same, as a copy of a file of which `fstat` said `times`.
+    ///
+    /// # Errors
+    /// [`ReadError::Changed`] where their sizes differ.
+    pub fn as_copy_of(self, times: FileTimes) -> Result<Self, ReadError> {
+        if self.times.size_bytes == times.size_bytes { Ok(Self { copied: Some(times), ..self }) } else { Err(ReadError::Changed) }
+    }
+
+    /// What `fstat` said when it was opened; for a copy, what it said of the original.
     #[must_use]
     pub fn times(&self) -> FileTimes {
-        self.times
+        self.copied.unwrap_or(self.times)
+    }
+
+    /// Copies the file whole into the empty file `to`: by a clone, which shares its blocks, where the file system can; else within the kernel; else by
+    /// reading and writing. `moved` is told of bytes, and answers whether it wants more.
+    ///
+    /// # Errors
+    /// See [`CopyError`]; as [`Self::read_whole`]. What is in `to` is worthless then.
+    pub fn copy_into(mut self, to: &File, mut moved: impl FnMut(u64) -> bool) -> Result<(), CopyError> {
+        if rustix::fs::ioctl_ficlone(to, &self.file).is_ok() {
+            moved(self.times.size_bytes);
+        } else {
+            let copied = self.copy_in_kernel(to, &mut moved)?;
+            self.copy_rest(to, copied, &mut moved)?;
+        }
+        Ok(self.check_unchanged()?)
+    }
+
+    /// As far as the kernel copies; what it cannot is left to [`Self::copy_rest`], which knows whether reading or writing fails.
+    fn copy_in_kernel(&self, to: &File, moved: &mut impl FnMut(u64) -> bool) -> Result<u64, CopyError> {
+        let (mut from_offset, mut to_offset) = (0, 0);
+        while from_offset < self.times.size_bytes {
+            let wanted = usize::try_from(self.times.size_bytes - from_offset).unwrap_or(usize::MAX).min(COPIED_BYTES);
+            match rustix::fs::copy_file_range(&self.file, Some(&mut from_offset), to, Some(&mut to_offset), wanted) {
+                Ok(count) if count > 0 => {
+                    if !moved(count as u64) {
+                        return Err(ReadError::Stopped.into());
+                    }
+                }
+                Err(error) if is_full(error) => return Err(CopyError::Write(error.into())),
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        Ok(to_offset)
+    }
+
+    fn copy_rest(&mut self, to: &File, from: u64, moved: &mut impl FnMut(u64) -> bool) -> Result<(), CopyError> {
+        let mut to = to;
+        self.file.seek(io::SeekFrom::Start(from)).map_err(ReadError::from)?;
+        to.seek(io::SeekFrom::Start(from)).map_err(CopyError::Write)?;
+        let mut left = self.times.size_bytes.saturating_sub(from);
+        let mut piece = Vec::new();
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            piece.clear();
+            read_into(&mut self.file, &mut piece, wanted)?;
+            to.write_all(&piece).map_err(CopyError::Write)?;
+            left -= piece.len() as u64;
+            if !moved(piece.len() as u64) {
+                return Err(ReadError::Stopped.into());
+            }
+        }
+        Ok(())
     }
 
     /// Reads the file whole.
@@ -119,6 +197,13 @@ impl LiveFile {
         // The times of reading themselves (atime) are not looked at, and ctime covers all the rest.
         if at_end && now == self.times { Ok(()) } else { Err(ReadError::Changed) }
     }
+}
+
+/// What the kernel copies at a time: often enough for a bar, and for being stopped.
+const COPIED_BYTES: usize = 64 << 20;
+
+fn is_full(error: rustix::io::Errno) -> bool {
+    matches!(error, rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)
 }
 
 /// What is read is hashed while it is in the processor's cache.

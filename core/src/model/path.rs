@@ -325,17 +325,21 @@ impl<'de> Deserialize<'de> for FilePath {
 }
 
 impl FilePath {
-    /// The file that is shown as `text`. A folder `external` of the media location is shown like an external library, and read as one: what comes of it
-    /// is for the eye, and never opened.
+    /// The file that is shown as `text`. A folder `external` or `config` of the media location is shown like another root, and read as one:
+    /// what comes of it is for the eye, and never opened.
     ///
     /// # Errors
     /// As [`RootPath::from_bytes`].
     pub fn from_text(text: &str) -> Result<Self, InvalidPath> {
         let outside = text.strip_prefix("external/").and_then(|rest| rest.split_once('/')).and_then(|(name, path)| Some((name.parse().ok()?, path)));
-        match outside {
-            Some((name, path)) => Ok(Self { root: Root::External(name), path: path.to_owned().try_into()? }),
-            None => Ok(Self::library(text.to_owned().try_into()?)),
-        }
+        let (root, path) = match outside {
+            Some((name, path)) => (Root::External(name), path),
+            None => [("config/", Root::Config), ("postgres/", Root::Postgres)]
+                .into_iter()
+                .find_map(|(prefix, root)| Some((root, text.strip_prefix(prefix)?)))
+                .unwrap_or((Root::Library, text)),
+        };
+        Ok(Self { root, path: path.to_owned().try_into()? })
     }
 
     /// A file of the media location.

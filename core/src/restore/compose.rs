@@ -425,7 +425,7 @@ pub fn journals(state_base: &Path) -> PathBuf {
 /// # Errors
 /// A backup stopped the services: they have to be started first.
 pub fn may_take(journal: &Journal) -> Result<(), IntoProjectError> {
-    if journal.by == crate::stack::services::journal::By::Run { Err(IntoProjectError::StoppedByRun { project: journal.project.clone() }) } else { Ok(()) }
+    if journal.by == By::Run { Err(IntoProjectError::StoppedByRun { project: journal.project.clone() }) } else { Ok(()) }
 }
 
 /// The journal of a project, held.

@@ -3,7 +3,7 @@
 //! On the bad day they burnt with the host. A copy that would be the same is left alone, times and all, so that it makes no new version.
 
 use super::compose::{Compose, FILE_BYTES_MAX, VARIABLES_FILE};
-use super::project::Container;
+use super::project::{Container, WORKING_DIR};
 use super::redact::Redactor;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use serde_json::{Value, json};
@@ -156,7 +156,11 @@ impl Configuration {
                 "mounts": mounts,
             })
         });
-        json!({ "containers": described.collect::<Vec<_>>() })
+        let told = |label: &dyn Fn(&Container) -> Option<String>| self.containers.iter().find_map(label);
+        let project = told(&|container| container.project.clone());
+        // Where a restore onto a new machine would have it again.
+        let working_dir = told(&|container| container.labels.get(WORKING_DIR).cloned());
+        json!({ "project": project, "working_dir": working_dir, "containers": described.collect::<Vec<_>>() })
     }
 }
 

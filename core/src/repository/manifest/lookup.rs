@@ -117,6 +117,18 @@ impl Lookup {
         })
     }
 
+    /// What stands at `file`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn current_of(&self, file: &FilePath) -> Result<Option<CurrentFile>, ManifestError> {
+        let (folder, name) = file.path.split();
+        match self.ask(|connection| folder_id(connection, &file.root, folder))? {
+            Some(folder) => self.current(folder, name),
+            None => Ok(None),
+        }
+    }
+
     /// How many files stand in the folder.
     ///
     /// # Errors

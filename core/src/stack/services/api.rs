@@ -17,9 +17,6 @@ use std::time::{Duration, Instant};
 /// How long the engine lets a container stop where nobody says: Docker's default.
 const STOP_DEFAULT: Duration = Duration::from_secs(10);
 
-/// What a stop may take beyond the container's own time: the engine kills it, unmounts, tells.
-const STOP_MORE: Duration = Duration::from_secs(30);
-
 /// Docker's defaults for a healthcheck (`HEALTHCHECK` in the reference of Dockerfiles).
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -125,7 +122,7 @@ impl Api {
 
     /// Stops a container and returns when it is down. `timeout` is what it may take before it is killed; `told` whether the engine does not know that.
     pub(super) async fn stop(&self, id: &str, name: &str, timeout: Option<Duration>, told: bool) -> Result<(), EngineError> {
-        let wait = timeout.unwrap_or(STOP_DEFAULT).saturating_add(STOP_MORE);
+        let wait = timeout.unwrap_or(STOP_DEFAULT).saturating_add(self.answer_wait);
         let t = timeout.filter(|_| told).and_then(|timeout| i32::try_from(timeout.as_secs()).ok());
         let options = StopContainerOptions { t, ..StopContainerOptions::default() };
         self.asked(format!("stop the container `{name}`"), wait, self.docker(wait).stop_container(id, Some(options))).await

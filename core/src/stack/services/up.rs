@@ -385,7 +385,7 @@ impl Raise<'_> {
         loop {
             let Some(seen) = api.look(&target.seen.container.id).await? else { return Ok(Checked::Gone) };
             let Seen { container, health_wait } = seen;
-            let wait = health_wait.saturating_add(self.patience.health);
+            let wait = health_wait.saturating_add(self.patience.health).max(STEADY * 2);
             let was = |state| target.was.is_some_and(|was| was.state == state);
             let was_unhealthy = target.was.is_some_and(|was| was.health == Some(Health::Unhealthy));
             let not_well = match container.state {
