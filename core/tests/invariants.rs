@@ -166,7 +166,8 @@ fn what_knows_postgresql_knows_nothing_of_an_operation() {
 #[test]
 fn the_stack_knows_of_the_database_only_how_one_is_reached_and_nothing_of_a_repository() {
     uses_none_of("stack", &all_but(&["library", "repository"], &[]), &[]);
-    for (path, code) in module("stack") {
+    // Whether a database is ready, only it can say.
+    for (path, code) in module("stack").into_iter().filter(|(path, _)| path != "stack/ready.rs") {
         assert_eq!(code.matches("crate::database").count(), code.matches("crate::database::connection::").count(), "{path}");
     }
     for (path, code) in module("database") {

@@ -144,6 +144,7 @@ fn is_server(container: &Container) -> bool {
 fn is_labelled_server(container: &Container) -> bool {
     let source = container.labels.get(SOURCE_LABEL).map(|url| url.trim_end_matches('/').trim_end_matches(".git"));
     source.is_some_and(|url| url.ends_with("immich-app/immich"))
+        && !is_database(container)
         && container.environment.get("MACHINE_LEARNING_CACHE_FOLDER").is_none()
         && !format!("{} {}", container.service, container.name).replace('_', "-").contains("machine-learning")
 }
