@@ -18,6 +18,7 @@ use crate::app::{App, Outcome};
 use crate::config::{Settings, UsageError};
 use crate::exit::Exit;
 use crate::settings::{COMMANDS, EVERYWHERE, settings_of};
+use crate::stack::Findings;
 use immich_backup_core::backup::Source;
 use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root, RootPath};
@@ -101,6 +102,20 @@ fn externals(app: &App) -> Result<Vec<External>, UsageError> {
         return Err(UsageError("--external names one library twice; each needs a name of its own".to_owned()));
     }
     Ok(externals)
+}
+
+/// The media location: as it was said, else as it was found.
+fn library(app: &App, findings: Option<&Findings>) -> anyhow::Result<Source> {
+    let said = media_mounts(app)?;
+    let found = findings.map(Findings::library).transpose()?.flatten();
+    let mut library = match found {
+        Some(found) => found,
+        None => Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?), server_path: None, mounts: Vec::new() },
+    };
+    // What was said of a folder counts.
+    library.mounts.retain(|(at, _)| said.iter().all(|(other, _)| other != at));
+    library.mounts.extend(said);
+    Ok(library)
 }
 
 /// `--media-mount PATH=DIR`, as often as it is given.

@@ -2,10 +2,13 @@
 
 use crate::app::App;
 use crate::config::{Origin, Settings, UsageError};
+use crate::stack;
 use anyhow::Context as _;
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::connection::{Connection, InvalidConnection, Password};
 use immich_backup_core::database::container::ContainerOptions;
+use immich_backup_core::stack::discover::Database as Found;
+use immich_backup_core::stack::engine::Engine;
 use std::path::{Path, PathBuf};
 
 /// What PostgreSQL's programs read from the environment and what is passed on to them; hosts, names and passwords have settings of their own.
@@ -14,6 +17,9 @@ const PASSED_ON: [&str; 10] =
 
 /// Names under which people keep the password. Immich's own is among them.
 const PASSWORDS: [&str; 3] = ["IMMICH_BACKUP_DATABASE_PASSWORD", "DB_PASSWORD", "PGPASSWORD"];
+
+/// Settings that say which database, or that there is none.
+const NAMES: [&str; 4] = ["no-database", "database-container", "database", "database-host"];
 
 /// Who may name the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,50 @@ fn weight(settings: &Settings, name: &'static str) -> u8 {
     }
 }
 
+/// Whether the settings say anything of a database.
+pub fn said_at_all(settings: &Settings) -> bool {
+    NAMES.into_iter().any(|name| weight(settings, name) > 0)
+}
+
+/// The client of a database that was found; what the settings say of user, name and password counts.
+///
+/// # Errors
+/// It cannot be reached, or the settings cannot be understood.
+pub async fn of_found(app: &App, found: &Found, engine: Option<&Engine>) -> anyhow::Result<Client> {
+    let settings = &app.settings;
+    let text = |name: &'static str| said_text(settings, name, Said::Anywhere).map(str::to_owned);
+    match (found, engine) {
+        (Found::InContainer { container, user, name, password: known }, Some(engine)) => Ok(Client::in_container(ContainerOptions {
+            docker: engine.address().to_owned(),
+            container: container.clone(),
+            user: text("database-user").or_else(|| user.clone()),
+            database: text("database-name").or_else(|| name.clone()),
+            password: password(settings)?.or_else(|| known.clone()),
+            run_as: None,
+        })
+        .await?),
+        (Found::InContainer { container, .. }, None) => Err(UsageError(format!("no engine runs programs in `{container}`: say --database URL")).into()),
+        (Found::Elsewhere(connection), _) => {
+            let mut connection = connection.clone();
+            if let Some(user) = text("database-user") {
+                connection = connection.with_user(user);
+            }
+            if let Some(name) = text("database-name") {
+                connection = connection.with_database(name);
+            }
+            if let Some(password) = password(settings)? {
+                connection = connection.with_password(password);
+            }
+            for name in PASSED_ON {
+                if let Some(value) = environment(name) {
+                    connection = connection.with_variable(name, value);
+                }
+            }
+            Ok(Client::local(connection, programs(settings)))
+        }
+    }
+}
+
 /// The database that the settings name.
 ///
 /// # Errors
@@ -56,13 +106,12 @@ fn weight(settings: &Settings, name: &'static str) -> u8 {
 pub async fn wanted(app: &App, said: Said) -> anyhow::Result<Wanted> {
     let settings = &app.settings;
     let least = if said == Said::OnCommandLine { 3 } else { 1 };
-    let names = ["no-database", "database-container", "database", "database-host"];
-    let flags: Vec<_> = names.into_iter().filter(|name| weight(settings, name) == 3).collect();
+    let flags: Vec<_> = NAMES.into_iter().filter(|name| weight(settings, name) == 3).collect();
     if let [first, second, ..] = flags.as_slice() {
         return Err(UsageError(format!("--{first} and --{second} contradict each other")).into());
     }
     // Of those that are said in the same way, the first counts.
-    let chosen = names.into_iter().rev().max_by_key(|name| weight(settings, name)).filter(|name| weight(settings, name) >= least);
+    let chosen = NAMES.into_iter().rev().max_by_key(|name| weight(settings, name)).filter(|name| weight(settings, name) >= least);
     Ok(match chosen {
         None => Wanted::Unsaid,
         Some("no-database") => Wanted::Refused,
@@ -79,7 +128,7 @@ fn said_text<'a>(settings: &'a Settings, name: &'static str, said: Said) -> Opti
 async fn in_container(settings: &Settings, said: Said) -> anyhow::Result<Client> {
     let text = |name: &'static str| said_text(settings, name, said).map(str::to_owned);
     Ok(Client::in_container(ContainerOptions {
-        docker: settings.text("docker-host").unwrap_or_default().to_owned(),
+        docker: stack::engine(settings).await?.address().to_owned(),
         container: settings.required("database-container")?.to_owned(),
         user: text("database-user"),
         database: text("database-name"),

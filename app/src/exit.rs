@@ -2,6 +2,7 @@
 
 use crate::app::GoneAway;
 use crate::config::UsageError;
+use crate::stack::Unfound;
 use immich_backup_core::backup::BackupError;
 use immich_backup_core::database::DatabaseError;
 use immich_backup_core::database::filter::FilterError;
@@ -128,12 +129,6 @@ impl From<anyhow::Error> for Failure {
                 IntoProjectError::Listing(listing) if listing.is_damage() => (Exit::Damaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
-        } else if let Some(error) = error.downcast_ref::<ServicesError>() {
-            (if error.is_interruption() { Exit::Interrupted } else { Exit::Failed }, error.hint())
-        } else if let Some(error) = error.downcast_ref::<DiscoverError>() {
-            (Exit::Failed, Some(error.hint()))
-        } else if let Some(error) = error.downcast_ref::<EngineError>() {
-            (Exit::Failed, error.hint().map(Into::into))
         } else if let Some(error) = error.downcast_ref::<RestoreError>() {
             of_restore(error)
         } else if let Some(error) = error.downcast_ref::<FindError>() {
@@ -166,6 +161,8 @@ impl From<anyhow::Error> for Failure {
             (if error.is_interruption() { Exit::Interrupted } else { Exit::Failed }, error.hint())
         } else if let Some(error) = error.downcast_ref::<JournalError>() {
             (Exit::Failed, error.hint())
+        } else if let Some(error) = error.downcast_ref::<Unfound>() {
+            (if error.is_usage() { Exit::Usage } else { Exit::Failed }, error.hint())
         } else if let Some(error) = error.downcast_ref::<EngineError>() {
             (Exit::Failed, error.hint().map(Into::into))
         } else if let Some(error) = error.downcast_ref::<DiscoverError>() {

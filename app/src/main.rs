@@ -13,6 +13,7 @@ mod schedule;
 mod screen;
 mod services;
 mod settings;
+mod stack;
 
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;

@@ -2,14 +2,14 @@
 
 use crate::app::App;
 use crate::config::UsageError;
+use crate::stack::{self, Stack};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use immich_backup_core::backup::{self, Downtime, DowntimeError};
 use immich_backup_core::event::Event;
 use immich_backup_core::stack::discover;
 use immich_backup_core::stack::engine::Engine;
-use immich_backup_core::stack::own::{self, Signs};
-use immich_backup_core::stack::project::containers;
+use immich_backup_core::stack::project::Container;
 use immich_backup_core::stack::services::journal::{self, By, Hold, Journal, JournalError};
 use immich_backup_core::stack::services::{Choice, Intent, Outage, Patience, ServicesError, Up, recover};
 use std::fs::OpenOptions;
@@ -63,19 +63,16 @@ pub fn patience(app: &App) -> Result<Patience, UsageError> {
 /// # Errors
 /// It cannot be asked.
 pub async fn engine(app: &App) -> anyhow::Result<Engine> {
-    Ok(Engine::connect(app.settings.text("docker-host").unwrap_or_default()).await?)
+    Ok(stack::engine(&app.settings).await?)
 }
 
-/// The services that are meant, as the engine and the settings say.
+/// The engine, and the services that are meant, as it and the Compose files say.
 ///
 /// # Errors
 /// There is no Immich, or more than one; or it belongs to no Compose project.
-pub async fn choice(app: &App, engine: &Engine) -> anyhow::Result<Choice> {
-    let mut all = containers(engine).await?;
-    let address = engine.address().to_owned();
-    let here = tokio::task::block_in_place(|| own::mark(&mut all, &Signs::look(), &address));
-    let wanted = discover::Choice { project: app.settings.text("compose-project").map(str::to_owned), folder: None };
-    let site = discover::choose(&all, &wanted, &here)?;
+pub async fn choice(app: &App) -> anyhow::Result<(Engine, Choice)> {
+    let Stack { site, engine, compose, .. } = stack::stack(app).await?;
+    let (engine, _) = engine.ok_or_else(|| UsageError("no engine can be asked to stop services or to start them".to_owned()))?;
     let database = match app.settings.text("database-container") {
         Some(name) => Some(name.to_owned()),
         None => match site.database().map(|found| found.value) {
@@ -87,9 +84,10 @@ pub async fn choice(app: &App, engine: &Engine) -> anyhow::Result<Choice> {
     let project = site.project.ok_or_else(|| {
         UsageError(format!("the container `{}` belongs to no Compose project: what else is to be stopped cannot be known; stop it yourself", site.server.name))
     })?;
-    let is_it = |name: &String, container: &immich_backup_core::stack::project::Container| container.name == *name || container.id.starts_with(name.as_str());
+    let is_it = |name: &String, container: &Container| container.name == *name || container.id.starts_with(name.as_str());
     let database = database.and_then(|name| project.containers().find(|container| is_it(&name, container)).map(|container| container.service.clone()));
-    Ok(Choice { project: project.name, database, ..Choice::default() })
+    let (depends_on, stop_timeouts) = compose.map(|compose| (compose.depends_on(), compose.stop_timeouts())).unwrap_or_default();
+    Ok((engine, Choice { project: project.name, database, depends_on, stop_timeouts }))
 }
 
 /// Who is at it, for others to read.
@@ -125,8 +123,7 @@ pub async fn hold(app: &App, project: &str, what: &str, wait: Duration) -> anyho
 /// # Errors
 /// What would keep it from stopping or starting them.
 pub async fn prepare(app: &App, by: By, only_look: bool) -> anyhow::Result<Outage> {
-    let engine = engine(app).await?;
-    let choice = choice(app, &engine).await?;
+    let (engine, choice) = choice(app).await?;
     let (what, wait) = match by {
         By::Run => ("a backup with --stop-services", app.settings.time("wait")?.unwrap_or_default()),
         By::Hand => ("`services stop`", Duration::from_secs(5)),

@@ -231,12 +231,13 @@ fn docker_stop_lets_a_run_write_its_checkpoint_and_the_next_start_goes_on_from_t
     let Some(deployed) = Deployed::new(&engine, &[("IMMICH_BACKUP_RUN_NOW", "true")]) else { return };
     let many = deployed.stack.media().join("library/many");
     fs::create_dir(&many).unwrap();
-    for number in 0..4_000 {
+    for number in 0..12_000 {
         fs::write(many.join(number.to_string()), format!("{number}")).unwrap();
     }
     deployed.compose(&[], &["up", "-d", "--no-deps", "immich-backup"]);
     deployed.until("the first files", |deployed| deployed.log().contains("file_stored"));
-    deployed.compose(&[], &["stop", "immich-backup"]);
+    // Compose 1.29 takes a second to come to the point.
+    engine.docker(&["stop", "--time=120", "immich_backup"]);
     let ends = |deployed: &Deployed<'_>| -> Vec<serde_json::Value> {
         let log = deployed.log();
         log.lines().filter(|line| line.contains("\"job_ended\"")).map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -28,17 +28,21 @@ use crate::event::{Event, Monitor, Phase};
 use crate::library::read::{LiveFile, ReadError};
 use crate::library::scope::Scope;
 use crate::library::tree::Tree;
-use crate::model::{Class, ExternalName, FilePath, Root, RootPath, RunId, Sample};
+use crate::model::{Class, ExternalName, FilePath, Root, RootPath, RunId, Sample, decode_text};
 use crate::prove::ProveError;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
 use crate::repository::manifest::ManifestError;
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::{OpenError, Session};
+use crate::stack::discover::Known;
 use crate::told::told;
 use crate::verdict::Proof;
 use jiff::Timestamp;
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -173,6 +177,21 @@ impl BackupError {
 /// A hint, to be followed by another.
 fn sentence(hint: Option<impl AsRef<str>>) -> String {
     hint.map_or_else(String::new, |hint| format!("{}; ", hint.as_ref()))
+}
+
+/// The external libraries of the newest snapshot: what they are kept under, and where Immich's server saw them.
+///
+/// # Errors
+/// SQLite's.
+pub fn known_externals(session: &Session) -> Result<Vec<Known>, BackupError> {
+    let Some(latest) = session.manifest.latest_snapshot()? else { return Ok(Vec::new()) };
+    let roots = session.manifest.run_started(latest.id)?.map(|started| started.roots).unwrap_or_default();
+    let known = |root: SourceRoot| {
+        let text = root.server_path.unwrap_or(root.path);
+        let bytes = decode_text(&text).map_or_else(|| text.as_bytes().to_vec(), Cow::into_owned);
+        Some(Known { name: root.external?, server_path: PathBuf::from(OsString::from_vec(bytes)) })
+    };
+    Ok(roots.into_iter().filter_map(known).collect())
 }
 
 /// How a run ended.

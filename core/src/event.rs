@@ -287,6 +287,15 @@ pub enum Event {
         /// What was wrong.
         problem: String,
     },
+    /// Something that nobody said was found.
+    Found {
+        /// What: the library, the database.
+        what: String,
+        /// Where it is, or what it is called. No secret.
+        value: String,
+        /// What told of it: a container's mount, its environment.
+        origin: String,
+    },
     /// Something worth knowing that stops nothing.
     Warned {
         /// What.

@@ -4,6 +4,7 @@ use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
 use crate::services;
+use crate::stack::{self, Externals, Findings};
 use immich_backup_core::backup::{self, Counts, Database, Downtime, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
@@ -15,6 +16,7 @@ use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::{OpenError, Repository, Session};
 use immich_backup_core::retention::Policy;
+use immich_backup_core::stack::copies::Copied;
 use immich_backup_core::stack::services::Intent;
 use immich_backup_core::verdict::{NamedVerdict, Proof, Verdict};
 use immich_backup_core::verify;
@@ -29,31 +31,53 @@ use std::time::{Duration, Instant};
 /// Walking is bound by the disk's latency, not by cores.
 const WALKERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
+/// The folder of copies of the stack's configuration, in the repository's state folder.
+const CONFIGURATION: &str = "config";
+
 /// Backs up.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let mut plan = plan(app)?;
     let dry = app.settings.switch("dry-run")?;
     let stops = app.settings.switch("stop-services")?;
     if !dry {
         services::recover_before_run(app).await;
     }
+    let place = app.place()?;
+    let findings = stack::find(app).await?;
+    let mut plan = plan(app, findings.as_ref())?;
     // Whatever can be found out is, before anything is stopped.
     let stopped = if stops { Some(Arc::new(services::stopped(app, dry).await?)) } else { None };
     plan.downtime = stopped.clone().map(|stopped| stopped as Arc<dyn Downtime>);
     add_stopped(app, &mut plan)?;
-    let place = app.place()?;
     let repository = if let Place::Directory(path) = &place { Some(path.as_path()) } else { None };
     backup::refuse_overlap(&plan, repository, &app.state_base())?;
     let policy = super::prune::retention(app)?;
-    let wanted = database::wanted(app, Said::Anywhere).await?;
+    let mut wanted = database::wanted(app, Said::Anywhere).await?;
+    if let (Wanted::Unsaid, Some(findings)) = (&wanted, &findings)
+        && let Some(client) = findings.client(app).await?
+    {
+        wanted = Wanted::Database(Box::new(client));
+    }
     let without_database = matches!(wanted, Wanted::Unsaid);
     if let Wanted::Database(client) = wanted {
-        plan.database = Some(database_plan(app, *client)?);
+        plan.database = Some(database_plan(app, *client, findings.as_ref())?);
+    }
+    let (said, externals) = (plan.sources.clone(), externals(app, findings.as_ref(), &plan).await?);
+    if let Some(findings) = &findings {
+        plan.sources.extend(findings.external_sources(app, &externals, &said, &plan.drop_externals, None)?);
+        backup::refuse_overlap(&plan, repository, &app.state_base())?;
     }
     let repository = open_or_init(app).await?;
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
+    let mut configuration = None;
+    if let Some(findings) = &findings {
+        // Named as they were before.
+        let known = backup::known_externals(&session)?;
+        let externals = findings.external_sources(app, &externals, &said, &plan.drop_externals, Some(&known))?;
+        plan.sources = said.into_iter().chain(externals).collect();
+        configuration = copy_configuration(app, findings, &session, &mut plan).await?;
+    }
     if dry {
         let would_stop = match &stopped {
             Some(stopped) => Some(stopped.intent().await?),
@@ -64,7 +88,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
             None => None,
         };
         let report = tokio::task::block_in_place(|| backup::dry_run(&session, &plan, &app.monitor, &app.stop))?;
-        return Ok(outcome(&report, &After { without_database, would_dump, would_stop, pruned_dumps: 0 }, started.elapsed()));
+        return Ok(outcome(&report, &After { without_database, would_dump, would_stop, pruned_dumps: 0, configuration }, started.elapsed()));
     }
     look_at_objects(app, &mut session).await?;
     if let Some(database) = plan.database.as_ref().filter(|_| stops) {
@@ -73,7 +97,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
     let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
-    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None, would_stop: None }, started.elapsed()))
+    Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None, would_stop: None, configuration }, started.elapsed()))
 }
 
 /// What is to be told besides the report of the run itself.
@@ -87,6 +111,36 @@ struct After {
     would_dump: Option<String>,
     /// In a dry run: which services would be stopped.
     would_stop: Option<Intent>,
+    /// What became of the stack's configuration, where there is a stack.
+    configuration: Option<Copied>,
+}
+
+/// Where external libraries are, as the database says.
+async fn externals(app: &App, findings: Option<&Findings>, plan: &Plan) -> anyhow::Result<Externals> {
+    match findings {
+        Some(findings) => findings.externals(app, plan.database.as_ref().map(|database| &database.client)).await,
+        None => Ok(Externals::default()),
+    }
+}
+
+/// Copies the stack's configuration into the state folder, and adds the copies to what is backed up. What goes wrong there is told and stops nothing.
+async fn copy_configuration(app: &App, findings: &Findings, session: &Session, plan: &mut Plan) -> anyhow::Result<Option<Copied>> {
+    let folder = session.state.folder().join(CONFIGURATION);
+    let copied = match findings.stack.copy_configuration(&folder, app.settings.switch("with-secrets")?).await {
+        Ok(copied) => copied,
+        Err(error) => {
+            let problem = format!("the stack's configuration cannot be copied to `{}`: {error}", folder.display());
+            app.monitor.emit(Event::Warned { message: problem.clone() });
+            return Ok(Some(Copied { problems: vec![problem], ..Copied::default() }));
+        }
+    };
+    for problem in &copied.problems {
+        app.monitor.emit(Event::Warned { message: format!("configuration: {problem}") });
+    }
+    if !copied.files.is_empty() {
+        plan.sources.push(Source { root: Root::Config, path: folder, server_path: None, mounts: Vec::new() });
+    }
+    Ok(Some(copied))
 }
 
 /// The database, and what would dump it: asked, so that a dry run finds what is wrong there too.
@@ -95,7 +149,7 @@ async fn dump_text(client: &Client) -> anyhow::Result<String> {
     Ok(format!("{}, {}, PostgreSQL {}, by pg_dump {major}.{minor}", client.target(), screen::bytes(server.database_bytes), server.short_version()))
 }
 
-fn database_plan(app: &App, client: Client) -> anyhow::Result<Database> {
+fn database_plan(app: &App, client: Client, findings: Option<&Findings>) -> anyhow::Result<Database> {
     let settings = &app.settings;
     let compression = match settings.text("compression") {
         None | Some("gzip") => Compression::Gzip,
@@ -107,7 +161,7 @@ fn database_plan(app: &App, client: Client) -> anyhow::Result<Database> {
         client,
         compression,
         lock_wait: settings.time("lock-wait")?.unwrap_or_default(),
-        media_location: text("media-location"),
+        media_location: text("media-location").or_else(|| findings.and_then(Findings::media_location)),
         external_ignore: settings.texts("external-ignore").to_vec(),
         immich_url: text("immich-url"),
     })
@@ -160,9 +214,9 @@ async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
     }
 }
 
-fn plan(app: &App) -> anyhow::Result<Plan> {
+fn plan(app: &App, findings: Option<&Findings>) -> anyhow::Result<Plan> {
     let settings = &app.settings;
-    let library = Source { root: Root::Library, path: PathBuf::from(settings.required("library")?), server_path: None, mounts: super::media_mounts(app)? };
+    let library = super::library(app, findings)?;
     let externals = super::externals(app)?.into_iter().map(super::External::source);
     let sources: Vec<_> = std::iter::once(library).chain(externals).collect();
     let dropped = settings.texts("drop-external").iter().map(|name| name.parse()).collect::<Result<Vec<ExternalName>, InvalidPath>>();
@@ -182,7 +236,7 @@ fn plan(app: &App) -> anyhow::Result<Plan> {
         drop_externals: dropped.map_err(|error| UsageError(error.to_string()))?,
         ignore_missing_markers: settings.switch("ignore-missing-markers")?,
         label: settings.text("label").map(str::to_owned),
-        immich_version: settings.text("immich-version").map(str::to_owned),
+        immich_version: settings.text("immich-version").map(str::to_owned).or_else(|| Some(findings?.stack.site.version()?.value)),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         wait: settings.time("wait")?.unwrap_or_default(),
         take_over: settings.switch("take-over")?,
@@ -286,6 +340,7 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         lines.extend(hint.iter().map(|hint| format!("             {hint}")));
     }
     lines.extend(service_lines(after));
+    lines.extend(after.configuration.iter().flat_map(configuration_lines));
     lines.join("\n")
 }
 
@@ -348,6 +403,19 @@ fn service_lines(after: &After) -> Vec<String> {
     lines
 }
 
+fn configuration_lines(copied: &Copied) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !copied.files.is_empty() {
+        let secrets = match copied.redacted {
+            0 => String::new(),
+            count => format!(", {} secrets left out", screen::count(count)),
+        };
+        lines.push(format!("  {:<10} {} of the stack{secrets}", "config", screen::files(copied.files.len() as u64)));
+    }
+    lines.extend(copied.problems.iter().map(|problem| format!("  {:<10} {problem}", "NOT STORED")));
+    lines
+}
+
 /// How many names a summary for people shows.
 pub(super) const SHOWN: usize = 20;
 
@@ -399,6 +467,7 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "dump": report.dump,
         "proof": report.proof,
         "downtime_ms": downtime_ms(report),
+        "configuration": after.configuration.as_ref().map(|copied| json!({ "files": copied.files, "redacted": copied.redacted, "problems": copied.problems })),
         "pruned_dumps": after.pruned_dumps,
         "would_dump": after.would_dump,
         "would_stop": after.would_stop.as_ref().map(|intent| &intent.stopped),

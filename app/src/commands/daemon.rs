@@ -72,7 +72,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if let Some(listener) = listener {
         tokio::spawn(http::serve(listener, Arc::clone(&board)));
     }
-    before_jobs(app).await;
+    before_jobs(app, &board).await;
     let told = Job::ALL.into_iter().map(|job| (job, child::told(job, settings))).collect();
     let stopped = Loop { planner, told, feed, board, file, remembered }.run(&app.stop).await;
     let (exit, text) =
@@ -83,6 +83,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
 /// Less would be no wait at all.
 const MIN_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// The daemon is seen to turn this often while it is not in its loop yet.
+const TURN_EVERY: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Held while this is the one daemon of its state folder; freed with the process, whatever happens.
 struct Alone {
     _file: File,
@@ -90,8 +93,12 @@ struct Alone {
 
 /// What has to be done before the first job runs: what a run had stopped that died with the machine is started again. What goes wrong with that is told, and
 /// jobs run all the same.
-async fn before_jobs(app: &App) {
-    services::recover_before_run(app).await;
+async fn before_jobs(app: &App, board: &Board) {
+    let mut recovered = std::pin::pin!(services::recover_before_run(app));
+    // Services that take long to be well keep nobody from being alive.
+    while tokio::time::timeout(TURN_EVERY, &mut recovered).await.is_err() {
+        board.turn();
+    }
 }
 
 fn alone(app: &App) -> anyhow::Result<Alone> {

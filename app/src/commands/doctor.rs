@@ -1,14 +1,19 @@
+mod stack;
+
 use crate::access;
 use crate::app::{App, Outcome};
 use crate::database::{self, Said, Wanted};
 use crate::exit::{Exit, Failure};
 use crate::screen;
+use immich_backup_core::database::client::Client;
 use immich_backup_core::library::{layout, walk};
+use immich_backup_core::model::RootPath;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::{Repository, Session};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::path::Path;
+use stack::Looked;
+use std::path::{Path, PathBuf};
 
 /// One requirement, looked at.
 struct Check {
@@ -39,6 +44,20 @@ impl Check {
         Self { name: name.into(), state: State::Bad(failure.exit), detail: format!("{}{hint}", failure.message) }
     }
 
+    /// For an error that [`Failure`] does not know.
+    fn bad_with_hint(name: impl Into<String>, error: &dyn std::error::Error, hint: String) -> Self {
+        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        Self { name: name.into(), state: State::Bad(Exit::Failed), detail: format!("{error}{cause}\n           {hint}") }
+    }
+
+    /// With a word on what told of it.
+    fn told_by(mut self, origin: Option<&str>) -> Self {
+        if let (State::Good | State::Doubtful, Some(origin)) = (self.state, origin) {
+            self.detail = format!("{} ({origin})", self.detail);
+        }
+        self
+    }
+
     fn line(&self) -> String {
         let mark = match self.state {
             State::Good => "ok  ",
@@ -61,14 +80,23 @@ impl Check {
 /// Checks every requirement.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let mut checks = vec![Check::good("program", concat!("immich-backup ", env!("CARGO_PKG_VERSION")))];
-    match app.settings.text("library") {
-        Some(library) => checks.extend(check_library(Path::new(library))),
-        None => checks.push(Check::doubtful("library", "not given: say --library (IMMICH_BACKUP_LIBRARY, UPLOAD_LOCATION)")),
+    let looked = Looked::at(app, &mut checks).await;
+    match (app.settings.text("library").filter(|path| !path.is_empty()), &looked) {
+        (Some(library), _) => checks.extend(check_library(Path::new(library), &super::media_mounts(app)?, None)),
+        (None, Some(looked)) => match looked.check_media() {
+            Ok(media) => checks.extend(check_library(&media.value.path, &looked.mounts(), Some(&media.origin))),
+            Err(check) => checks.push(check),
+        },
+        (None, None) => checks.push(Check::doubtful("library", "not given, and not found: say --library (IMMICH_BACKUP_LIBRARY, UPLOAD_LOCATION)")),
     }
     for external in super::externals(app)? {
         checks.push(check_folder(&format!("external {}", external.name), &external.path));
     }
-    checks.extend(check_database(app).await);
+    let (of_database, client) = check_database(app, looked.as_ref()).await;
+    checks.extend(of_database);
+    if let Some(looked) = &looked {
+        checks.extend(looked.check_externals(app, client.as_deref()).await);
+    }
     checks.extend(check_repository(app).await);
     let exit = checks.iter().find_map(|check| if let State::Bad(exit) = check.state { Some(exit) } else { None }).unwrap_or(Exit::Done);
     let text: Vec<_> = checks.iter().map(Check::line).collect();
@@ -85,12 +113,20 @@ fn check_folder(name: &str, path: &Path) -> Check {
     }
 }
 
-fn check_library(library: &Path) -> Vec<Check> {
-    let mut checks = vec![check_folder("library", library)];
+/// `origin` says what told of it, where nobody said it; `mounts` are folders below it that are elsewhere.
+fn check_library(library: &Path, mounts: &[(RootPath, PathBuf)], origin: Option<&str>) -> Vec<Check> {
+    let mut checks = vec![check_folder("library", library).told_by(origin)];
+    for (at, folder) in mounts {
+        checks.push(check_folder(&format!("its {at}"), folder));
+    }
     if checks.iter().any(|check| check.state != State::Good) {
         return checks;
     }
-    let missing: Vec<_> = layout::markers().filter(|marker| !library.join(marker).exists()).collect();
+    let is_there = |marker: &String| {
+        let mounted = mounts.iter().find_map(|(at, folder)| Some(folder.join(Path::new(marker).strip_prefix(at.to_path()).ok()?)));
+        mounted.unwrap_or_else(|| library.join(marker)).exists()
+    };
+    let missing: Vec<_> = layout::markers().filter(|marker| !is_there(marker)).collect();
     checks.push(if missing.is_empty() {
         Check::good("markers", "all six folders have their .immich marker")
     } else {
@@ -100,21 +136,29 @@ fn check_library(library: &Path) -> Vec<Check> {
 }
 
 /// Whether the database can be reached and dumped, and whether a drill could be held here.
-async fn check_database(app: &App) -> Vec<Check> {
-    let client = match database::wanted(app, Said::Anywhere).await {
-        Ok(Wanted::Database(client)) => client,
-        Ok(Wanted::Refused) => return vec![Check::doubtful("database", "left out (--no-database): files alone do not bring Immich back")],
-        Ok(Wanted::Unsaid) => return vec![Check::doubtful("database", "not given: say --database URL or --database-container NAME")],
-        Err(error) => return vec![Check::bad("database", error)],
+async fn check_database(app: &App, looked: Option<&Looked>) -> (Vec<Check>, Option<Box<Client>>) {
+    let found = async || match database::wanted(app, Said::Anywhere).await {
+        Ok(Wanted::Database(client)) => Ok((client, None)),
+        Ok(Wanted::Refused) => Err(Check::doubtful("database", "left out (--no-database): files alone do not bring Immich back")),
+        Ok(Wanted::Unsaid) => match looked {
+            Some(looked) => looked.database(app).await,
+            None => Err(Check::doubtful("database", "not given, and not found: say --database URL or --database-container NAME")),
+        },
+        Err(error) => Err(Check::bad("database", error)),
+    };
+    let (client, origin) = match found().await {
+        Ok(found) => found,
+        Err(check) => return (vec![check], None),
     };
     let server = match client.server().await {
         Ok(server) => server,
-        Err(error) => return vec![Check::bad("database", error)],
+        Err(error) => return (vec![Check::bad("database", error)], None),
     };
     let immich = server.immich_version.as_ref().map_or_else(|| "no version of Immich in it".to_owned(), |version| format!("Immich {version}"));
     let size = screen::bytes(server.database_bytes);
     let found = format!("{}, PostgreSQL {}, {immich}, {size}", client.target(), server.short_version());
-    let mut checks = vec![if server.immich_version.is_some() { Check::good("database", found) } else { Check::doubtful("database", found) }];
+    let state = if server.immich_version.is_some() { Check::good("database", found) } else { Check::doubtful("database", found) };
+    let mut checks = vec![state.told_by(origin.as_deref())];
     checks.push(match client.pg_dump_version().await {
         Ok((major, minor)) if major == server.major() => Check::good("pg_dump", format!("{major}.{minor}")),
         Ok((major, minor)) => {
@@ -123,7 +167,7 @@ async fn check_database(app: &App) -> Vec<Check> {
         }
         Err(error) => Check::bad("pg_dump", error),
     });
-    checks
+    (checks, Some(client))
 }
 
 async fn check_repository(app: &App) -> Vec<Check> {

@@ -22,7 +22,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let mut fields = card.fields(None);
     let mut texts = Vec::new();
     if with_estimate {
-        let plan = estimate::Plan::of(app, &place, class.as_ref())?;
+        let plan = estimate::Plan::of(app, &place, class.as_ref()).await?;
         let Some(estimated) = tokio::task::block_in_place(|| plan.run(&app.stop))? else {
             return Ok(Outcome::new(Exit::Interrupted, "interrupted".to_owned(), json!({})));
         };

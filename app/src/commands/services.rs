@@ -147,10 +147,12 @@ async fn show(app: &App) -> anyhow::Result<Outcome> {
         }
     }
     let found = async {
-        let engine = services::engine(app).await?;
-        let project = match app.settings.text("compose-project") {
-            Some(project) => project.to_owned(),
-            None => services::choice(app, &engine).await?.project,
+        let (engine, project) = match app.settings.text("compose-project") {
+            Some(project) => (services::engine(app).await?, project.to_owned()),
+            None => {
+                let (engine, choice) = services::choice(app).await?;
+                (engine, choice.project)
+            }
         };
         let statuses = status(&engine, &project, services::patience(app)?).await?;
         if statuses.is_empty() {

@@ -141,7 +141,11 @@ impl Watcher for Board {
     fn notice(&self, happened: &Happened<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match happened {
-            Happened::Began { job, at, .. } => state.running = Some((*job, *at, Progress::default())),
+            Happened::Began { job, at, .. } => {
+                state.running = Some((*job, *at, Progress::default()));
+                // What was its next time is now; the one after is told when this run has ended.
+                state.next.remove(job);
+            }
             Happened::Emitted(event) => {
                 if let Some((.., progress)) = &mut state.running {
                     progress.take(event);

@@ -142,11 +142,12 @@ impl Heard<'_> {
         let Some(line) = line else { return };
         match serde_json::from_str(&line) {
             Ok(Value::Object(object)) if object.get("type").is_some_and(|kind| kind == "summary") => self.summary = object,
-            Ok(value) => match serde_json::from_value::<Event>(value) {
-                Ok(event) => self.feed.tell(&Happened::Emitted(&event)),
-                // Results, such as the rows of a listing: who runs the command by hand wants them.
-                Err(_) => {}
-            },
+            // What else there is are results, such as the rows of a listing: who runs the command by hand wants them.
+            Ok(value) => {
+                if let Ok(event) = serde_json::from_value::<Event>(value) {
+                    self.feed.tell(&Happened::Emitted(&event));
+                }
+            }
             Err(_) => self.word(Some(line)),
         }
     }

@@ -60,9 +60,12 @@ impl Loop {
                     let report = child::run(job, self.told.get(&job).unwrap_or(&nothing), &self.feed, &self.board, stop).await;
                     self.planner.ended(job, report.last.ended_at, ended(&report.last));
                     self.feed.tell(&Happened::Ended(&report));
+                    self.tell_plan(report.last.ended_at);
                     self.keep();
-                    if stop.is_cancelled() && !report.last.is_well() {
-                        return Stopped { runs, interrupted: true };
+                    // What ended by itself just then was not interrupted, whatever came of it.
+                    let interrupted = report.last.exit_code == Exit::Interrupted.code() || report.summary.is_empty();
+                    if stop.is_cancelled() && interrupted {
+                        return Stopped { runs, interrupted };
                     }
                     runs += 1;
                 }

@@ -89,9 +89,11 @@ pub(super) fn problem(event: &Event) -> Option<String> {
     })
 }
 
-/// What everybody wants to know who watches.
+/// What is worth a line unless somebody wants to see only what is wrong: what nobody said and was found, and what happened to services.
 pub(super) fn note(event: &Event) -> Option<String> {
     match event {
+        Event::Found { what, value, origin } if origin.is_empty() => Some(format!("found {what}: {value}")),
+        Event::Found { what, value, origin } => Some(format!("found {what}: {value} ({origin})")),
         Event::StagingFinished { files: count, bytes: size } => Some(format!("copied to the stage: {}, {}", files(*count), bytes(*size))),
         Event::ImmichUp { downtime_ms } => Some(format!("Immich is up again; it was down for {}", seconds(*downtime_ms))),
         Event::ServiceStopped { service, elapsed_ms } => Some(format!("stopped {service} ({})", seconds(*elapsed_ms))),

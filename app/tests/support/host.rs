@@ -39,7 +39,8 @@ impl Host {
     /// Arguments of a backup of `stack`, with its services stopped.
     pub fn backup_arguments(&self, stack: &Stack<'_>) -> Vec<String> {
         let external = format!("nas={}:/mnt/external", stack.external().display());
-        let arguments = ["--json", "--stop-services", "--docker-host", &self.docker, "--database-container", "immich_postgres", "--external", &external];
+        let arguments =
+            ["--json", "--init", "--stop-services", "--docker-host", &self.docker, "--database-container", "immich_postgres", "--external", &external];
         arguments.map(str::to_owned).to_vec()
     }
 
@@ -57,6 +58,29 @@ impl Host {
 
     pub fn journal(&self) -> PathBuf {
         self.world.state.join("services/immich.json")
+    }
+
+    /// The journal's phase; `None` where there is no journal.
+    pub fn phase(&self) -> Option<String> {
+        let text = std::fs::read(self.journal()).ok()?;
+        let journal: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        Some(journal["phase"].as_str().unwrap().to_owned())
+    }
+
+    /// Ends the process that watches over a run, and nothing else: known by its arguments, and by this test's own folder among them.
+    pub fn end_watcher(&self) {
+        let own = self.world.state.display().to_string();
+        let mut ended = 0;
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(arguments) = std::fs::read(entry.path().join("cmdline")) else { continue };
+            let arguments: Vec<_> = arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            if arguments.get(2).is_some_and(|word| word == "watch") && arguments.contains(&own) {
+                let pid = entry.file_name().to_str().unwrap().parse().unwrap();
+                rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+                ended += 1;
+            }
+        }
+        assert_eq!(ended, 1, "there is one watcher");
     }
 
     pub fn watcher_log(&self) -> String {

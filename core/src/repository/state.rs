@@ -173,6 +173,12 @@ impl StateFolder {
         self.replace("seen.json", &serde_json::to_string(head).unwrap_or_default())
     }
 
+    /// The folder itself.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the manifest is.
     #[must_use]
     pub fn manifest(&self) -> PathBuf {

@@ -234,7 +234,8 @@ impl Site {
     }
 
     /// Where the server sees its media location.
-    fn media_location(&self) -> Found<PathBuf> {
+    #[must_use]
+    pub fn media_location(&self) -> Found<PathBuf> {
         if let Some(said) = self.server.environment.get("IMMICH_MEDIA_LOCATION") {
             return Found { value: PathBuf::from(said), origin: environment_of(&self.server) };
         }

@@ -106,7 +106,7 @@ pub enum ServicesError {
         /// The container.
         container: String,
         /// What the engine said, where it said something.
-        source: Option<EngineError>,
+        source: Option<Box<EngineError>>,
     },
     /// Asked to end meanwhile.
     #[error("interrupted while services were being stopped")]

@@ -1,15 +1,16 @@
 use crate::app::App;
 use crate::screen;
+use crate::stack::{self, Findings};
+use immich_backup_core::backup;
 use immich_backup_core::estimate::{self, Amount, Estimate, GB, MeasureError, Measured, Row, Source};
+use immich_backup_core::event::Event;
 use immich_backup_core::library::scope::Scope;
-use immich_backup_core::model::Root;
 use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::storage_class::StorageClass;
 use immich_backup_core::repository::vendor::Vendor;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 /// As for a backup: walking is bound by the disk's latency, not by cores.
@@ -33,12 +34,18 @@ pub struct Estimated {
 
 impl Plan {
     /// The plan that the settings make.
-    pub fn of(app: &App, place: &Place, class: Option<&StorageClass>) -> anyhow::Result<Self> {
-        let library = Source { root: Root::Library, path: PathBuf::from(app.settings.required("library")?), mounts: super::super::media_mounts(app)? };
-        let external = |external: super::super::External| Source { root: Root::External(external.name), path: external.path, mounts: Vec::new() };
-        let externals = super::super::externals(app)?.into_iter().map(external);
+    pub async fn of(app: &App, place: &Place, class: Option<&StorageClass>) -> anyhow::Result<Self> {
+        let is_library_said = app.settings.text("library").is_some_and(|path| !path.is_empty());
+        let findings = if is_library_said { None } else { stack::find(app).await? };
+        let library = super::super::library(app, findings.as_ref())?;
+        let said: Vec<_> = super::super::externals(app)?.into_iter().map(super::super::External::source).collect();
+        let found = match &findings {
+            Some(findings) => found_externals(app, findings, &said).await?,
+            None => Vec::new(),
+        };
+        let source = |source: backup::Source| Source { root: source.root, path: source.path, mounts: source.mounts };
         Ok(Self {
-            sources: std::iter::once(library).chain(externals).collect(),
+            sources: std::iter::once(library).chain(said).chain(found).map(source).collect(),
             scope: Scope {
                 originals_only: app.settings.switch("originals-only")?,
                 exclude: super::super::patterns(app.settings.texts("exclude"))?,
@@ -58,6 +65,21 @@ impl Plan {
         };
         let estimate = estimate::first_year(self.vendor, self.class.as_deref(), &measured.contents);
         Ok(Some(Estimated { measured, vendor: self.vendor, class: self.class, estimate }))
+    }
+}
+
+/// External libraries that Immich's database names. It may be away: an estimate is made all the same.
+async fn found_externals(app: &App, findings: &Findings, said: &[backup::Source]) -> anyhow::Result<Vec<backup::Source>> {
+    let told = async {
+        let client = findings.client(app).await?;
+        findings.externals(app, client.as_ref()).await
+    };
+    match told.await {
+        Ok(externals) => Ok(findings.external_sources(app, &externals, said, &[], Some(&[]))?),
+        Err(error) => {
+            app.monitor.emit(Event::Warned { message: format!("external libraries are not measured: {error:#}") });
+            Ok(Vec::new())
+        }
     }
 }
 

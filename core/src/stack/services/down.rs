@@ -165,7 +165,7 @@ impl Outage {
                 Err(error) => said = Some(error),
             }
         }
-        Err(ServicesError::RunsOn { service: service.to_owned(), container: kept.name.clone(), source: said })
+        Err(ServicesError::RunsOn { service: service.to_owned(), container: kept.name.clone(), source: said.map(Box::new) })
     }
 
     /// Stops whatever runs of a service now.
@@ -177,7 +177,7 @@ impl Outage {
             let stopped = self.api.stop(&container.id, &container.name, container.stop_timeout, false).await;
             let is_down = self.api.look(&container.id).await?.is_none_or(|seen| !seen.container.state.is_up());
             if !is_down {
-                return Err(ServicesError::RunsOn { service: service.to_owned(), container: container.name, source: stopped.err() });
+                return Err(ServicesError::RunsOn { service: service.to_owned(), container: container.name, source: stopped.err().map(Box::new) });
             }
         }
         Ok(())
@@ -199,7 +199,7 @@ fn next_step(services: &[Service], with_database: bool) -> Vec<String> {
     let left: Vec<_> = services.iter().filter(|service| !service.asked && (with_database || !service.is_database)).collect();
     let is_waited_for = |service: &Service| {
         let waits = |other: &&Service| other.name != service.name && other.depends_on.iter().any(|before| before.service == service.name);
-        left.iter().any(|other| waits(other))
+        left.iter().any(waits)
     };
     let free: Vec<_> = left.iter().filter(|service| !is_waited_for(service)).map(|service| service.name.clone()).collect();
     if free.is_empty() { left.iter().map(|service| service.name.clone()).collect() } else { free }

@@ -426,11 +426,14 @@ fn read_file(path: &Path) -> Result<Option<Journal>, JournalError> {
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
+/// A journal's file, and what it says.
+pub type Filed = (PathBuf, Result<Journal, JournalError>);
+
 /// All journals in the folder, each with what it says; in the order of their names.
 ///
 /// # Errors
 /// The folder is there and cannot be read.
-pub fn all(folder: &Path) -> Result<Vec<(PathBuf, Result<Journal, JournalError>)>, JournalError> {
+pub fn all(folder: &Path) -> Result<Vec<Filed>, JournalError> {
     let failed = |source| JournalError::Io { action: "read", path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
