@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 pub struct Leftover {
     path: PathBuf,
     marker: Marker,
-    _lock: OwnedFd,
+    /// Its handle, which holds the lock.
+    folder: OwnedFd,
 }
 
 /// The stages in the folder `stage` that runs left behind and nobody uses: folders of this user that bear the marker of the run that they are named after.
@@ -55,7 +56,7 @@ impl Leftover {
         let mut text = Vec::new();
         open_file(&lock, MARKER)?.take(MARKER_BYTES_MAX).read_to_end(&mut text)?;
         let marker: Marker = serde_json::from_slice(&text)?;
-        Ok((marker.format == FORMAT && marker.run == run).then_some(Self { path, marker, _lock: lock }))
+        Ok((marker.format == FORMAT && marker.run == run).then_some(Self { path, marker, folder: lock }))
     }
 
     /// Where it is.
@@ -84,7 +85,7 @@ impl Leftover {
 
     /// Its list, and its copies.
     pub(super) fn open_list(&self) -> io::Result<(File, OwnedFd)> {
-        Ok((open_file(&self._lock, LIST)?, open_root(&self.path.join(FILES))?))
+        Ok((open_file(&self.folder, LIST)?, open_root(&self.path.join(FILES))?))
     }
 
     /// Removes it, but for what is not ours.
