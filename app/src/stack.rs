@@ -9,7 +9,7 @@ use immich_backup_core::database::import_paths::import_paths;
 use immich_backup_core::event::Event;
 use immich_backup_core::model::{ExternalName, InvalidPath, Root, RootPath};
 use immich_backup_core::stack::address::{Surroundings, addresses};
-use immich_backup_core::stack::compose::{Compose, ComposeError};
+use immich_backup_core::stack::compose::{Compose, ComposeError, tidy};
 use immich_backup_core::stack::copies::{Configuration, Copied};
 use immich_backup_core::stack::discover::{self, Choice, Database, DiscoverError, External, Found, Known, Media, Place, Site, Teller};
 use immich_backup_core::stack::engine::{Address, Engine, EngineError};
@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why no Immich was found.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +134,7 @@ pub async fn look_at(engine: &Engine) -> Result<(Vec<Container>, Here), EngineEr
 
 fn choice(settings: &Settings) -> Choice {
     let text = |name: &str| settings.text(name).filter(|text| !text.is_empty());
-    let folder = text("immich-dir").map(|folder| std::path::absolute(folder).unwrap_or_else(|_| PathBuf::from(folder)));
+    let folder = text("immich-dir").map(|folder| tidy(&std::path::absolute(folder).unwrap_or_else(|_| PathBuf::from(folder))));
     Choice { project: text("compose-project").map(str::to_owned), folder }
 }
 
@@ -294,6 +295,21 @@ pub async fn find(app: &App) -> Result<Option<Findings>, Unfound> {
     let findings = Findings { stack, media, database };
     findings.tell(app);
     Ok(Some(findings))
+}
+
+/// How long the stack beside a library that was said is looked for.
+const BESIDE_WAIT: Duration = Duration::from_secs(15);
+
+/// The stack that a library belongs to which was said, as its database was: for its configuration, which nobody can say. Who has none, or may not ask an
+/// engine, is not bothered.
+pub async fn beside(app: &App) -> Option<Stack> {
+    let sought = Sought::of(&app.settings);
+    if !sought.is_nothing() {
+        return None;
+    }
+    let stack = tokio::time::timeout(BESIDE_WAIT, stack(app)).await.ok()?.ok()?;
+    let media = stack.site.media(&stack.here).ok()?;
+    sought.other_library(&app.settings, Some(&media)).is_none().then_some(stack)
 }
 
 impl Stack {

@@ -21,6 +21,7 @@ pub use turn::open;
 
 use self::stage::Stage;
 use self::stopped::Gathered;
+use crate::budget::CHECKPOINT_INTERVAL;
 use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
 use crate::database::inventory::{Inventory, InventoryError};
@@ -440,6 +441,17 @@ impl Run<'_> {
             Root::Library => self.plan.database.as_ref().and_then(|database| database.media_location.clone()).map(String::into_bytes),
             Root::External(_) => source.server_path.clone(),
             Root::Config | Root::Postgres => None,
+        }
+    }
+
+    /// What `work` returns. Others are told meanwhile that this run is alive: a large database takes longer than their patience.
+    async fn alive_while<T>(&mut self, mut work: impl Future<Output = T> + Unpin) -> T {
+        loop {
+            match tokio::time::timeout(CHECKPOINT_INTERVAL, &mut work).await {
+                Ok(done) => return done,
+                // What stops the log stops the run later on; now Immich may be down.
+                Err(_) => drop(self.commit(&[]).await),
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
 use crate::services;
-use crate::stack::{self, Externals, Findings};
+use crate::stack::{self, Externals, Findings, Stack};
 use immich_backup_core::backup::{self, Counts, Database, Downtime, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
 use immich_backup_core::database::compress::Compression;
@@ -76,7 +76,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         let known = backup::known_externals(&session)?;
         let externals = findings.external_sources(app, &externals, &said, &plan.drop_externals, Some(&known))?;
         plan.sources = said.into_iter().chain(externals).collect();
-        configuration = copy_configuration(app, findings, &session, &mut plan).await?;
+        configuration = copy_configuration(app, &findings.stack, &session, &mut plan).await?;
+    } else if let Some(stack) = stack::beside(app).await {
+        configuration = copy_configuration(app, &stack, &session, &mut plan).await?;
     }
     if dry {
         let would_stop = match &stopped {
@@ -124,9 +126,9 @@ async fn externals(app: &App, findings: Option<&Findings>, plan: &Plan) -> anyho
 }
 
 /// Copies the stack's configuration into the state folder, and adds the copies to what is backed up. What goes wrong there is told and stops nothing.
-async fn copy_configuration(app: &App, findings: &Findings, session: &Session, plan: &mut Plan) -> anyhow::Result<Option<Copied>> {
+async fn copy_configuration(app: &App, stack: &Stack, session: &Session, plan: &mut Plan) -> anyhow::Result<Option<Copied>> {
     let folder = session.state.folder().join(CONFIGURATION);
-    let copied = match findings.stack.copy_configuration(&folder, app.settings.switch("with-secrets")?).await {
+    let copied = match stack.copy_configuration(&folder, app.settings.switch("with-secrets")?).await {
         Ok(copied) => copied,
         Err(error) => {
             let problem = format!("the stack's configuration cannot be copied to `{}`: {error}", folder.display());

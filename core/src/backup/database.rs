@@ -119,7 +119,8 @@ impl Run<'_> {
         };
         let (mut dumped, names) = loop {
             let names = || Ok(Builder::create(&file, locations.clone())?);
-            match dump::take(&database.client, &plan, names, self.monitor, self.stop).await {
+            let taking = dump::take(&database.client, &plan, names, self.monitor, self.stop);
+            match self.alive_while(Box::pin(taking)).await {
                 Err(DumpError::Stopped) => return Ok(None),
                 Err(DumpError::SpoolFull { folder, .. }) => {
                     // It is larger than the last one let expect. What is sent as it comes has no spool that could fill up.

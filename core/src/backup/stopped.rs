@@ -5,7 +5,7 @@ use super::database::{InHand, Kept};
 use super::scan::{Scan, Seen};
 use super::stage::{self, Job, Leftover, Replay, Stage};
 use super::{BackupError, Ending, NotUp, OpenSource, Run};
-use crate::budget::{CHECKPOINT_INTERVAL, STAGE_THREADS_MAX};
+use crate::budget::STAGE_THREADS_MAX;
 use crate::database::raw;
 use crate::event::Event;
 use crate::model::{Part, Root};
@@ -248,15 +248,9 @@ impl Run<'_> {
         self.copied(tokio::task::spawn_blocking(move || copy_into(stage, &job))).await
     }
 
-    /// Waits for a copy, and lets others know meanwhile that this run is alive.
-    async fn copied(&mut self, mut copying: Copying) -> Result<InStage, BackupError> {
-        loop {
-            match tokio::time::timeout(CHECKPOINT_INTERVAL, &mut copying).await {
-                Ok(copied) => return joined(copied),
-                // What stops the log stops the run later on; now Immich is down.
-                Err(_) => drop(self.commit(&[]).await),
-            }
-        }
+    /// Waits for a copy.
+    async fn copied(&mut self, copying: Copying) -> Result<InStage, BackupError> {
+        joined(self.alive_while(copying).await)
     }
 
     /// Dumps and copies at the same time, but for PostgreSQL's folder. Where one fails the other is ended.

@@ -118,7 +118,8 @@ pub(super) fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// `path` without `.` and, as far as its text goes, `..`.
-fn tidy(path: &Path) -> PathBuf {
+#[must_use]
+pub fn tidy(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
@@ -136,6 +137,7 @@ impl Compose {
     /// # Errors
     /// There is none, or a file that makes it up is not understood.
     pub fn read(folder: &Path) -> Result<Self, ComposeError> {
+        let folder = &tidy(folder);
         let environment = folder.join(VARIABLES_FILE);
         let (mut variables, mut environment_files) = (Variables::new(), Vec::new());
         if environment.exists() {

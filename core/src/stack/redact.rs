@@ -16,10 +16,13 @@ use std::sync::LazyLock;
 pub const MARK: &str = "<redacted by immich-backup>";
 
 /// A name that has one of these in it names a secret, whatever its case.
-const WORDS: [&str; 8] = ["PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "PRIVATE", "AUTH", "DSN"];
+const WORDS: [&str; 11] = ["PASS", "PWD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "PRIVATE", "AUTH", "DSN", "WEBHOOK", "SIGNATURE"];
 
 /// Programs whose `-a` is a password.
 const WITH_PASSWORD_OPTION: [&str; 2] = ["redis-cli", "valkey-cli"];
+
+/// Options whose value is `NAME:PASSWORD`, as curl and wget have them.
+const USER_OPTIONS: [&str; 4] = ["-u", "--user", "--proxy-user", "-U"];
 
 /// Keys of Compose that list names of secrets, and have none themselves.
 const LISTS_OF_NAMES: [&str; 2] = ["secrets", "configs"];
@@ -32,6 +35,13 @@ const SWEPT_LENGTH_MIN: usize = 8;
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     WORDS.iter().any(|word| name.contains(word))
+}
+
+/// Whether what follows an option is a name and a password, and not the numbers of a user and a group.
+fn has_password(option: &str, value: &str) -> bool {
+    let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    let secret = |(name, password): (&str, &str)| !password.is_empty() && !is_reference(password) && !(is_number(name) && is_number(password));
+    USER_OPTIONS.contains(&option) && value.split_once(':').is_some_and(secret)
 }
 
 /// Patterns that are written here; a test compiles each.
@@ -55,11 +65,14 @@ static OPTION: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>[ \t]+|=)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"']+)"#));
 
 /// Where to look in a value that is no secret as a whole, and in a comment.
-static IN_VALUES: [&LazyLock<Option<Regex>>; 4] = [&USER, &ASSIGNED, &HEADER, &OPTION];
-static IN_COMMENTS: [&LazyLock<Option<Regex>>; 3] = [&USER, &COMMENTED, &OPTION];
+static IN_VALUES: [&LazyLock<Option<Regex>>; 5] = [&USER, &QUERY, &ASSIGNED, &HEADER, &OPTION];
+static IN_COMMENTS: [&LazyLock<Option<Regex>>; 4] = [&USER, &QUERY, &COMMENTED, &OPTION];
 
 /// What stands before the host in a URL.
-static USER: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s"'/@:]*:[^\s"']*|[^\s"'/@]*)@"#));
+static USER: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s"'/@:]*:[^\s"]*|[^\s"'/@]*)@"#));
+
+/// `name=value` in what a URL asks for: `sig` is the signature in those that Azure gives out.
+static QUERY: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"[?&](?P<name>[A-Za-z_][A-Za-z0-9_.-]*)=(?P<value>[^&\s"'\#]+)"#));
 
 /// `${NAME:-default}`.
 static DEFAULT: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r"^(?P<begin>\$\{[A-Za-z_][A-Za-z0-9_]*:?[-+])[^{}$]*\}$"));
@@ -243,7 +256,7 @@ impl Redactor {
             let last = earlier.last().copied().unwrap_or_default();
             let asks_for_one = last.starts_with('-') && !last.contains('=') && self.is_secret(last);
             let is_redis = last == "-a" && earlier.iter().any(|word| WITH_PASSWORD_OPTION.iter().any(|program| word.ends_with(program)));
-            if (asks_for_one && !text.starts_with('-')) || is_redis {
+            if (asks_for_one && !text.starts_with('-')) || is_redis || has_password(last, text) {
                 self.take(item, walk);
             } else {
                 self.walk(item, walk);
@@ -390,7 +403,11 @@ impl Redactor {
         let name = name.trim_start_matches([' ', '\t', '\n', '"', '\'', '[', ',']);
         let is_redis = name == "-a" && WITH_PASSWORD_OPTION.iter().any(|program| whole.contains(program));
         let is_option = name.starts_with('-') && value.starts_with('-');
-        (self.is_secret(name) || is_redis) && !value.is_empty() && !is_reference(value) && !is_option && !value.contains(MARK)
+        (self.is_secret(name) || name.eq_ignore_ascii_case("sig") || is_redis || has_password(name, value))
+            && !value.is_empty()
+            && !is_reference(value)
+            && !is_option
+            && !value.contains(MARK)
     }
 
     /// `text` without the secrets that were found anywhere.

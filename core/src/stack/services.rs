@@ -151,7 +151,8 @@ impl ServicesError {
                 let mut hints: Vec<String> = problems.iter().map(|problem| problem.hint.clone()).collect();
                 hints.dedup();
                 Some(format!(
-                    "{}; then run `immich-backup services recover`, which looks at everything once more (what ran is written down in `{}`)",
+                    "{}; then run `immich-backup services recover`, which looks at everything once more. What ran is written down in `{}`: of what is gone for good, nothing is lost by removing that file. \
+                     A backup without --stop-services can be made meanwhile",
                     hints.join("; "),
                     journal.display()
                 ))

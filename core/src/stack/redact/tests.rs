@@ -171,6 +171,24 @@ fn what_is_not_understood_has_no_copy() {
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
+#[test]
+fn what_hides_in_values_of_harmless_names_is_found() {
+    let text = "SMTP_PWD=aaaa1\nMYSQL_PWD='bbbb2'\nDISCORD_WEBHOOK=https://discord.example/api/webhooks/1/cccc3\nSAS=https://x.example/c?sv=2024&sig=dddd4%3D&se=2027\n\
+                URL=\"postgres://me:ee'ee5@db/immich\"\nSIGNAL=SIGTERM\n";
+    let redacted = Redactor::default().variables(text).unwrap();
+    for secret in ["aaaa1", "bbbb2", "cccc3", "dddd4", "ee5"] {
+        assert!(!redacted.contains(secret), "{secret} is in\n{redacted}");
+    }
+    assert!(redacted.contains("sv=2024") && redacted.contains("SIGNAL=SIGTERM") && redacted.contains("@db/immich"), "{redacted}");
+    let text = "services:\n  one:\n    healthcheck:\n      test: curl -fs -u anna:ffff6 http://localhost/\n    command: [\"curl\", \"--user\", \"anna:gggg7\", \"http://localhost\"]\n    \
+                entrypoint: setpriv -u 1000:1000 server\n    user: \"1000:1000\"\n    stop_signal: SIGINT\n";
+    let redacted = Redactor::default().yaml(text).unwrap();
+    for secret in ["ffff6", "gggg7"] {
+        assert!(!redacted.contains(secret), "{secret} is in\n{redacted}");
+    }
+    assert!(redacted.contains("-u 1000:1000 server") && redacted.contains("user: \"1000:1000\"") && redacted.contains("stop_signal: SIGINT"), "{redacted}");
+}
+
 /// Names that say that they are secret.
 fn secret_name() -> impl Strategy<Value = String> {
     let parts = ("[A-Z_]{0,6}", prop::sample::select(WORDS.to_vec()), "[A-Z0-9_]{0,6}", any::<bool>());
