@@ -40,8 +40,8 @@ pub fn is_secret(name: &str) -> bool {
 /// Whether what follows an option is a name and a password, and not the numbers of a user and a group.
 fn has_password(option: &str, value: &str) -> bool {
     let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
-    let secret = |(name, password): (&str, &str)| !password.is_empty() && !is_reference(password) && !(is_number(name) && is_number(password));
-    USER_OPTIONS.contains(&option) && value.split_once(':').is_some_and(secret)
+    let is_plain = |(name, password): (&str, &str)| password.is_empty() || is_reference(password) || (is_number(name) && is_number(password));
+    USER_OPTIONS.contains(&option) && value.split_once(':').is_some_and(|pair| !is_plain(pair))
 }
 
 /// Patterns that are written here; a test compiles each.
