@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # First process of an engine's namespaces: starts it, and kills and starts it again as a test says. supervise.sh FOLDER NAME
 # Its data are in memory: to remove an image's thousands of files would take longer than most tests.
 mount -t tmpfs tmpfs /run
