@@ -207,7 +207,7 @@ impl Copier<'_> {
     fn note(&self, outcome: Done) -> Option<BackupError> {
         let line = match outcome {
             Done::Vanished(file) => Line::Vanished { root: file.root.name_in_manifest().to_owned(), path: file.path },
-            Done::Slipped => Line::Slipped,
+            Done::Slipped => Line::Slipped {},
             Done::Unread { path, problem } => Line::Unread { path, problem },
             Done::Special { file, kind } => Line::Special { root: file.root.name_in_manifest().to_owned(), path: file.path, kind: kind.to_owned() },
             Done::Fatal(error) => return Some(error),

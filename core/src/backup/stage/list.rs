@@ -19,7 +19,7 @@ pub(super) enum Line {
     /// A file that stands in the manifest, or was met by the walk, and is not there.
     Vanished { root: String, path: RootPath },
     /// A folder that went away.
-    Slipped,
+    Slipped {},
     /// A file or folder that could not be read.
     Unread { path: String, problem: String },
     /// A link, socket, pipe or device.
@@ -114,11 +114,11 @@ mod tests {
         };
         let vanished = Line::Vanished { root: String::new(), path: RootPath::parse("upload/a").unwrap() };
         let mut text = Vec::new();
-        for line in [&Line::Staged(staged.clone()), &vanished, &Line::Slipped] {
+        for line in [&Line::Staged(staged.clone()), &vanished, &Line::Slipped {}] {
             write(&mut text, line).unwrap();
         }
         let lines: Vec<_> = read(&text).into_iter().map(Result::unwrap).collect();
-        assert_eq!(lines, [Line::Staged(staged), vanished, Line::Slipped]);
+        assert_eq!(lines, [Line::Staged(staged), vanished, Line::Slipped {}]);
         for hostile in [
             &br#"{"found":"staged","root":"","path":"../../etc/passwd","number":0,"size":1,"mtime_ns":0,"ctime_ns":0,"mode":0,"trusted":true}"#[..],
             br#"{"found":"vanished","root":"","path":"/etc/passwd"}"#,

@@ -74,7 +74,7 @@ pub(in crate::backup) fn replay(
             Line::Special { root, path, kind } => {
                 replay.known(&root, &path).is_none_or(|(file, _)| done.blocking_send(Done::Special { file, kind: list::kind(&kind) }).is_ok())
             }
-            Line::Slipped => done.blocking_send(Done::Slipped).is_ok(),
+            Line::Slipped {} => done.blocking_send(Done::Slipped).is_ok(),
             Line::Unread { path, problem } => done.blocking_send(Done::Unread { path, problem }).is_ok(),
         };
         if !wanted {
