@@ -343,10 +343,13 @@ fn a_second_run_at_the_same_time_waits_and_is_told_who_has_the_services() {
     let before = ups(&stack);
     let mut first = Running::start(host.backup_command(&stack, &[]));
     assert!(first.until(|_| host.phase().is_some()), "{}", first.said());
+    // However fast it is: it has them until it may go on.
+    first.signal("STOP");
     host.backup(&stack, &["--wait", "1s"]).ended(1).says("are in the hands of another process: a backup with --stop-services");
     // `services` keeps its hands off, too.
     host.services(&["recover"]).ended(0).says("in_hands");
     host.services(&["start"]).ended(1).says("a backup with --stop-services");
+    first.signal("CONT");
     first.wait().ended(0);
     host.backup(&stack, &[]).ended(0);
     assert_eq!(ups(&stack), before);
