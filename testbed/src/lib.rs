@@ -4,6 +4,7 @@ pub mod compose;
 pub mod docker;
 pub mod fixture;
 pub mod gcs;
+pub mod line;
 pub mod postgres;
 pub mod proxy;
 pub mod servers;
