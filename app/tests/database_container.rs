@@ -120,7 +120,7 @@ fn a_container_that_is_unknown_stopped_or_out_of_reach_is_said_clearly_and_nothi
     refused(&immich, "there is no container `no_such_container`", "docker ps --all");
     immich.database = good.clone();
     immich.database[3] = "unix:///nonexistent/docker.sock".to_owned();
-    refused(&immich, "cannot reach Docker", "check that Docker runs");
+    refused(&immich, "cannot reach Docker", "there is no such socket: start Docker, or name its socket with --docker-host");
     immich.database = good.clone();
     immich.database[5] = "no such database".to_owned();
     refused(&immich, "does not exist", "check the database's name");
