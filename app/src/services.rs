@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::config::UsageError;
-use crate::stack::{self, Stack};
+use crate::stack::{self, Stack, Unfound};
 use anyhow::Context as _;
 use async_trait::async_trait;
 use immich_backup_core::backup::{self, Downtime, DowntimeError};
@@ -71,7 +71,11 @@ pub async fn engine(app: &App) -> anyhow::Result<Engine> {
 /// # Errors
 /// There is no Immich, or more than one; or it belongs to no Compose project.
 pub async fn choice(app: &App) -> anyhow::Result<(Engine, Choice)> {
-    let Stack { site, engine, compose, .. } = stack::stack(app).await?;
+    let Stack { site, engine, compose, .. } = stack::stack(app).await.map_err(|error| match error {
+        // What is to be stopped cannot be said instead.
+        Unfound::Engine(error) => anyhow::Error::from(error),
+        error => error.into(),
+    })?;
     let (engine, _) = engine.ok_or_else(|| UsageError("no engine can be asked to stop services or to start them".to_owned()))?;
     let database = match app.settings.text("database-container") {
         Some(name) => Some(name.to_owned()),

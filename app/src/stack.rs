@@ -113,6 +113,11 @@ pub fn engine_addresses(settings: &Settings) -> Vec<Address> {
     })
 }
 
+/// Whether somebody said where Immich is: by an engine, a project or a folder.
+pub fn is_place_said(settings: &Settings) -> bool {
+    ["docker-host", "compose-project", "immich-dir"].into_iter().any(|name| settings.text(name).is_some_and(|text| !text.is_empty()))
+}
+
 /// The first engine that answers.
 ///
 /// # Errors

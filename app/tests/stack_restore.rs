@@ -11,7 +11,7 @@ use immich_backup_testbed::docker::Engine;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use support::{Ran, Running, Tree, World};
 
 /// What the stand-in of the server writes when it starts: an upload that does not end.
@@ -42,11 +42,24 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn backed_up(engine: &'a Engine, options: StackOptions) -> Option<Self> {
+        Self::backed_up_from(engine, options, |stack, _| stack.media())
+    }
+
+    /// From a copy of its library: nobody can tell then that the stack's configuration goes with it.
+    fn backed_up_without_configuration(engine: &'a Engine, options: StackOptions) -> Option<Self> {
+        Self::backed_up_from(engine, options, |stack, world| {
+            support::tool("cp", &["-a".as_ref(), stack.media().as_os_str(), world.at("copy").as_os_str()]);
+            world.at("copy")
+        })
+    }
+
+    fn backed_up_from(engine: &'a Engine, options: StackOptions, library: impl FnOnce(&Stack<'_>, &World) -> PathBuf) -> Option<Self> {
         let stack = Stack::up(engine, options).unwrap()?;
         let world = World::bare();
+        let library = library(&stack, &world);
         let external = format!("nas={}:/mnt/external", stack.external().display());
         let mut command = world.command(&["backup", "--init", "--json", "--external", &external, "--docker-host", &engine.host()]);
-        command.args(["--database-container", "immich_postgres", "--library"]).arg(stack.media());
+        command.args(["--database-container", "immich_postgres", "--library"]).arg(library);
         let ran = Running::start(command).wait().ended(0);
         assert_eq!(ran.summary()["proof"]["missing"], 0);
         let (files, external, rows) = (tree(&stack.media()), Tree::of(&stack.external()), stack.rows(Stack::DATABASE_NAME));
@@ -202,7 +215,7 @@ fn a_database_that_does_not_get_well_is_said_and_nothing_is_written() {
 #[test]
 fn without_a_project_it_is_said_what_to_do_and_when_that_is_done_it_goes_on() {
     let Some(engine) = Engine::start().unwrap() else { return };
-    let Some(source) = Source::backed_up(&engine, source_options()) else { return };
+    let Some(source) = Source::backed_up_without_configuration(&engine, source_options()) else { return };
     let told = source.restore(&engine, "family", &[]).ended(3).summary();
     let steps: Vec<_> = told["steps"].as_array().unwrap().iter().map(|step| step.as_str().unwrap().to_string()).collect();
     assert!(steps.iter().any(|step| step.contains("IMMICH_VERSION=v3.1.0")), "{steps:?}");

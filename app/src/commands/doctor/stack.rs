@@ -25,6 +25,11 @@ impl Looked {
         let stack = match stack::stack(app).await {
             Ok(stack) => stack,
             Err(error) if sought.is_optional() && error.is_nothing() => return None,
+            // Who checks a store from another machine has no Immich here, and needs none.
+            Err(error) if error.is_nothing() && !stack::is_place_said(&app.settings) => {
+                checks.push(Check::doubtful("immich", format!("none is found on this machine: {error}")));
+                return None;
+            }
             Err(error) => {
                 checks.push(Check::bad("immich", error));
                 return None;
