@@ -59,10 +59,8 @@ fn a_staged_run_is_down_for_a_local_copy_and_no_longer() {
         let mut host = Host { world: World::new(), docker: engine.host() };
         host.world.repository = PathBuf::from(format!("s3://{}/{name}?endpoint={}", store.bucket().name, line.endpoint()));
         let keys = store.credentials();
-        host.world.environment =
-            [("AWS_ACCESS_KEY_ID", &keys.access_key), ("AWS_SECRET_ACCESS_KEY", &keys.secret_key), ("AWS_REGION", &"us-east-1".to_owned())]
-                .map(|(name, value)| (name.to_owned(), value.clone()))
-                .to_vec();
+        let named = [("AWS_ACCESS_KEY_ID", keys.access_key.as_str()), ("AWS_SECRET_ACCESS_KEY", &keys.secret_key), ("AWS_REGION", "us-east-1")];
+        host.world.environment = named.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let stage = host.world.at("stage");
         fs::create_dir(&stage).unwrap();
         let stage = stage.display().to_string();

@@ -60,9 +60,9 @@ static HEADER: LazyLock<Option<Regex>> =
 /// `NAME=value` or `NAME: value` in a comment: up to the end of its line. Nobody says how values are quoted there.
 static COMMENTED: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[ \t]*|:[ \t]+)(?P<value>[^\r\n]+)"#));
 
-/// `--name value`, `--name=value`.
+/// `--name value`, `--name=value`. What begins like an option is none's value: it would hide the one that comes after (`-f -u anna:secret`).
 static OPTION: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>[ \t]+|=)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"']+)"#));
+    LazyLock::new(|| pattern(r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>[ \t]+|=)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"'-][^\s"']*)"#));
 
 /// Where to look in a value that is no secret as a whole, and in a comment.
 static IN_VALUES: [&LazyLock<Option<Regex>>; 5] = [&USER, &QUERY, &ASSIGNED, &HEADER, &OPTION];

@@ -181,9 +181,9 @@ fn what_hides_in_values_of_harmless_names_is_found() {
     }
     assert!(redacted.contains("sv=2024") && redacted.contains("SIGNAL=SIGTERM") && redacted.contains("@db/immich"), "{redacted}");
     let text = "services:\n  one:\n    healthcheck:\n      test: curl -fs -u anna:ffff6 http://localhost/\n    command: [\"curl\", \"--user\", \"anna:gggg7\", \"http://localhost\"]\n    \
-                entrypoint: setpriv -u 1000:1000 server\n    user: \"1000:1000\"\n    stop_signal: SIGINT\n";
+                entrypoint: setpriv -u 1000:1000 server\n    x-more: redis-server --appendonly --requirepass hhhh8\n    user: \"1000:1000\"\n    stop_signal: SIGINT\n";
     let redacted = Redactor::default().yaml(text).unwrap();
-    for secret in ["ffff6", "gggg7"] {
+    for secret in ["ffff6", "gggg7", "hhhh8"] {
         assert!(!redacted.contains(secret), "{secret} is in\n{redacted}");
     }
     assert!(redacted.contains("-u 1000:1000 server") && redacted.contains("user: \"1000:1000\"") && redacted.contains("stop_signal: SIGINT"), "{redacted}");
