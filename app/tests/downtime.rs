@@ -65,7 +65,8 @@ fn a_staged_run_is_down_for_a_local_copy_and_no_longer() {
         fs::create_dir(&stage).unwrap();
         let stage = stage.display().to_string();
         let began = Instant::now();
-        let ran = host.backup(&stack, if staged { &["--stage", &stage] } else { &[] }).ended(0);
+        let more: Vec<&str> = if staged { vec!["--stage", &stage] } else { Vec::new() };
+        let ran = host.backup(&stack, &more).ended(0);
         assert_eq!(ups(&stack), before);
         (Duration::from_millis(ran.number("/downtime_ms")), began.elapsed())
     };
