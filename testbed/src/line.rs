@@ -73,8 +73,7 @@ fn pass(client: &TcpStream, upstream: SocketAddr, bytes_per_second: u64, free_at
     });
     let (mut from_client, mut to_server) = (client, &server);
     let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let Ok(count @ 1..) = from_client.read(&mut piece) else { break };
+    while let Ok(count @ 1..) = from_client.read(&mut piece) {
         let takes = Duration::from_secs_f64(count as f64 / bytes_per_second as f64);
         let wait = {
             let mut free_at = free_at.lock().unwrap_or_else(PoisonError::into_inner);
