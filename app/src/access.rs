@@ -9,9 +9,9 @@ use immich_backup_core::event::Monitor;
 use immich_backup_core::repository::cloud::{Access, GcsCredentials, IDLE, Options, RetryPolicy};
 use immich_backup_core::repository::place::Place;
 use immich_backup_core::repository::storage_class::StorageClass;
+use immich_backup_core::told::told;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -136,12 +136,7 @@ impl AwsKeys {
     async fn ask(&self) -> Result<Credentials, String> {
         let provider = self.provider.as_ref().ok_or("none were found")?;
         provider.provide_credentials().await.map_err(|error| {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
+            let text = told(&error);
             format!("{text} (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; docs/stores.md has all ways)")
         })
     }

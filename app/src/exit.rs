@@ -3,7 +3,7 @@
 use crate::app::GoneAway;
 use crate::config::UsageError;
 use crate::stack::Unfound;
-use immich_backup_core::backup::BackupError;
+use immich_backup_core::backup::{BackupError, StageError};
 use immich_backup_core::database::DatabaseError;
 use immich_backup_core::database::filter::FilterError;
 use immich_backup_core::database::load::LoadError;
@@ -161,6 +161,8 @@ impl From<anyhow::Error> for Failure {
             (if error.is_interruption() { Exit::Interrupted } else { Exit::Failed }, error.hint())
         } else if let Some(error) = error.downcast_ref::<JournalError>() {
             (Exit::Failed, error.hint())
+        } else if let Some(error) = error.downcast_ref::<StageError>() {
+            (Exit::Failed, Some(error.hint().to_owned()))
         } else if let Some(error) = error.downcast_ref::<Unfound>() {
             (if error.is_usage() { Exit::Usage } else { Exit::Failed }, error.hint())
         } else if let Some(error) = error.downcast_ref::<EngineError>() {

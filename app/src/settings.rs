@@ -913,7 +913,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Stop Immich's Compose project, start it again, or say how it is",
         more: "`stop` writes down what runs, then stops it in the reverse of its order; `start` starts what was written down, in order, and waits until it is well. `recover` does so \
                for what a dead run left (after the machine was started anew, say). `status` shows both. What did not run before is not started, and what is paused stays so.",
-        settings: &["compose-project", "immich-dir", "docker-host", "database-container", "keep-database", "services-wait"],
+        settings: &["compose-project", "immich-dir", "docker-host", "database-container", "keep-database", "services-wait", "stage"],
         argument: Some(("ACTION", "stop, start, recover or status")),
     },
     CommandSpec {

@@ -15,6 +15,7 @@ use immich_backup_core::stack::discover::{self, Choice, Database, DiscoverError,
 use immich_backup_core::stack::engine::{Address, Engine, EngineError};
 use immich_backup_core::stack::own::{Here, Signs, mark};
 use immich_backup_core::stack::project::{Container, containers, image_digests};
+use immich_backup_core::told::told;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -200,18 +201,7 @@ fn files_of(name: &str, folder: &Path, files: &[PathBuf], environment: &[PathBuf
     let folder = place(&folder.to_owned())?;
     let files = files.iter().map(place).collect::<Result<Vec<_>, _>>()?;
     let environment = environment.iter().map(place).collect::<Result<Vec<_>, _>>()?;
-    Compose::read_project(name, &folder, files, &environment).map_err(|error| chain(&error))
-}
-
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+    Compose::read_project(name, &folder, files, &environment).map_err(|error| told(&error))
 }
 
 fn of_files(folder: &Path, why: &Unfound) -> Result<Stack, Unfound> {
@@ -221,7 +211,7 @@ fn of_files(folder: &Path, why: &Unfound) -> Result<Stack, Unfound> {
     let Some(site) = sites.pop() else {
         return Err(DiscoverError::NoImmich { containers: all.into_iter().map(|container| container.name).collect() }.into());
     };
-    let problems = vec![format!("no engine tells of the stack, its files in `{}` are gone by: {}", folder.display(), chain(why))];
+    let problems = vec![format!("no engine tells of the stack, its files in `{}` are gone by: {}", folder.display(), told(why))];
     Ok(Stack { site, here: Here::Host, engine: None, compose: Some(compose), problems })
 }
 
@@ -284,7 +274,7 @@ pub async fn find(app: &App) -> Result<Option<Findings>, Unfound> {
         Ok(stack) => stack,
         Err(error) if sought.is_optional() && error.is_nothing() => return Ok(None),
         Err(error) if sought.is_optional() => {
-            warn(format!("the database was not looked for: {}", chain(&error)));
+            warn(format!("the database was not looked for: {}", told(&error)));
             return Ok(None);
         }
         Err(error) => return Err(error),

@@ -245,6 +245,37 @@ fn a_run_that_is_killed_at_any_of_30_moments_leaves_nothing_down() {
 }
 
 #[test]
+fn recover_removes_a_copy_that_was_not_done_and_keeps_one_that_is_for_the_next_run_to_send() {
+    let Some(engine) = Engine::start().unwrap() else { return };
+    let Some(stack) = Stack::up(&engine, StackOptions { stop_seconds: 1, ..StackOptions::default() }).unwrap() else { return };
+    let host = Host::new(&engine);
+    let before = ups(&stack);
+    let stage = host.world.at("stage");
+    fs::create_dir(&stage).unwrap();
+    let folder = stage.display().to_string();
+    let left = || fs::read_dir(&stage).unwrap().count();
+    for (event, result, remain) in [("\"staging_started\"", "removed", 0), ("\"immich_up\"", "kept", 1)] {
+        let mut running = Running::start(host.backup_command(&stack, &["--stage", &folder]));
+        assert!(running.until(|running| running.said().contains(event)), "{}", running.said());
+        // Once it is up, what is copied is declared complete before anything is sent.
+        if remain == 1 {
+            assert!(running.until(|running| running.said().contains("\"store\"")), "{}", running.said());
+        }
+        running.signal("KILL");
+        running.wait();
+        back(&stack, &before, event);
+        let_go(&host);
+        assert_eq!(left(), 1, "{event}: the test is blind");
+        let ran = host.services(&["recover", "--stage", &folder]).ended(0).summary();
+        assert_eq!((&ran["stages"][0]["result"], ran["stages"].as_array().unwrap().len(), left()), (&result.into(), 1, remain), "{ran}");
+        // Without the folder nothing is looked for.
+        assert_eq!(host.services(&["recover"]).ended(0).summary()["stages"], serde_json::json!([]));
+    }
+    host.backup(&stack, &["--stage", &folder]).ended(0).says("that is sent first");
+    assert_eq!((left(), ups(&stack)), (0, before));
+}
+
+#[test]
 fn an_engine_that_is_killed_in_any_phase_of_a_run_finds_everything_up_again() {
     let Some(engine) = Engine::start().unwrap() else { return };
     let Some(stack) = Stack::up(&engine, StackOptions { stop_seconds: 1, restart: "unless-stopped".to_owned(), ..StackOptions::default() }).unwrap() else {

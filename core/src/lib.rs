@@ -25,6 +25,6 @@ pub mod restore;
 pub mod retention;
 pub mod stack;
 mod task;
-mod told;
+pub mod told;
 pub mod verdict;
 pub mod verify;

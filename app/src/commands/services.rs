@@ -2,11 +2,13 @@ use crate::app::{App, Outcome};
 use crate::config::UsageError;
 use crate::exit::{Exit, Failure, told_with_hint};
 use crate::services::{self, Left, READY, Recovered};
+use immich_backup_core::backup::stage::leftovers;
 use immich_backup_core::stack::project::{Health, State};
 use immich_backup_core::stack::services::journal::{self, By, Hold, Journal};
 use immich_backup_core::stack::services::{ServicesError, Status, Up, recover, status};
 use serde_json::json;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// Another process lets go of what it just ended with in much less.
@@ -122,10 +124,30 @@ async fn recover_dead(app: &App) -> anyhow::Result<Outcome> {
             }
         }
     }
+    let mut stages = Vec::new();
+    if let Some(folder) = app.settings.text("stage").filter(|folder| !folder.is_empty()) {
+        for leftover in leftovers(Path::new(folder))? {
+            let (path, run) = (leftover.path().to_owned(), leftover.run());
+            let result = if leftover.is_complete() {
+                // It may have what is nowhere else any more.
+                lines.push(format!(
+                    "`{}` holds what run {} could not send any more: the next `backup --stop-services --stage` sends it",
+                    path.display(),
+                    run.short()
+                ));
+                "kept"
+            } else {
+                leftover.remove()?;
+                lines.push(format!("removed `{}`, the copy that run {} did not get done with", path.display(), run.short()));
+                "removed"
+            };
+            stages.push(json!({ "path": path, "run": run, "result": result }));
+        }
+    }
     if lines.is_empty() {
         lines.push("nothing is to be brought back".to_owned());
     }
-    Ok(Outcome::new(exit, lines.join("\n"), json!({ "projects": projects, "errors": errors })))
+    Ok(Outcome::new(exit, lines.join("\n"), json!({ "projects": projects, "stages": stages, "errors": errors })))
 }
 
 async fn show(app: &App) -> anyhow::Result<Outcome> {
