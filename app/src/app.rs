@@ -6,6 +6,7 @@ use crate::config::{Settings, UsageError};
 use crate::daemon::child::PARENT;
 use crate::exit::{Exit, Failure};
 use crate::screen::{self, Style};
+use crate::shard;
 use anyhow::Context as _;
 use clap::ArgMatches;
 use immich_backup_core::event::{Event, Monitor};
@@ -276,6 +277,15 @@ impl App {
 
     /// The folder that holds a state folder for each repository.
     pub fn state_base(&self) -> PathBuf {
+        let base = self.state_base_of_all();
+        // What is wrong with --shard is said by the command.
+        match shard::folder(self) {
+            Ok(Some(folder)) => base.join(folder),
+            _ => base,
+        }
+    }
+
+    fn state_base_of_all(&self) -> PathBuf {
         if let Some(path) = self.settings.text("state-dir") {
             return PathBuf::from(path);
         }

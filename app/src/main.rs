@@ -13,6 +13,7 @@ mod schedule;
 mod screen;
 mod services;
 mod settings;
+mod shard;
 mod stack;
 
 use std::process::ExitCode;

@@ -433,6 +433,22 @@ pub const SETTINGS: &[Setting] = &[
         help: "Do not wait for another machine's unfinished run: it is known to be dead",
     },
     Setting {
+        name: "shard",
+        short: None,
+        takes: Takes::Value("I/N"),
+        environment: &["IMMICH_BACKUP_SHARD"],
+        default: None,
+        help: "Be one of N processes that make one run: number I, from 0 (N alone: the number is in JOB_COMPLETION_INDEX, as an indexed Job of Kubernetes sets it); with --run-id",
+    },
+    Setting {
+        name: "run-id",
+        short: None,
+        takes: Takes::Value("UUID"),
+        environment: &["IMMICH_BACKUP_RUN_ID"],
+        default: None,
+        help: "The run that the shards make together: the same for all of them, another one for each run (the uid of a Job of Kubernetes)",
+    },
+    Setting {
         name: "snapshot",
         short: None,
         takes: Takes::Value("ID|latest|TIME"),
@@ -832,6 +848,8 @@ pub const COMMANDS: &[CommandSpec] = &[
             "workers",
             "wait",
             "take-over",
+            "shard",
+            "run-id",
         ],
         argument: None,
     },
@@ -982,7 +1000,8 @@ pub const COMMANDS: &[CommandSpec] = &[
 const DAEMON_RUNS: [&str; 4] = ["backup", "verify", "drill", "prune"];
 
 /// Settings that are meant for one run by hand: a daemon would say them each time.
-const FOR_ONE_RUN: [&str; 9] = ["dry-run", "accept", "ignore-missing-markers", "take-over", "drop-external", "snapshot", "until", "listing", "label"];
+const FOR_ONE_RUN: [&str; 11] =
+    ["dry-run", "accept", "ignore-missing-markers", "take-over", "drop-external", "snapshot", "until", "listing", "label", "shard", "run-id"];
 
 /// The settings that a command takes besides [`EVERYWHERE`]: for `daemon`, also those of the commands that it runs.
 #[must_use]

@@ -1,6 +1,7 @@
 //! A run: everything that is new in the library goes into the repository, and a snapshot says so.
 
 mod checkpoint;
+mod claim;
 mod contents;
 mod database;
 mod downtime;
@@ -9,16 +10,19 @@ mod preflight;
 mod reconcile;
 mod scan;
 mod send;
+mod shards;
 pub mod stage;
 mod stopped;
 mod turn;
 
+pub use crate::repository::log::Counts;
 pub use database::Database;
 pub use downtime::{Downtime, DowntimeError, Up};
 pub use preflight::{PreflightError, refuse_overlap};
 pub use stage::StageError;
 pub use turn::open;
 
+use self::claim::May;
 use self::stage::Stage;
 use self::stopped::Gathered;
 use crate::budget::CHECKPOINT_INTERVAL;
@@ -29,10 +33,11 @@ use crate::event::{Event, Monitor, Phase};
 use crate::library::read::{LiveFile, ReadError};
 use crate::library::scope::Scope;
 use crate::library::tree::Tree;
-use crate::model::{Class, ExternalName, FilePath, Root, RootPath, RunId, Sample, decode_text};
+use crate::listing::ListError;
+use crate::model::{Class, ExternalName, FilePath, FileTimes, Part, Root, RootPath, RunId, Sample, decode_text};
 use crate::prove::ProveError;
 use crate::repository::key::Key;
-use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Tally, Totals, Unread};
+use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Totals, Unread};
 use crate::repository::manifest::ManifestError;
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::{OpenError, Session};
@@ -93,10 +98,21 @@ pub struct Plan {
     pub wait: Duration,
     /// Do not wait for another writer's unfinished run.
     pub take_over: bool,
-    /// Stops Immich for the run; `None` where it goes on meanwhile.
+    /// The shard of a run in several that this is; `None` where one process does all of it.
+    pub shard: Option<Shard>,
+    /// Stops Immich for the run; `None` where it goes on meanwhile. Not with [`Self::shard`].
     pub downtime: Option<Arc<dyn Downtime>>,
     /// Where the stopped library is copied to, so that Immich is up again before anything is sent. Only with [`Self::downtime`].
     pub stage: Option<PathBuf>,
+}
+
+/// One of several processes, on machines of their own perhaps, that make one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one, of how many: it takes the folders whose names fall into this part.
+    pub part: Part,
+    /// The run: the same for all of them, and never used before.
+    pub run: RunId,
 }
 
 /// Why a run stopped.
@@ -146,6 +162,31 @@ pub enum BackupError {
     /// Asked to stop while it waited.
     #[error("interrupted while waiting for another run")]
     Interrupted,
+    /// Its run has another number of shards.
+    #[error("run {run} was begun with {of} shards, and this is one of {mine}")]
+    OtherShards {
+        /// The run.
+        run: String,
+        /// Its number of shards; 1 where it has none.
+        of: u64,
+        /// The number that this one was given.
+        mine: u64,
+    },
+    /// The store takes whatever is written last.
+    #[error("the store at `{url}` cannot keep several writers apart: it has no conditional writes")]
+    ShardsNeedConditions {
+        /// Where.
+        url: String,
+    },
+    /// Its run is over, without a snapshot.
+    #[error("run {run} is over: another run has begun since")]
+    RunIsOver {
+        /// The run.
+        run: String,
+    },
+    /// What the run's dump names could not be read again.
+    #[error("cannot go on from the dump that the run has taken")]
+    DumpOfRun(#[from] ListError),
 }
 
 impl From<ManifestError> for BackupError {
@@ -170,6 +211,10 @@ impl BackupError {
             Self::Downtime(error) => error.hint.clone(),
             Self::Stage(error) => Some(error.hint().to_owned()),
             Self::Prove(error) => error.hint(),
+            Self::OtherShards { .. } => Some("give each shard the same N in --shard I/N, and a new run a --run-id of its own".to_owned()),
+            Self::ShardsNeedConditions { .. } => Some("run one `backup` without --shard; docs/stores.md says which stores have conditional writes".to_owned()),
+            Self::RunIsOver { .. } => Some("start all shards again with a --run-id of their own; what this one has stored is not sent again".to_owned()),
+            Self::DumpOfRun(error) => error.hint(),
             Self::Interrupted => None,
         }
     }
@@ -209,37 +254,11 @@ pub enum Ending {
     Interrupted,
     /// Nothing was to be done.
     DryRun,
-}
-
-/// What a run did. The one tally: screen, JSON and log all show these numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Files that belong to the backup and were seen.
-    pub seen: Tally,
-    /// Of these, files that needed nothing.
-    pub unchanged: Tally,
-    /// Files of which only times or permissions differed.
-    pub touched: Tally,
-    /// New paths whose content was new.
-    pub new: Tally,
-    /// Paths that have other content now.
-    pub changed: Tally,
-    /// New paths whose content the repository had (moved or copied files).
-    pub known: Tally,
-    /// Content that went to the store.
-    pub sent: Tally,
-    /// Content that was found in the store, sent by a run that died.
-    pub adopted: Tally,
-    /// Paths that are gone.
-    pub archived: Tally,
-    /// Symbolic links, sockets, pipes, devices.
-    pub special: u64,
-    /// Files and folders that could not be read.
-    pub unread: u64,
-    /// Files whose content differs though size and times do not.
-    pub bit_rot: u64,
-    /// Files whose content contradicts what Immich recorded, while the right content stands: stored beside it.
-    pub doubtful: u64,
+    /// A shard has done its part. Whoever ends last makes the snapshot.
+    Shard {
+        /// The shards that are not done yet; none where another one is making the snapshot, or has made it.
+        waiting_for: Vec<u64>,
+    },
 }
 
 /// What a run did, and what it found wrong.
@@ -334,6 +353,8 @@ struct Run<'a> {
     rehashed: Option<crate::model::Part>,
     /// What the snapshot says of the database.
     settled: Settled,
+    /// The part of the folders that this shard takes; `None` where all are taken, also once all shards are done.
+    shard: Option<Part>,
 }
 
 /// What came of the database.
@@ -361,7 +382,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     turn::wait_for_others(session, plan, monitor.as_ref(), stop).await?;
     // Waiting may have taken a while, and the other run may have changed what is known.
     let sources = preflight::check(session, plan, monitor.as_ref())?;
-    let id = RunId::random();
+    let id = plan.shard.map_or_else(RunId::random, |shard| shard.run);
     let mut run = Run {
         session,
         plan,
@@ -384,14 +405,20 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         has_postgres: false,
         rehashed: None,
         settled: Settled::default(),
+        shard: plan.shard.map(|shard| shard.part),
     };
+    if plan.shard.is_some() {
+        run.check_store_of_shards().await?;
+    }
     run.start().await?;
     let ending = match Box::pin(run.work()).await {
         Ok(ending) => ending,
         Err(error) => {
             // Said so that nobody waits for this run; where even that fails, its silence says it.
-            let ended = Ended { outcome: Outcome::Failed, reason: Some(told(&error)), gone: None, changed: None };
-            drop(run.session.commit(Some(id), &[Fact::RunEnded(ended)], monitor.as_ref()).await);
+            let ended = Ended { outcome: Outcome::Failed, reason: Some(told(&error)), gone: None, changed: None, shard: run.shard };
+            if !matches!(error, BackupError::RunIsOver { .. }) {
+                drop(run.session.commit(Some(id), &[Fact::RunEnded(ended)], monitor.as_ref()).await);
+            }
             return Err(error);
         }
     };
@@ -429,7 +456,7 @@ impl Run<'_> {
             let server_path = self.server_path(&open.source).map(|path| text(&path));
             SourceRoot::new(&open.source.root, text(open.source.path.as_os_str().as_encoded_bytes()), server_path)
         });
-        let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept };
+        let started = RunStarted { at: Timestamp::now(), host: self.plan.host.clone(), roots: roots.collect(), accepts: self.plan.accept, shard: self.shard };
         self.commit(&[Fact::RunStarted(started)]).await?;
         self.monitor.emit(Event::RunStarted { run: self.id, repository: self.session.repository.id });
         Ok(())
@@ -461,8 +488,17 @@ impl Run<'_> {
     }
 
     async fn work_through(&mut self) -> Result<Ending, BackupError> {
+        if let Some(shard) = self.shard {
+            return Box::pin(self.work_on_shard(shard)).await;
+        }
         let started_at = Timestamp::now();
-        let Gathered { dump, unseen, held_still, stage } = Box::pin(self.gather()).await?;
+        let gathered = Box::pin(self.gather()).await?;
+        self.conclude(started_at, gathered).await
+    }
+
+    /// From what was gathered to the snapshot: what is gone is weighed and archived, what is there is proven.
+    async fn conclude(&mut self, started_at: Timestamp, gathered: Gathered) -> Result<Ending, BackupError> {
+        let Gathered { dump, unseen, held_still, stage } = gathered;
         let Some(mut unseen) = unseen else {
             self.up_again().await;
             return self.interrupted().await;
@@ -483,7 +519,8 @@ impl Run<'_> {
         }
         if let Some(tripped) = self.tripwire(&unseen)? {
             let reason = tripped.reason.clone();
-            let ended = Ended { outcome: Outcome::Withheld, reason: Some(tripped.reason), gone: Some(tripped.gone), changed: Some(tripped.changed) };
+            let ended =
+                Ended { outcome: Outcome::Withheld, reason: Some(tripped.reason), gone: Some(tripped.gone), changed: Some(tripped.changed), shard: None };
             self.commit(&[Fact::RunEnded(ended)]).await?;
             return Ok(Ending::Withheld { reason });
         }
@@ -505,7 +542,8 @@ impl Run<'_> {
     }
 
     async fn interrupted(&mut self) -> Result<Ending, BackupError> {
-        self.commit(&[Fact::RunEnded(Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None })]).await?;
+        let ended = Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None, shard: self.shard };
+        self.commit(&[Fact::RunEnded(ended)]).await?;
         Ok(Ending::Interrupted)
     }
 
@@ -629,6 +667,10 @@ enum Done {
     Special { file: FilePath, kind: &'static str },
     /// Its content differs though size and times do not.
     BitRot(FilePath),
+    /// It is new, and another shard stores its content.
+    Postponed(FilePath),
+    /// A shard is about to store these.
+    Claim(claim::Asked),
     /// Nothing more can be stored.
     Fatal(BackupError),
 }
@@ -647,9 +689,16 @@ struct Item {
     size_bytes: u64,
     /// Nothing differs; it is read to find damage.
     rehash: bool,
+    /// What of it may be stored.
+    may: May,
 }
 
 impl Item {
+    /// A file that was found at its place after the walk.
+    fn found(file: FilePath, tree: Arc<Tree>, times: &FileTimes) -> Self {
+        Self { file, tree, copied: None, current: None, size_bytes: times.size_bytes, rehash: false, may: May::StoreAnything }
+    }
+
     fn class(&self) -> Class {
         crate::library::layout::class_of(&self.file)
     }

@@ -67,6 +67,16 @@ pub const QUEUE_PATHS_PER_WORKER: usize = 10;
 /// Files named by one checkpoint at most.
 pub const CHECKPOINT_FILES_MAX: usize = 1_000;
 
+/// Files that a shard claims by one entry of the log at most, and their size: so much is read twice, the second time from the page cache.
+pub const CLAIM_FILES_MAX: usize = 1_000;
+/// See [`CLAIM_FILES_MAX`].
+pub const CLAIM_BYTES_MAX: u64 = 256 << 20;
+/// Longest time that a file waits for others to be claimed with it.
+pub const CLAIM_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Shards that a run may have.
+pub const SHARDS_MAX: u64 = 256;
+
 /// Longest time between two checkpoints; they are the run's heartbeat.
 pub const CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 

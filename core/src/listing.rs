@@ -98,7 +98,14 @@ pub struct Listing {
     pub inventory: Inventory,
     /// The dump.
     pub dump: DumpFact,
-    _file: ScratchFile,
+    file: ScratchFile,
+}
+
+impl Listing {
+    /// The inventory, the dump, and the file that goes with what holds it.
+    pub(crate) fn into_parts(self) -> (Inventory, DumpFact, ScratchFile) {
+        (self.inventory, self.dump, self.file)
+    }
 }
 
 /// What the log says of a snapshot's dump.
@@ -134,11 +141,20 @@ pub fn locations(roots: &[SourceRoot]) -> Locations {
 pub async fn list(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Listing, ListError> {
     let dump = dump_of(&session.manifest, snapshot)?;
     let roots = session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
+    let listing = list_dump(session, dump, locations(&roots), monitor, stop).await?;
+    if listing.inventory.summary().is_immich { Ok(listing) } else { Err(ListError::NotImmich { key: listing.dump.key }) }
+}
+
+/// Reads a stored dump and lists what it names; its object has to be what was stored, and whole. It may be of something else than Immich.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn list_dump(session: &Session, dump: DumpFact, locations: Locations, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Listing, ListError> {
     let file = session.state.own_file("inventory.db");
     let failed = |source| ListError::Inventory { key: dump.key.clone(), source: Box::new(source) };
     monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(dump.plain_size) });
     let mut text = DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), &dump);
-    let mut reading = Ok(Builder::create(&file, locations(&roots)).map_err(failed)?);
+    let mut reading = Ok(Builder::create(&file, locations).map_err(failed)?);
     while let Some(piece) = text.next().await? {
         if stop.is_cancelled() {
             return Err(ListError::Interrupted);
@@ -156,7 +172,7 @@ pub async fn list(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Monit
     let builder = reading.map_err(failed)?;
     let inventory = blocking(move || builder.finish()).await.map_err(failed)?;
     monitor.emit(Event::PhaseFinished { phase: Phase::ReadDump });
-    if inventory.summary().is_immich { Ok(Listing { inventory, dump, _file: file }) } else { Err(ListError::NotImmich { key: dump.key }) }
+    Ok(Listing { inventory, dump, file })
 }
 
 #[cfg(test)]

@@ -329,7 +329,7 @@ async fn foreign_run(world: &World, ago: SignedDuration) -> RunId {
     let read = log::read_entry(world.directory().as_ref(), last, &Key::log_entry(last)).await.unwrap();
     let (run, at) = (RunId::random(), Timestamp::now() - ago);
     let header = Header { format: log::FORMAT, sequence: last + 1, previous_sha256: read.sha256, run: Some(run), written_at: at, writer: WriterId::random() };
-    let fact = Fact::RunStarted(RunStarted { at, host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None });
+    let fact = Fact::RunStarted(RunStarted { at, host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None, shard: None });
     let bytes = Bytes::from(log::encode(&header, &[fact]).unwrap());
     let attributes = Attributes::of(Kind::Log, Sha256::of(&bytes));
     assert_eq!(repository.store.create(&Key::log_entry(last + 1), bytes, &attributes).await.unwrap(), Created::New);
@@ -374,13 +374,13 @@ async fn a_run_that_ends_while_it_is_waited_for_lets_the_next_begin() {
     world.back_up().await;
     let mut other = world.writing(world.directory(), "other").await.unwrap();
     let run = RunId::random();
-    let started = Fact::RunStarted(RunStarted { at: Timestamp::now(), host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None });
+    let started = Fact::RunStarted(RunStarted { at: Timestamp::now(), host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None, shard: None });
     other.commit(Some(run), &[started], &Silent).await.unwrap();
     let monitor = silent();
     let waiting = world.back_up_with(world.directory(), "state", &monitor, |plan| plan.wait = Duration::from_secs(30));
     let ending = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let ended = log::Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None };
+        let ended = log::Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None, shard: None };
         other.commit(Some(run), &[Fact::RunEnded(ended)], &Silent).await.unwrap();
     };
     let (report, ()) = tokio::join!(waiting, ending);

@@ -118,7 +118,7 @@ async fn dump(session: &mut Session, at: &str, proof: Option<Proof>, label: Opti
     let key = Key::dump(at, "3.1.0", "sql.gz");
     let sha256 = Sha256::of(&bytes);
     let run = RunId::random();
-    let started = RunStarted { at, host: "test".to_owned(), roots: Vec::new(), accepts: None };
+    let started = RunStarted { at, host: "test".to_owned(), roots: Vec::new(), accepts: None, shard: None };
     session.commit(Some(run), &[Fact::RunStarted(started)], &Silent).await.unwrap();
     assert_eq!(session.store().create(&key, bytes, &Attributes::of(Kind::Manifest, sha256)).await.unwrap(), Created::New);
     let dump = DumpFact {
@@ -516,7 +516,7 @@ async fn more_objects_than_one_fact_can_name_go_in_several() {
 async fn a_run_of_another_machine_that_is_alive_is_waited_for_and_then_refused() {
     let world = with_dumps(4).await;
     let mut other = writing(&world, "other").await;
-    let started = RunStarted { at: Timestamp::now(), host: "nas".to_owned(), roots: Vec::new(), accepts: None };
+    let started = RunStarted { at: Timestamp::now(), host: "nas".to_owned(), roots: Vec::new(), accepts: None, shard: None };
     other.commit(Some(RunId::random()), &[Fact::RunStarted(started)], &Silent).await.unwrap();
     let before = contents(&world.repository);
     let error = prune_with(&world, world.directory(), "state", &last("1")).await.unwrap_err();

@@ -4,6 +4,7 @@ use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
 use crate::services;
+use crate::shard;
 use crate::stack::{self, Externals, Findings, Stack};
 use immich_backup_core::backup::{self, Counts, Database, Downtime, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
@@ -14,7 +15,7 @@ use immich_backup_core::model::{ExternalName, InvalidPath, Root};
 use immich_backup_core::prune::{self, AfterRun};
 use immich_backup_core::repository::log::Tally;
 use immich_backup_core::repository::place::Place;
-use immich_backup_core::repository::{OpenError, Repository, Session};
+use immich_backup_core::repository::{InitError, OpenError, Repository, Session};
 use immich_backup_core::retention::Policy;
 use immich_backup_core::stack::copies::Copied;
 use immich_backup_core::stack::services::Intent;
@@ -194,6 +195,10 @@ async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()>
     let first = session.manifest.snapshot_times()?.into_iter().next().map(|(_, taken_at)| taken_at);
     // A repository that was never listed is as unseen as its first snapshot is old.
     let Some(since) = last.or(first) else { return Ok(()) };
+    if shard::of(app)?.is_some_and(|shard| shard.part.part > 0) {
+        // The first one does.
+        return Ok(());
+    }
     let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
     // Another machine may be at it: what is found would go into the log beside its run, which a store without conditions cannot keep apart.
     let others = session.manifest.runs(1)?.into_iter().any(|run| run.outcome.is_none() && run.writer != session.writer);
@@ -211,7 +216,13 @@ async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()>
 async fn open_or_init(app: &App) -> anyhow::Result<Repository> {
     let make = app.settings.switch("init")? && !app.settings.switch("dry-run")?;
     match app.repository().await {
-        Err(error) if make && matches!(error.downcast_ref(), Some(OpenError::NoRepository { .. })) => app.make_repository().await,
+        Err(error) if make && matches!(error.downcast_ref(), Some(OpenError::NoRepository { .. })) => match app.make_repository().await {
+            // Another shard was faster.
+            Err(error) if shard::of(app)?.is_some() && matches!(error.downcast_ref(), Some(InitError::Exists { .. } | InitError::NotEmpty { .. })) => {
+                app.repository().await
+            }
+            made => made,
+        },
         other => other,
     }
 }
@@ -242,6 +253,7 @@ fn plan(app: &App, findings: Option<&Findings>) -> anyhow::Result<Plan> {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         wait: settings.time("wait")?.unwrap_or_default(),
         take_over: settings.switch("take-over")?,
+        shard: shard::of(app)?,
         downtime: None,
         stage: None,
     })
@@ -271,6 +283,8 @@ fn exit(report: &Report) -> Exit {
     match report.ending {
         Ending::Interrupted => Exit::Interrupted,
         Ending::Withheld { .. } => Exit::Withheld,
+        // What it found wrong is in the log: the one that makes the snapshot says it for all.
+        Ending::Shard { .. } => Exit::Done,
         Ending::Snapshot | Ending::DryRun if report.is_complete() => Exit::Done,
         Ending::Snapshot | Ending::DryRun => Exit::Incomplete,
     }
@@ -294,6 +308,7 @@ fn text(report: &Report, after: &After, elapsed: Duration) -> String {
         ),
         Ending::Interrupted => format!("interrupted: {} is stored, and the next run goes on from there", screen::tally(*sent)),
         Ending::DryRun => "dry run: nothing was done".to_owned(),
+        Ending::Shard { waiting_for } => shard::headline(report, waiting_for, seconds),
     };
     let mut lines: Vec<String> = report.proof.as_ref().map(Proof::headline).into_iter().collect();
     lines.push(first);
@@ -454,6 +469,7 @@ fn fields(report: &Report, after: &After, elapsed: Duration) -> Value {
         "run": report.run,
         "snapshot": (report.ending == Ending::Snapshot).then_some(report.run),
         "dry_run": report.ending == Ending::DryRun,
+        "waiting_for_shards": if let Ending::Shard { waiting_for } = &report.ending { Some(waiting_for) } else { None },
         "files": files,
         "bytes": bytes,
         "adopted": counts.adopted,

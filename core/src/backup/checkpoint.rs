@@ -1,14 +1,15 @@
 //! From the queue to the log: workers store, and one hand writes down what is durable.
 
-use super::scan::{Scan, Seen, scan};
-use super::send::{Shared, StoredFile, store_one};
+use super::claim::claim;
+use super::scan::{Scan, Seen, owns, scan};
+use super::send::{Beyond, Shared, StoredFile, store_one};
 use super::stage::{Stage, replay};
 use super::{BackupError, Done, Item, Run};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
 use crate::event::{Event, Phase, Stored};
 use crate::library::walk::SYMBOLIC_LINK;
 use crate::model::{FilePath, Part, Root, Sample};
-use crate::repository::log::{Fact, Tally};
+use crate::repository::log::{Fact, PathFact, Tally};
 use crate::repository::manifest::{Lookup, Unseen};
 use crate::task::joined;
 use std::sync::Arc;
@@ -62,8 +63,7 @@ impl Run<'_> {
         let seen = self.store(feed, halt, &unseen).await?;
         self.counts.seen = seen.files;
         self.seen_of_immich = seen.of_immich;
-        self.counts.unchanged.files += seen.unchanged.files;
-        self.counts.unchanged.bytes += seen.unchanged.bytes;
+        self.counts.unchanged.merge(seen.unchanged);
         self.monitor.emit(Event::PhaseFinished { phase: Phase::Store });
         if !self.stop.is_cancelled() {
             self.add_unvisited(&seen, last_folder, &unseen)?;
@@ -73,6 +73,11 @@ impl Run<'_> {
 
     /// Whether a run since the last snapshot died, or failed, after it may have stored what it could not announce any more.
     fn may_find_more(&self) -> Result<bool, BackupError> {
+        if let Some(shard) = self.shard
+            && self.session.manifest.has_claimed(self.id, shard.part)?
+        {
+            return Ok(true);
+        }
         let before = self.session.manifest.runs(RUNS_LOOKED_AT_MAX)?.into_iter().filter(|run| run.id != self.id);
         let mut outcomes = before.map(|run| run.outcome).take_while(|outcome| outcome.as_deref() != Some("snapshot"));
         Ok(outcomes.any(|outcome| !matches!(outcome.as_deref(), Some("interrupted" | "withheld"))))
@@ -80,7 +85,9 @@ impl Run<'_> {
 
     /// The part of a sample that comes after the one that was read last.
     pub(super) fn next_part(&self, sample: Sample) -> Result<Part, BackupError> {
-        let of = sample.parts(self.session.manifest.totals().all().files);
+        // By the last snapshot, not by what was stored since: all shards of a run take the same part.
+        let files = self.session.manifest.latest_snapshot()?.map_or(0, |last| last.fact.totals.all().files);
+        let of = sample.parts(files);
         let part = self.session.manifest.last_rehashed_of(of)?.map_or(0, |last| (last + 1) % of);
         Ok(Part { of, part })
     }
@@ -88,7 +95,7 @@ impl Run<'_> {
     /// Files of folders that the walk did not come to: they were removed, or are not wanted any more. Folders with numbers after `last_folder`
     /// were met by this walk for the first time.
     fn add_unvisited(&self, seen: &Seen, last_folder: i64, unseen: &Unseen) -> Result<(), BackupError> {
-        if seen.has_all_folders(last_folder) {
+        if self.shard.is_none() && seen.has_all_folders(last_folder) {
             return Ok(());
         }
         let manifest = &self.session.manifest;
@@ -100,7 +107,8 @@ impl Run<'_> {
                 return Ok(());
             }
             for (number, root, folder) in page {
-                if number > last_folder || seen.has_folder(number) || seen.is_unknown(&root, &folder) || self.stays(&root) {
+                let passed = number > last_folder || seen.has_folder(number) || !owns(self.shard, &root, &folder);
+                if passed || seen.is_unknown(&root, &folder) || self.stays(&root) {
                     continue;
                 }
                 self.add_folder(&lookup, (number, &root, &folder), unseen)?;
@@ -153,15 +161,27 @@ impl Run<'_> {
         let workers = self.plan.workers.get();
         let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
-        let has_damage = !self.session.manifest.damaged_objects()?.is_empty();
+        let there = Beyond {
+            unnamed: self.may_find_more()?,
+            damaged: !self.session.manifest.damaged_objects()?.is_empty(),
+            claimed: self.session.manifest.has_claims()?,
+        };
         let store = Arc::clone(&self.session.repository.store);
-        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), (self.may_find_more()?, has_damage), self.inventory.clone())?);
+        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), there, self.inventory.clone())?);
         let (fed, result) = oneshot::channel();
         let feeder_done = done.clone();
         std::thread::spawn(move || {
             // Nobody waits for the result where the run has failed.
             drop(fed.send(feed(items, feeder_done)));
         });
+        let queue = match self.shard {
+            None => queue,
+            Some(shard) => {
+                let (claimed, dispatched) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
+                tokio::spawn(claim(Arc::clone(&shared), shard, workers, queue, claimed, done.clone()));
+                dispatched
+            }
+        };
         let dispatcher = tokio::spawn(dispatch(Arc::clone(&shared), queue, done, workers, Arc::clone(self.monitor)));
         let mut checkpoint = Checkpoint::new();
         let mut fatal = None;
@@ -172,12 +192,21 @@ impl Run<'_> {
                     halt.cancel();
                     fatal.get_or_insert(error);
                 }
+                Ok(Some(Done::Claim(asked))) => {
+                    // Where the run has failed, nobody gets an answer, and nothing more is stored.
+                    if fatal.is_none()
+                        && let Err(error) = self.claim(asked).await
+                    {
+                        halt.cancel();
+                        fatal = Some(error);
+                    }
+                }
                 Ok(Some(outcome)) => self.take(outcome, &mut checkpoint, unseen)?,
                 Err(_) => {}
             }
             if fatal.is_some() {
                 checkpoint.due = Instant::now() + CHECKPOINT_INTERVAL;
-            } else if checkpoint.stored.len() >= CHECKPOINT_FILES_MAX || Instant::now() >= checkpoint.due {
+            } else if checkpoint.stored.len() + checkpoint.left.len() >= CHECKPOINT_FILES_MAX || Instant::now() >= checkpoint.due {
                 let written = self.write(&mut checkpoint, &shared).await;
                 if let Err(error) = written {
                     halt.cancel();
@@ -186,7 +215,7 @@ impl Run<'_> {
             }
         }
         joined(dispatcher.await);
-        if !checkpoint.stored.is_empty() {
+        if !checkpoint.stored.is_empty() || !checkpoint.left.is_empty() {
             let written = self.write(&mut checkpoint, &shared).await;
             fatal = fatal.or(written.err());
         }
@@ -231,6 +260,9 @@ impl Run<'_> {
                     self.bit_rot.push(file);
                 }
             }
+            Done::Postponed(file) => checkpoint.left.push(file),
+            // Answered by who calls this.
+            Done::Claim(_) => {}
             Done::Fatal(error) => return Err(error),
         }
         Ok(())
@@ -238,12 +270,12 @@ impl Run<'_> {
 
     /// One barrier, one entry. With nothing to say it is a heartbeat.
     async fn write(&mut self, checkpoint: &mut Checkpoint, shared: &Shared) -> Result<(), BackupError> {
-        let stored = checkpoint.take();
+        let Checkpoint { stored, left, .. } = std::mem::replace(checkpoint, Checkpoint::new());
         if !stored.is_empty() {
             self.session.store().sync().await?;
         }
         let fact = |stored: &StoredFile| if stored.doubtful { Fact::Doubtful(stored.fact.clone()) } else { Fact::Stored(stored.fact.clone()) };
-        let facts: Vec<_> = stored.iter().map(fact).collect();
+        let facts: Vec<_> = stored.iter().map(fact).chain(left.iter().map(|file| Fact::Left(PathFact::new(file)))).collect();
         self.commit(&facts).await?;
         shared.contents.committed(stored.iter().map(|stored| stored.fact.sha256));
         shared.contents.committed_sizes(stored.iter().map(|stored| stored.fact.size));
@@ -284,16 +316,14 @@ impl Run<'_> {
 /// What is stored and not yet in the log.
 struct Checkpoint {
     stored: Vec<StoredFile>,
+    /// Paths that another shard's end has to be waited for.
+    left: Vec<FilePath>,
     due: Instant,
 }
 
 impl Checkpoint {
     fn new() -> Self {
-        Self { stored: Vec::with_capacity(CHECKPOINT_FILES_MAX), due: Instant::now() + CHECKPOINT_INTERVAL }
-    }
-
-    fn take(&mut self) -> Vec<StoredFile> {
-        std::mem::replace(self, Self::new()).stored
+        Self { stored: Vec::with_capacity(CHECKPOINT_FILES_MAX), left: Vec::new(), due: Instant::now() + CHECKPOINT_INTERVAL }
     }
 }
 

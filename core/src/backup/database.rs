@@ -13,6 +13,7 @@ use crate::event::{Event, Phase};
 use crate::library::layout::class_of;
 use crate::library::read::look;
 use crate::library::tree::Tree;
+use crate::listing::Listing;
 use crate::model::{Class, FilePath, Root, RootPath};
 use crate::prove;
 use crate::repository::ScratchFile;
@@ -76,6 +77,16 @@ pub(super) struct Kept {
     pub(super) names: Names,
 }
 
+impl Kept {
+    /// A dump that the run has stored before, as it was read back.
+    pub(super) fn read_back(listing: Listing) -> Self {
+        let (inventory, fact, file) = listing.into_parts();
+        let summary = inventory.summary();
+        let (is_immich, assets) = (summary.is_immich, summary.assets);
+        Self { fact, names: Names { is_immich, assets, inventory: Arc::new(Mutex::new(inventory)), _file: file } }
+    }
+}
+
 /// A compressed dump takes at most one in so many bytes of the database: it has no indexes. Only for a first dump; later ones go by the last.
 const COMPRESSED_SHARE: u64 = 2;
 /// Room that is left free beside a spool.
@@ -83,7 +94,7 @@ const ROOM_KEPT_BYTES: u64 = 64 << 20;
 
 impl Run<'_> {
     /// Where Immich's server sees what this run backs up.
-    fn locations(&self, database: &Database) -> Locations {
+    pub(super) fn locations(&self, database: &Database) -> Locations {
         let externals = self.sources.iter().filter_map(|open| match &open.source.root {
             Root::Library | Root::Config | Root::Postgres => None,
             Root::External(name) => {
@@ -238,7 +249,7 @@ impl Run<'_> {
             if self.scope.takes(&file)
                 && let Ok(Some(times)) = look(folder, &path)
             {
-                found.push(Item { file, tree, copied: None, current: None, size_bytes: times.size_bytes, rehash: false });
+                found.push(Item::found(file, tree, &times));
             }
         }
         if found.is_empty() {

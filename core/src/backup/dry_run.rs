@@ -20,6 +20,7 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         walkers: plan.walkers,
         rehash: None,
         count: false,
+        shard: None,
         manifest: session.manifest.path().to_owned(),
         halt: stop.child_token(),
     };
@@ -63,7 +64,7 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
                 }
                 // The walk must be able to end: what it says is heard to the last.
                 Done::Fatal(error) => fatal = Some(error),
-                Done::Same { .. } | Done::Left | Done::Slipped | Done::Stored(_) | Done::BitRot(_) => {}
+                Done::Same { .. } | Done::Left | Done::Slipped | Done::Stored(_) | Done::BitRot(_) | Done::Postponed(_) | Done::Claim(_) => {}
             }
         }
         if let Ok((new, changed)) = counting.join() {

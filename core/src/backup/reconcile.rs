@@ -8,7 +8,7 @@ use crate::library::layout::{class_of, is_checksummed_original};
 use crate::library::read::look;
 use crate::library::tree::Tree;
 use crate::model::{Class, FilePath, Root, Sha256};
-use crate::repository::log::{Archived, Fact};
+use crate::repository::log::{Fact, PathFact};
 use crate::repository::manifest::Unseen;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Run<'_> {
                     Ok(None) => {}
                     Ok(Some(times)) => {
                         unseen.remove(&file)?;
-                        found.push(Item { file, tree, copied: None, current: None, size_bytes: times.size_bytes, rehash: false });
+                        found.push(Item::found(file, tree, &times));
                     }
                     Err(error) => {
                         unseen.remove(&file)?;
@@ -213,7 +213,7 @@ impl Run<'_> {
         if page.is_empty() {
             return Ok(());
         }
-        let facts: Vec<_> = page.iter().map(|(file, ..)| Fact::Archived(Archived::new(file))).collect();
+        let facts: Vec<_> = page.iter().map(|(file, ..)| Fact::Archived(PathFact::new(file))).collect();
         self.commit(&facts).await?;
         for (file, size_bytes, _) in page {
             self.counts.archived.add(size_bytes);

@@ -1,5 +1,6 @@
 //! Comparing the library with the manifest while walking it: what differs goes into the queue.
 
+use super::claim::May;
 use super::{BackupError, Done, Item, OpenSource};
 use crate::event::{Event, Monitor};
 use crate::library::scope::Scope;
@@ -35,6 +36,20 @@ pub(super) struct Scan {
     pub(super) halt: CancellationToken,
     /// Count everything beside the walk: the queue holds the walk back, and nobody would know how much is to come.
     pub(super) count: bool,
+    /// Only the folders of this part are looked into; the others are passed through.
+    pub(super) shard: Option<Part>,
+}
+
+impl Scan {
+    /// Whether the files of this folder are the walk's own.
+    fn owns(&self, root: &Root, folder: &str) -> bool {
+        owns(self.shard, root, folder)
+    }
+}
+
+/// Whether a folder falls into a shard's part: by the SHA-256 of its name in the manifest, so that it is the same shard in each run.
+pub(super) fn owns(shard: Option<Part>, root: &Root, folder: &str) -> bool {
+    shard.is_none_or(|part| part.has(&format!("{}/{folder}", root.name_in_manifest())))
 }
 
 /// What a walk has seen.
@@ -93,8 +108,7 @@ impl Bits {
 impl Seen {
     pub(super) fn merge(&mut self, other: Self) {
         for (mine, theirs) in [(&mut self.files, other.files), (&mut self.unchanged, other.unchanged)] {
-            mine.files += theirs.files;
-            mine.bytes += theirs.bytes;
+            mine.merge(theirs);
         }
         self.of_immich += other.of_immich;
         self.folders.merge(&other.folders);
@@ -195,11 +209,10 @@ fn count(scan: &Scan, finished: &AtomicBool, monitor: &dyn Monitor) {
     }
     let mut files = Tally::default();
     for open in &scan.sources {
-        let mut counter = [Counter { root: &open.source.root, scan, finished, files: Tally::default() }];
+        let mut counter = [Counter { root: &open.source.root, scan, finished, files: Tally::default(), owned: Vec::new() }];
         walk::walk(&open.tree, &mut counter);
         let [counter] = counter;
-        files.files += counter.files.files;
-        files.bytes += counter.files.bytes;
+        files.merge(counter.files);
     }
     if !finished.load(Ordering::Relaxed) {
         monitor.emit(Event::Counted { files: files.files, bytes: files.bytes });
@@ -211,12 +224,22 @@ struct Counter<'a> {
     scan: &'a Scan,
     finished: &'a AtomicBool,
     files: Tally,
+    /// Of the folders being read, the innermost last: whether their files count.
+    owned: Vec<bool>,
 }
 
 impl Visitor for Counter<'_> {
     fn enter(&mut self, folder: &str) -> bool {
         let skipped = RootPath::parse(folder).is_ok_and(|path| self.scan.scope.skips_folder(&FilePath { root: self.root.clone(), path }));
-        !skipped && !self.finished.load(Ordering::Relaxed) && !self.scan.halt.is_cancelled()
+        let enters = !skipped && !self.finished.load(Ordering::Relaxed) && !self.scan.halt.is_cancelled();
+        if enters {
+            self.owned.push(self.scan.owns(self.root, folder));
+        }
+        enters
+    }
+
+    fn wants_files(&self) -> bool {
+        self.owned.last().copied().unwrap_or(true)
     }
 
     fn file(&mut self, folder: &str, name: &str, times: FileTimes) -> bool {
@@ -231,13 +254,17 @@ impl Visitor for Counter<'_> {
 
     fn failed(&mut self, _: &str, _: Option<&str>, _: &io::Error) {}
 
-    fn leave(&mut self, _: &str, _: bool) {}
+    fn leave(&mut self, _: &str, _: bool) {
+        self.owned.pop();
+    }
 }
 
 /// A folder being read: what the manifest has of it, and how many of its files there were met.
 struct Frame {
     standing: Option<StandingFolder>,
     met: u64,
+    /// Its files are another shard's: only its subfolders are wanted.
+    passed_through: bool,
 }
 
 struct Scanner<'a> {
@@ -257,6 +284,10 @@ struct Scanner<'a> {
 impl Scanner<'_> {
     fn file_path(&self, folder: &str, name: &str) -> FilePath {
         FilePath { root: self.root.clone(), path: RootPath::in_folder(folder, name) }
+    }
+
+    fn is_passing_through(&self) -> bool {
+        self.stack.last().is_some_and(|frame| frame.passed_through)
     }
 
     fn report(&mut self) {
@@ -340,9 +371,15 @@ impl Visitor for Scanner<'_> {
         {
             return false;
         }
-        let Some(standing) = self.check(self.lookup.folder(&self.root, folder)) else { return false };
-        self.stack.push(Frame { standing, met: 0 });
+        let passed_through = !self.scan.owns(&self.root, folder);
+        let standing = if passed_through { Ok(None) } else { self.lookup.folder(&self.root, folder) };
+        let Some(standing) = self.check(standing) else { return false };
+        self.stack.push(Frame { standing, met: 0, passed_through });
         true
+    }
+
+    fn wants_files(&self) -> bool {
+        !self.is_passing_through()
     }
 
     fn file(&mut self, folder: &str, name: &str, times: FileTimes) -> bool {
@@ -362,7 +399,7 @@ impl Visitor for Scanner<'_> {
         if unchanged && !rehash {
             self.seen.unchanged.add(times.size_bytes);
         } else {
-            let item = Item { file, tree: Arc::clone(&self.tree), copied: None, current, size_bytes: times.size_bytes, rehash };
+            let item = Item { file, tree: Arc::clone(&self.tree), copied: None, current, size_bytes: times.size_bytes, rehash, may: May::StoreAnything };
             let left = self.lookup.leave();
             wanted = self.check(left).is_some() && self.items.blocking_send(item).is_ok();
         }
@@ -391,7 +428,10 @@ impl Visitor for Scanner<'_> {
             None => RootPath::parse(folder).map_or_else(|_| folder.to_owned(), |path| FilePath { root: self.root.clone(), path }.to_string()),
         };
         self.seen.failed.add((self.root.clone(), folder.to_owned()));
-        self.tell(Done::Unread { path, problem: error.to_string() });
+        // Whose folder it is says so.
+        if !self.is_passing_through() {
+            self.tell(Done::Unread { path, problem: error.to_string() });
+        }
     }
 
     fn leave(&mut self, folder: &str, whole: bool) {

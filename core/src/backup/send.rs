@@ -9,7 +9,7 @@ use crate::library::read::ReadError;
 use crate::model::{Class, Content, FileTimes, Hasher};
 use crate::repository::checksum::{Checksum, Comparison};
 use crate::repository::key::{self, Key};
-use crate::repository::log::StoredFact;
+use crate::repository::log::{Start, StoredFact, Subject};
 use crate::repository::manifest::{Lookup, ManifestError, StoredContent};
 use crate::repository::store::{Attributes, Created, Kind, Store, StoreError};
 use crate::task::{blocking, joined};
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Reading a file that changes meanwhile is tried so often.
 const TRIES_MAX: u32 = 3;
+/// Keys under which the object of a claimed path is looked for: its home, its place under `versions/`, and the first hashed one.
+const CLAIMED_KEYS_LOOKED_AT: usize = 3;
 /// The wait before another try, times its number.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// A change within this time of another may leave the same times behind (clocks of file systems are coarse, those of servers differ).
@@ -48,21 +50,31 @@ pub(super) struct Shared {
     lookups: Vec<Mutex<Lookup>>,
     next_lookup: AtomicUsize,
     pub(super) contents: Arc<Contents>,
+    there: Beyond,
     /// In KiB.
     memory: Arc<Semaphore>,
     pub(super) halt: CancellationToken,
-    /// Whether objects may be there that the log does not name.
-    look_first: bool,
-    /// Whether the log calls any object damaged, as of the start: where none is, none is asked for.
-    has_damage: bool,
     /// What the dump of this run says of each asset, where there is one.
     inventory: Option<Arc<Mutex<Inventory>>>,
+}
+
+/// What there may be in the store beside whole objects that the log names, as of the start: what there is not, is not asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beyond {
+    /// Objects that the log does not name.
+    pub(super) unnamed: bool,
+    /// Objects that the log calls damaged.
+    pub(super) damaged: bool,
+    /// Objects that a shard was about to store: the log says for which path.
+    pub(super) claimed: bool,
 }
 
 /// How one try ended other than well.
 enum Failure {
     Read(ReadError),
     Fatal(BackupError),
+    /// It is new, and another shard's to store.
+    Postponed,
 }
 
 impl From<ReadError> for Failure {
@@ -124,6 +136,7 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
                 tokio::time::sleep(wait).await;
             }
             Err(Failure::Fatal(error)) => return Done::Fatal(error),
+            Err(Failure::Postponed) => return Done::Postponed(item.file.clone()),
             Err(Failure::Read(ReadError::Vanished | ReadError::NotRegular)) => return Done::Vanished(item.file.clone()),
             Err(Failure::Read(ReadError::Stopped)) => return Done::Left,
             Err(Failure::Read(ReadError::Io(error))) => return Done::Unread { path: item.file.to_string(), problem: error.to_string() },
@@ -166,8 +179,16 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn M
     let home = key::home(&item.file);
     let (size_bytes, file) = (item.size_bytes, item.file.clone());
     let mut sent_before = shared.contents.turn(size_bytes).await;
-    let (known, has_history) = shared.lookup(move |lookup| Ok((lookup.knows_size(size_bytes)?, lookup.has_history(&file)?))).await?;
+    let claimed = shared.there.claimed;
+    let (known, has_history) = shared
+        .lookup(move |lookup| {
+            // Claimed for another path, it may have been stored there by a shard that died.
+            let elsewhere = claimed && lookup.claimed_for(Subject::Size(size_bytes))?.is_some_and(|path| path != file);
+            Ok((elsewhere || lookup.knows_size(size_bytes)?, lookup.has_history(&file)?))
+        })
+        .await?;
     if let (false, false, None, Some(home)) = (known || *sent_before, has_history, &item.current, home)
+        && item.may.store_unseen(size_bytes)
         && shared.store.head(&home).await?.is_none()
     {
         let sent = stream(shared, item, &home, None, monitor).await?;
@@ -228,7 +249,11 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
     };
     let (stored, how) = match known(shared, &material, monitor).await? {
         Some(stored) => (stored, Stored::Known),
-        None => place(shared, item, &material, monitor).await?,
+        None => match claimed_before(shared, item, &material).await? {
+            Some(stored) => (stored, Stored::Adopted),
+            None if !item.may.store(&material.content) => return Err(Failure::Postponed),
+            None => place(shared, item, &material, monitor).await?,
+        },
     };
     mine.stored(stored.clone());
     Ok(ended(stored, how))
@@ -283,13 +308,36 @@ async fn known(shared: &Arc<Shared>, material: &Material, monitor: &Arc<dyn Moni
     Ok(None)
 }
 
+/// An object that holds this content because a shard that died was about to store it, for another path.
+async fn claimed_before(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material) -> Result<Option<StoredContent>, Failure> {
+    if !shared.there.claimed {
+        return Ok(None);
+    }
+    let content = material.content;
+    let sha256 = content.digests.sha256;
+    let claims = [Some(Subject::Content(Start::from(&sha256))), (content.size_bytes > ONE_SHOT_BYTES_MAX).then_some(Subject::Size(content.size_bytes))];
+    for claim in claims.into_iter().flatten() {
+        let Some(file) = shared.lookup(move |lookup| lookup.claimed_for(claim)).await? else { continue };
+        if file == item.file {
+            continue;
+        }
+        for key in key::candidates(&file, &sha256, true).take(CLAIMED_KEYS_LOOKED_AT) {
+            let again = material.bytes.as_ref().map_or(Again::File(item), Again::Bytes);
+            if shared.store.head(&key).await?.is_some() && holds(shared, &key, &content, again).await? {
+                return Ok(Some(StoredContent { key: key.to_string(), etag: None }));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Sends the content under the first key that will have it.
 async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<(StoredContent, Stored), Failure> {
     let file = item.file.clone();
     let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
     for key in key::candidates(&item.file, &material.content.digests.sha256, !has_history) {
         let asked = key.clone();
-        if shared.has_damage && shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
+        if shared.there.damaged && shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
             continue;
         }
         let how = match &material.bytes {
@@ -312,7 +360,7 @@ async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material
         size_bytes: Some(material.content.size_bytes),
     };
     // A dead run has left something, perhaps: what is there is not sent once more.
-    if shared.look_first && shared.store.head(key).await?.is_some() {
+    if shared.there.unnamed && shared.store.head(key).await?.is_some() {
         return Ok(holds(shared, key, &material.content, Again::Bytes(bytes)).await?.then_some(Stored::Adopted));
     }
     Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
@@ -404,6 +452,10 @@ async fn stream(
         live.read_pieces(|piece| !halt.is_cancelled() && pieces.blocking_send(piece).is_ok())
     });
     let Ok((times, trusted)) = times.await else { return Ok(joined(reader.await).map(|_| None)?) };
+    if expected.is_none() && !item.may.store_unseen(times.size_bytes) {
+        // It was claimed with another size.
+        return Err(Failure::Postponed);
+    }
     let attributes = Attributes {
         kind: Kind::File(item.class()),
         sha256: expected.map(|expected| expected.digests.sha256),
@@ -435,7 +487,7 @@ impl Shared {
         store: Arc<dyn Store>,
         manifest: &Path,
         halt: CancellationToken,
-        (look_first, has_damage): (bool, bool),
+        there: Beyond,
         inventory: Option<Arc<Mutex<Inventory>>>,
     ) -> Result<Self, ManifestError> {
         let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
@@ -446,13 +498,15 @@ impl Shared {
             contents: Arc::new(Contents::default()),
             memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)),
             halt,
-            look_first,
-            has_damage,
+            there,
             inventory,
         })
     }
 
-    async fn lookup<T: Send + 'static>(self: &Arc<Self>, ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static) -> Result<T, ManifestError> {
+    pub(super) async fn lookup<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static,
+    ) -> Result<T, ManifestError> {
         let shared = Arc::clone(self);
         blocking(move || {
             let turn = shared.next_lookup.fetch_add(1, Ordering::Relaxed) % shared.lookups.len().max(1);

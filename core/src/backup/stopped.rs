@@ -230,6 +230,7 @@ impl Run<'_> {
             walkers: self.plan.walkers,
             rehash,
             count: false,
+            shard: self.shard,
             manifest: self.session.manifest.path().to_owned(),
             halt: self.stop.child_token(),
         })

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// A run that has not written for so long is dead: three heartbeats.
-const DEAD_AFTER: Duration = CHECKPOINT_INTERVAL.saturating_mul(3);
+pub(super) const DEAD_AFTER: Duration = CHECKPOINT_INTERVAL.saturating_mul(3);
 
 /// How often a waiting run looks.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Opens the repository for a run: waits until no other process writes from this state folder.
 ///
@@ -59,13 +59,18 @@ pub(super) async fn wait_for_others(session: &mut Session, plan: &Plan, monitor:
     let mut last_seen = (0, Instant::now());
     loop {
         let Some(other) = session.manifest.runs(1)?.into_iter().find(|run| run.outcome.is_none()) else { return Ok(()) };
+        if plan.shard.is_some_and(|shard| shard.run == other.id) {
+            return Ok(());
+        }
         if last_seen.0 != other.last_entry {
             last_seen = (other.last_entry, Instant::now());
         }
         // Its clock may be wrong: what was waited for here counts as well.
         let by_its_clock = Timestamp::now().duration_since(other.last_entry_at);
         let silent_for = Duration::try_from(by_its_clock).unwrap_or_default().max(last_seen.1.elapsed());
-        if other.writer == session.writer || silent_for > DEAD_AFTER || plan.take_over {
+        // Shards are several writers: that one of them was here says nothing of the others.
+        let is_own = other.writer == session.writer && other.started.shard.is_none();
+        if is_own || silent_for > DEAD_AFTER || plan.take_over {
             monitor.emit(Event::DeadRunFound { run: other.id });
             return Ok(());
         }

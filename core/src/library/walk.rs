@@ -19,6 +19,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 pub trait Visitor: Send {
     /// A folder is about to be read. `false` passes over it and all below it.
     fn enter(&mut self, folder: &str) -> bool;
+    /// Whether what is in the folder being read is wanted, or its subfolders alone.
+    fn wants_files(&self) -> bool {
+        true
+    }
     /// A regular file. `false` ends the whole walk.
     fn file(&mut self, folder: &str, name: &str, times: FileTimes) -> bool;
     /// Something that is neither file nor folder.
@@ -187,13 +191,17 @@ impl Shared<'_> {
             // What lies here is hidden, whatever it is.
             return true;
         }
+        let wanted = visitor.wants_files();
+        if !wanted && !matches!(kind, FileType::Directory | FileType::Unknown) {
+            return true;
+        }
         let mut kind = kind;
         if matches!(kind, FileType::RegularFile | FileType::Unknown) {
             match rustix::fs::statat(fd.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
                     kind = FileType::from_raw_mode(stat.st_mode);
                     if kind == FileType::RegularFile {
-                        if !visitor.file(text, &shown, file_times(&stat)) {
+                        if wanted && !visitor.file(text, &shown, file_times(&stat)) {
                             self.stop.store(true, Ordering::Relaxed);
                             self.changed.notify_all();
                         }
@@ -212,7 +220,9 @@ impl Shared<'_> {
             }
         }
         if kind != FileType::Directory {
-            visitor.special(text, &shown, describe(kind));
+            if wanted {
+                visitor.special(text, &shown, describe(kind));
+            }
             return true;
         }
         let mut folder = Vec::with_capacity(raw.len() + 1 + name.count_bytes());

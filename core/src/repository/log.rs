@@ -8,8 +8,8 @@ mod read;
 pub use append::{Appended, Author, append};
 pub use entry::{DamagedEntry, Entry, Header, encode};
 pub use fact::{
-    Archived, Beside, Damaged, DrillOutcome, Drilled, DumpFact, Ended, Fact, Listed, ManifestCopy, Outcome, Pruned, Read, RunStarted, SnapshotFact, Sound,
-    SourceRoot, StoredFact, Tally, Totals, Unread,
+    Beside, Claimed, Counts, Damaged, DrillOutcome, Drilled, DumpFact, Ended, Fact, Listed, ManifestCopy, Outcome, PathFact, Pruned, Read, RunStarted,
+    ShardDone, SnapshotFact, Sound, SourceRoot, Start, StoredFact, Subject, Tally, Totals, Unread,
 };
 pub use read::{Head, Heads, LogError, entry_after, listed_entries, listed_until, read_entry};
 

@@ -8,6 +8,7 @@ mod question;
 mod removable;
 mod scratch;
 mod select;
+mod shards;
 mod standing;
 
 pub use apply::Applied;
@@ -29,7 +30,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use std::path::{Path, PathBuf};
 
 /// The version of the schema. A local manifest of another version is made anew; a copy of another version is not used.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 const SCHEMA: &str = include_str!("manifest/schema.sql");
 

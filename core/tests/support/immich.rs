@@ -79,7 +79,7 @@ impl Immich {
         change(&mut dump);
         let mut session = self.world.writing(store, "state").await.unwrap();
         let run = RunId::random();
-        let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None };
+        let started = RunStarted { at: taken_at, host: "test".to_owned(), roots, accepts: None, shard: None };
         let snapshot = session.manifest.latest_snapshot().unwrap().unwrap().fact;
         session.commit(Some(run), &[Fact::RunStarted(started), Fact::Dump(dump.clone())], &Silent).await.unwrap();
         session.commit(Some(run), &[Fact::Snapshot(Box::new(SnapshotFact { dump: Some(dump.key), ..snapshot }))], &Silent).await.unwrap();

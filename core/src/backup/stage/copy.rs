@@ -212,7 +212,7 @@ impl Copier<'_> {
             Done::Special { file, kind } => Line::Special { root: file.root.name_in_manifest().to_owned(), path: file.path, kind: kind.to_owned() },
             Done::Fatal(error) => return Some(error),
             // The walk says none of these.
-            Done::Same { .. } | Done::Left | Done::Stored(_) | Done::BitRot(_) => return None,
+            Done::Same { .. } | Done::Left | Done::Stored(_) | Done::BitRot(_) | Done::Postponed(_) | Done::Claim(_) => return None,
         };
         self.write(&line).err().map(BackupError::from)
     }

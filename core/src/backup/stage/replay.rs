@@ -1,5 +1,6 @@
 //! From a stage into the queue: what the walk of the stopped library found, as if it walked now.
 
+use super::super::claim::May;
 use super::leftover::Leftover;
 use super::list::{self, Line, Lines};
 use super::{Copied, Listed, StageError};
@@ -38,7 +39,7 @@ impl Replay {
         let Some((file, tree)) = self.known(&staged.root, &staged.path) else { return Ok(None) };
         let current = lookup.current_of(&file)?;
         let copied = Copied { files: Arc::clone(files), number: staged.number, times: staged.times(), trusted: staged.trusted };
-        Ok(Some(Item { file, tree, copied: Some(copied), current, size_bytes: staged.size, rehash: false }))
+        Ok(Some(Item { file, tree, copied: Some(copied), current, size_bytes: staged.size, rehash: false, may: May::StoreAnything }))
     }
 }
 
@@ -66,7 +67,7 @@ pub(in crate::backup) fn replay(
             Line::Live { root, path, size, rehash } => match replay.known(&root, &path) {
                 Some((file, tree)) => {
                     let current = lookup.current_of(&file)?;
-                    items.blocking_send(Item { file, tree, copied: None, current, size_bytes: size, rehash }).is_ok()
+                    items.blocking_send(Item { file, tree, copied: None, current, size_bytes: size, rehash, may: May::StoreAnything }).is_ok()
                 }
                 None => true,
             },

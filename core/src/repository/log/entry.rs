@@ -141,7 +141,7 @@ struct Format {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fact::{Archived, Sound};
+    use super::super::fact::{PathFact, Sound};
     use super::*;
     use crate::model::{FilePath, RootPath};
 
@@ -154,7 +154,7 @@ mod tests {
             written_at: "2026-01-15T03:00:00Z".parse().unwrap(),
             writer: WriterId::random(),
         };
-        let gone = Archived::new(&FilePath::library(RootPath::parse("upload/a%0Ab.jpg").unwrap()));
+        let gone = PathFact::new(&FilePath::library(RootPath::parse("upload/a%0Ab.jpg").unwrap()));
         encode(&header, &[Fact::Archived(gone), Fact::Sound(Sound { key: "library/x".to_owned() })]).unwrap()
     }
 

@@ -15,7 +15,7 @@ pub enum Fact {
     /// A path has this content now.
     Stored(StoredFact),
     /// A path is no longer in the library. Its object stays.
-    Archived(Archived),
+    Archived(PathFact),
     /// The header's run ended well: all that stands at this point is a snapshot.
     Snapshot(Box<SnapshotFact>),
     /// The header's run ended without a snapshot.
@@ -38,6 +38,12 @@ pub enum Fact {
     Damaged(Damaged),
     /// An object that was called damaged is whole after all.
     Sound(Sound),
+    /// A shard of the header's run is about to store this, unless another one said so before.
+    Claimed(Claimed),
+    /// A shard leaves a path to the one that ends the run: it stood and was not seen any more, or its content is another shard's to store.
+    Left(PathFact),
+    /// A shard of the header's run has done its part.
+    ShardDone(Box<ShardDone>),
     /// A fact of a kind that this program does not know.
     #[serde(other)]
     Unknown,
@@ -55,6 +61,9 @@ pub struct RunStarted {
     /// The run whose withheld snapshot this one was told to accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepts: Option<RunId>,
+    /// Which of the run's shards begins, where there are several: each states this fact, and again when it is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Part>,
 }
 
 /// A folder that a run backs up.
@@ -176,9 +185,9 @@ fn root(external: Option<&ExternalName>, beside: Option<Beside>) -> Root {
     }
 }
 
-/// See [`Fact::Archived`].
+/// A fact about a path alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Archived {
+pub struct PathFact {
     /// The path below its root, in canonical text.
     pub path: RootPath,
     /// The external library's name; absent for the media location.
@@ -189,8 +198,8 @@ pub struct Archived {
     pub root: Option<Beside>,
 }
 
-impl Archived {
-    /// The fact that `file` is gone.
+impl PathFact {
+    /// A fact about `file`.
     #[must_use]
     pub fn new(file: &FilePath) -> Self {
         Self { path: file.path.clone(), external: external(&file.root), root: Beside::of(&file.root) }
@@ -217,6 +226,12 @@ impl Tally {
     pub fn add(&mut self, size_bytes: u64) {
         self.files += 1;
         self.bytes = self.bytes.saturating_add(size_bytes);
+    }
+
+    /// Counts all that `other` has.
+    pub fn merge(&mut self, other: Self) {
+        self.files = self.files.saturating_add(other.files);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
     /// Counts one less of this size.
@@ -420,6 +435,158 @@ pub struct Pruned {
     pub removed_up_to: Option<u64>,
 }
 
+/// See [`Fact::Claimed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// Which shard says so.
+    pub shard: Part,
+    /// The path that has it, below its root, in canonical text: its object may be there though no fact says so, if the shard died.
+    pub path: RootPath,
+    /// The external library's name; absent for the media location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalName>,
+    /// Which of the roots that are no libraries; absent for libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Beside>,
+    /// What is claimed.
+    #[serde(flatten)]
+    pub what: Subject,
+}
+
+/// What a shard is about to store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// This content: the first 8 bytes of its SHA-256, big-endian, in 16 hexadecimal digits. More would make the log longer, and two contents of one
+    /// beginning are stored all the same, only later.
+    Content(Start),
+    /// Any content of this size in bytes: a large file is hashed while it is sent.
+    Size(u64),
+}
+
+/// The first 8 bytes of a SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Start(pub u64);
+
+impl From<&Sha256> for Start {
+    fn from(whole: &Sha256) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = whole.0;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl From<Start> for String {
+    fn from(start: Start) -> Self {
+        format!("{:016x}", start.0)
+    }
+}
+
+impl TryFrom<String> for Start {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        u64::from_str_radix(&text, 16).map(Self)
+    }
+}
+
+impl Claimed {
+    /// The fact that `shard` is about to store `what`, as the content of `file`.
+    #[must_use]
+    pub fn new(shard: Part, file: &FilePath, what: Subject) -> Self {
+        Self { shard, path: file.path.clone(), external: external(&file.root), root: Beside::of(&file.root), what }
+    }
+
+    /// The file it is about.
+    #[must_use]
+    pub fn file(&self) -> FilePath {
+        FilePath { root: root(self.external.as_ref(), self.root), path: self.path.clone() }
+    }
+}
+
+/// See [`Fact::ShardDone`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardDone {
+    /// Which.
+    pub shard: Part,
+    /// What it did.
+    pub counts: Counts,
+    /// How many of the files that it saw are Immich's own.
+    pub seen_of_immich: u64,
+    /// New files and folders that went away while it looked at them: they may have moved to where another shard had been.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slipped: u64,
+    /// Which unchanged files it read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehashed: Option<Part>,
+    /// The first files and folders that it could not read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<Unread>,
+    /// The first files that are damaged at the source, probably.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bit_rot: Vec<PathFact>,
+    /// The first files that contradict what Immich recorded of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubtful: Vec<PathFact>,
+}
+
+/// What a run did, or a shard of it. The one tally: screen, JSON and log all show these numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Files that belong to the backup and were seen.
+    pub seen: Tally,
+    /// Of these, files that needed nothing.
+    pub unchanged: Tally,
+    /// Files of which only times or permissions differed.
+    pub touched: Tally,
+    /// New paths whose content was new.
+    pub new: Tally,
+    /// Paths that have other content now.
+    pub changed: Tally,
+    /// New paths whose content the repository had (moved or copied files).
+    pub known: Tally,
+    /// Content that went to the store.
+    pub sent: Tally,
+    /// Content that was found in the store, sent by a run that died.
+    pub adopted: Tally,
+    /// Paths that are gone.
+    pub archived: Tally,
+    /// Symbolic links, sockets, pipes, devices.
+    pub special: u64,
+    /// Files and folders that could not be read.
+    pub unread: u64,
+    /// Files whose content differs though size and times do not.
+    pub bit_rot: u64,
+    /// Files whose content contradicts what Immich recorded, while the right content stands: stored beside it.
+    pub doubtful: u64,
+}
+
+impl Counts {
+    /// Adds what another shard did.
+    pub fn merge(&mut self, other: &Self) {
+        let tallies = [
+            (&mut self.seen, other.seen),
+            (&mut self.unchanged, other.unchanged),
+            (&mut self.touched, other.touched),
+            (&mut self.new, other.new),
+            (&mut self.changed, other.changed),
+            (&mut self.known, other.known),
+            (&mut self.sent, other.sent),
+            (&mut self.adopted, other.adopted),
+            (&mut self.archived, other.archived),
+        ];
+        for (mine, theirs) in tallies {
+            mine.merge(theirs);
+        }
+        let numbers =
+            [(&mut self.special, other.special), (&mut self.unread, other.unread), (&mut self.bit_rot, other.bit_rot), (&mut self.doubtful, other.doubtful)];
+        for (mine, theirs) in numbers {
+            *mine = mine.saturating_add(theirs);
+        }
+    }
+}
+
 /// See [`Fact::RunEnded`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
@@ -434,6 +601,9 @@ pub struct Ended {
     /// And how many had other content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<u64>,
+    /// Only this shard ended: the run goes on, and it may be started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Part>,
 }
 
 /// How a run without a snapshot ended.

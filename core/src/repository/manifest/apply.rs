@@ -1,8 +1,9 @@
 //! Applying log entries, one transaction each.
 
-use super::super::log::{Archived, Damaged, Entry, Fact, Head, Header, Outcome, Pruned, StoredFact};
+use super::super::log::{Claimed, Damaged, Entry, Fact, Head, Header, Outcome, PathFact, Pruned, StoredFact};
 use super::question::Verification;
 use super::removable::{is_needed, versions_in};
+use super::shards::claim_row;
 use super::{Manifest, ManifestError, signed};
 use crate::library::layout::class_of;
 use crate::model::{Class, FilePath, Root};
@@ -96,11 +97,22 @@ impl Manifest {
             Fact::Archived(archived) => self.archive(sequence, archived),
             Fact::RunStarted(started) => {
                 let Some(run) = header.run else { return Ok(()) };
+                let id = run.to_string();
+                // A shard of a run that others have begun, or that was started again: what it ended with is past, unless the run itself is over.
+                let again = "UPDATE run SET
+                    outcome = CASE WHEN outcome IN ('failed', 'interrupted') THEN NULL ELSE outcome END,
+                    reason = CASE WHEN outcome IS NULL OR outcome IN ('failed', 'interrupted') THEN NULL ELSE reason END
+                  WHERE id = ?1";
+                if self.connection.execute(again, [&id])? > 0 {
+                    return Ok(());
+                }
                 // Whoever begins has made sure that no other run is alive.
                 self.connection.execute("UPDATE run SET outcome = 'died' WHERE outcome IS NULL", [])?;
+                self.connection.execute("DELETE FROM shard", [])?;
+                self.connection.execute("DELETE FROM remainder", [])?;
                 self.connection.execute(
                     "INSERT INTO run(id, writer, first_entry, last_entry, started_at, last_entry_at, fact) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
-                    params![run.to_string(), header.writer.to_string(), sequence, started.at.to_string(), header.written_at.to_string(), json(started)],
+                    params![id, header.writer.to_string(), sequence, started.at.to_string(), header.written_at.to_string(), json(started)],
                 )?;
                 Ok(())
             }
@@ -117,12 +129,21 @@ impl Manifest {
                         "UPDATE manifest_metadata SET last_backup = ?1, immich_version = coalesce(?2, immich_version)",
                         params![snapshot.taken_at.to_string(), snapshot.immich_version],
                     )?;
-                    self.connection.execute("UPDATE run SET outcome = 'snapshot' WHERE id = ?1", [run.to_string()])?;
+                    self.connection.execute("UPDATE run SET outcome = 'snapshot', reason = NULL WHERE id = ?1", [run.to_string()])?;
+                    for table in ["shard", "claim", "remainder"] {
+                        self.connection.execute(&format!("DELETE FROM {table}"), [])?;
+                    }
                 }
                 Ok(())
             }
             Fact::RunEnded(ended) => {
                 let Some(run) = header.run else { return Ok(()) };
+                if let Some(shard) = ended.shard {
+                    // The run goes on without it. Why it ended is of interest should nobody start it again.
+                    let reason = ended.reason.as_ref().map(|reason| format!("shard {} of {}: {reason}", shard.part, shard.of));
+                    self.connection.execute("UPDATE run SET reason = ?2 WHERE id = ?1 AND outcome IS NULL", params![run.to_string(), reason])?;
+                    return Ok(());
+                }
                 let outcome = match ended.outcome {
                     Outcome::Interrupted => "interrupted",
                     Outcome::Withheld => "withheld",
@@ -143,8 +164,8 @@ impl Manifest {
             }
             Fact::Dump(dump) => {
                 self.connection.execute(
-                    "INSERT OR REPLACE INTO dump(key, sequence, taken_at, fact) VALUES (?1, ?2, ?3, ?4)",
-                    params![dump.key, sequence, dump.taken_at.to_string(), json(dump)],
+                    "INSERT OR REPLACE INTO dump(key, sequence, taken_at, run, fact) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![dump.key, sequence, dump.taken_at.to_string(), header.run.map(|run| run.to_string()), json(dump)],
                 )?;
                 Ok(())
             }
@@ -170,8 +191,43 @@ impl Manifest {
                 self.connection.execute("DELETE FROM damage WHERE key = ?1", [&sound.key])?;
                 self.mark(&sound.key, None)
             }
+            Fact::Claimed(claimed) => self.claim(header, claimed),
+            Fact::Left(left) => {
+                let Some(run) = header.run else { return Ok(()) };
+                let file = left.file();
+                self.connection.prepare_cached("INSERT OR IGNORE INTO remainder(run, external, path) VALUES (?1, ?2, ?3)")?.execute(params![
+                    run.to_string(),
+                    file.root.name_in_manifest(),
+                    file.path.as_str()
+                ])?;
+                Ok(())
+            }
+            Fact::ShardDone(done) => {
+                let Some(run) = header.run else { return Ok(()) };
+                self.connection.execute(
+                    "INSERT OR REPLACE INTO shard(run, part, fact) VALUES (?1, ?2, ?3)",
+                    params![run.to_string(), signed(done.shard.part), json(done)],
+                )?;
+                Ok(())
+            }
             Fact::Unknown => Ok(()),
         }
+    }
+
+    /// The first shard of a run that claims something has it. What a dead run claimed is kept until somebody claims it anew, or a snapshot stands: its
+    /// object may be there.
+    fn claim(&self, header: &Header, claimed: &Claimed) -> rusqlite::Result<()> {
+        let Some(run) = header.run else { return Ok(()) };
+        let file = claimed.file();
+        let (kind, value) = claim_row(claimed.what);
+        self.connection
+            .prepare_cached(
+                "INSERT INTO claim(kind, value, run, part, external, path) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (kind, value) DO UPDATE SET run = excluded.run, part = excluded.part, external = excluded.external, path = excluded.path
+                 WHERE run <> excluded.run",
+            )?
+            .execute(params![kind, value, run.to_string(), signed(claimed.shard.part), file.root.name_in_manifest(), file.path.as_str()])?;
+        Ok(())
     }
 
     fn verified(&self, sequence: i64, kind: &str, look: &Verification) -> rusqlite::Result<()> {
@@ -309,7 +365,7 @@ impl Manifest {
         Ok(())
     }
 
-    fn archive(&mut self, sequence: i64, archived: &Archived) -> rusqlite::Result<()> {
+    fn archive(&mut self, sequence: i64, archived: &PathFact) -> rusqlite::Result<()> {
         let file = archived.file();
         let (folder, name) = file.path.split();
         let Some(folder) = folder_id(&self.connection, &file.root, folder)? else { return Ok(()) };

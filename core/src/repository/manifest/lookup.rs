@@ -49,7 +49,7 @@ impl Lookup {
         Ok(Self { connection, path: path.to_owned() })
     }
 
-    fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ManifestError> {
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ManifestError> {
         question(&self.connection).map_err(|source| ManifestError::Sqlite { action: "read", path: self.path.clone(), source })
     }
 

@@ -379,10 +379,14 @@ impl Manifest {
     /// # Errors
     /// SQLite's.
     pub fn runs(&self, limit: u32) -> Result<Vec<RunRow>, ManifestError> {
+        self.runs_where("true ORDER BY first_entry DESC LIMIT ?1", [limit])
+    }
+
+    pub(super) fn runs_where(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<RunRow>, ManifestError> {
         let failed = self.failed("read");
-        let sql = "SELECT id, writer, last_entry_at, last_entry, outcome, reason, fact, coalesce(gone, 0), coalesce(changed, 0) FROM run ORDER BY first_entry DESC LIMIT ?1";
-        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let rows = query.query_map([limit], |row| {
+        let columns = "id, writer, last_entry_at, last_entry, outcome, reason, fact, coalesce(gone, 0), coalesce(changed, 0)";
+        let mut query = self.connection.prepare_cached(&format!("SELECT {columns} FROM run WHERE {condition}")).map_err(&failed)?;
+        let rows = query.query_map(values, |row| {
             Ok(RunRow {
                 id: converted(0, row.get::<_, String>(0)?.parse())?,
                 writer: converted(1, row.get::<_, String>(1)?.parse())?,
@@ -585,7 +589,7 @@ impl Manifest {
     }
 }
 
-fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     converted(column, serde_json::from_str(&row.get::<_, String>(column)?))
 }
 

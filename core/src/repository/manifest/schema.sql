@@ -58,6 +58,33 @@ CREATE TABLE run(
   fact          TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Of a run in shards, until the next snapshot: which of them are done, ...
+CREATE TABLE shard(
+  run      TEXT NOT NULL,
+  part     INTEGER NOT NULL,
+  fact     TEXT NOT NULL,
+  PRIMARY KEY (run, part)
+) STRICT, WITHOUT ROWID;
+
+-- ... which contents each is about to store, or has stored, ...
+CREATE TABLE claim(
+  kind     INTEGER NOT NULL CHECK (kind IN (0, 1)), -- 0: the first 8 bytes of a SHA-256 (as a signed number); 1: a size in bytes
+  value    INTEGER NOT NULL,
+  run      TEXT NOT NULL,
+  part     INTEGER NOT NULL,
+  external TEXT NOT NULL,            -- as in `folder`
+  path     TEXT NOT NULL,
+  PRIMARY KEY (kind, value)
+) STRICT, WITHOUT ROWID;
+
+-- ... and the paths that they leave to the one that ends the run.
+CREATE TABLE remainder(
+  run      TEXT NOT NULL,
+  external TEXT NOT NULL,            -- as in `folder`
+  path     TEXT NOT NULL,
+  PRIMARY KEY (run, external, path)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE verification(
   sequence INTEGER NOT NULL,
   kind     TEXT NOT NULL CHECK (kind IN ('listed', 'read')),
@@ -80,6 +107,7 @@ CREATE TABLE dump(
   key      TEXT PRIMARY KEY,
   sequence INTEGER NOT NULL,         -- the log entry that says so
   taken_at TEXT NOT NULL,
+  run      TEXT,                     -- that took it
   pruned   INTEGER,                  -- the log entry that says that it is not needed any more
   fact     TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -284,7 +284,7 @@ mod tests {
     use super::*;
     use crate::model::{Digests, FileTimes, RepositoryId, WriterId};
     use crate::repository::key::Key;
-    use crate::repository::log::{Archived, Damaged, Fact, Head, Header, Sound, StoredFact};
+    use crate::repository::log::{Damaged, Fact, Head, Header, PathFact, Sound, StoredFact};
 
     struct World {
         manifest: Manifest,
@@ -347,7 +347,7 @@ mod tests {
     }
 
     fn archived(path: &str) -> Fact {
-        Fact::Archived(Archived::new(&file(path)))
+        Fact::Archived(PathFact::new(&file(path)))
     }
 
     fn damaged(key: &str) -> Fact {
