@@ -130,6 +130,7 @@ impl World {
             host: "test".to_owned(),
             wait: Duration::ZERO,
             take_over: false,
+            shard: None,
             downtime: None,
             stage: None,
         }
