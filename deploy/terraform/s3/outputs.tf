@@ -8,33 +8,34 @@ output "repository" {
 }
 
 output "environment" {
-  description = "What all commands find in their environment."
+  description = "The same for programs that run elsewhere: what all commands find in their environment."
   value = {
     IMMICH_BACKUP_REPOSITORY    = local.repository
     IMMICH_BACKUP_STORAGE_CLASS = var.storage_class
-    AWS_REGION                  = var.region
   }
 }
 
-output "roles" {
-  description = "ARNs of the roles, by the name of the Kubernetes service account that acts as it; empty with identity = \"user\"."
-  value       = { for name, role in aws_iam_role.pods : name => role.arn }
+output "backup_config" {
+  description = "For `backup-config.yaml` of an overlay (deploy/kubernetes/overlays/s3): a patch of the ConfigMap."
+  value = yamlencode({
+    apiVersion = "v1"
+    kind       = "ConfigMap"
+    metadata   = { name = "backup-config" }
+    data       = { repository = local.repository, storage_class = var.storage_class }
+  })
 }
 
-output "kubernetes" {
-  description = "Kubernetes service accounts for an overlay; annotated with their role where that is how it is told (irsa)."
-  value = join("---\n", [for name in keys(local.names) : yamlencode({
+output "service_accounts" {
+  description = "Patches for an overlay that tie the Kubernetes service accounts to their roles (irsa). EKS Pod Identity needs none, users have keys: empty."
+  value = var.identity != "irsa" ? "" : join("---\n", [for name, role in aws_iam_role.pods : yamlencode({
     apiVersion = "v1"
     kind       = "ServiceAccount"
-    metadata = merge(
-      { name = name, namespace = var.namespace, labels = { app = "immich-backup" } },
-      var.identity == "irsa" ? { annotations = { "eks.amazonaws.com/role-arn" = aws_iam_role.pods[name].arn } } : {},
-    )
+    metadata   = { name = name, annotations = { "eks.amazonaws.com/role-arn" = role.arn } }
   })])
 }
 
 output "secret" {
-  description = "What the Kubernetes secret `backup-secrets` takes. With a role it needs no credentials; else put what the output `keys` prints beside it, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+  description = "What the Kubernetes secrets `backup-secrets` and `prune-secrets` take where the repository does not stand in the ConfigMap; AWS_REGION then has to be said as well. With identity = \"user\" each takes its own key beside it, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
   value = {
     S3_BUCKET = aws_s3_bucket.repository.bucket
     S3_PREFIX = var.prefix
@@ -42,6 +43,6 @@ output "secret" {
 }
 
 output "keys" {
-  description = "Commands that make access keys of the users, for clusters elsewhere. Terraform makes none: its state would hold them."
+  description = "With identity = \"user\": commands that make access keys. Terraform makes none: its state would hold them."
   value       = { for name, user in aws_iam_user.keys : name => "aws iam create-access-key --user-name ${user.name}" }
 }
