@@ -124,7 +124,11 @@ fn prunes(stand: &Stand, name: &str) {
     let pruned = pruner.run(&["prune", "--keep-last", "1", "--derived", "--json"]).ended(0).summary();
     let gone: Vec<_> = before.iter().filter(|key| !stand.keys("p").contains(key)).cloned().collect();
     let count = |start: &str| gone.iter().filter(|key| key.starts_with(start)).count();
-    assert_eq!((count("database/"), count("library/thumbs/u/aa"), count("versions/thumbs/u/aa"), count("library/encoded-video/u/aa")), (2, 2, 1, 1), "{gone:?}");
+    assert_eq!(
+        (count("database/"), count("library/thumbs/u/aa"), count("versions/thumbs/u/aa"), count("library/encoded-video/u/aa")),
+        (2, 2, 1, 1),
+        "{gone:?}"
+    );
     assert_eq!(pruned["removed"].as_u64().unwrap(), gone.len() as u64, "{pruned}\n{gone:?}");
     assert!(stand.keys("p").contains(&format!("library/{motion}")), "Immich cannot make that one again");
     assert_eq!(denied_by(&way), [] as [String; 0], "it asked for what the pruner of deploy/terraform/{name} may not");

@@ -128,7 +128,7 @@ data "aws_iam_policy_document" "pruner" {
 
   statement {
     sid       = "Log"
-    actions   = ["s3:PutObject", "s3:AbortMultipartUpload"]
+    actions   = ["s3:PutObject"]
     resources = ["${local.objects}log/*", "${local.objects}format.json"]
   }
 
