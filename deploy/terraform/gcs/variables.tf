@@ -101,7 +101,7 @@ variable "prune_derived" {
 }
 
 variable "service_account_prefix" {
-  description = "The service accounts are called so, and so with `-prune` behind it."
+  description = "The service accounts are called so, and so with `-prune` behind it. A second repository in the same project takes another."
   type        = string
   default     = "immich-backup"
 

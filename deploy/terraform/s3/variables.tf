@@ -146,7 +146,7 @@ variable "namespace" {
 }
 
 variable "name_prefix" {
-  description = "Roles or users and policies are called so, and so with `-prune` behind it."
+  description = "Roles or users and policies are called so, and so with `-prune` behind it. A second repository in the same account takes another."
   type        = string
   default     = "immich-backup"
 
