@@ -27,11 +27,11 @@ output "backup_config" {
     apiVersion = "v1"
     kind       = "ConfigMap"
     metadata   = { name = "backup-config" }
-    data       = { repository = local.repository, storage_class = var.storage_class }
+    data       = { repository = local.repository, storage_class = var.storage_class, verify_sample = var.verify_sample }
   })
 }
 
-output "service_accounts" {
+output "kubernetes" {
   description = "For `service-accounts.yaml` of an overlay: patches that tie the Kubernetes service accounts to those of Google; empty without workload identity."
   value = !var.workload_identity ? "" : join("---\n", [for name, email in local.accounts : yamlencode({
     apiVersion = "v1"

@@ -94,6 +94,17 @@ variable "soft_delete_days" {
   }
 }
 
+variable "verify_sample" {
+  description = "For the output `backup_config`: how much each week's verification reads back, as a number of objects, a share or a part (`200`, `5%`, `1/52`); the next ones each time. Reading costs in ARCHIVE: `1/52` reads all once a year."
+  type        = string
+  default     = "200"
+
+  validation {
+    condition     = can(regex("^[1-9][0-9]*(%|/[1-9][0-9]*)?$", var.verify_sample))
+    error_message = "Take a number, a share as in 5%, or a part as in 1/52."
+  }
+}
+
 variable "prune_derived" {
   description = "Whether the pruner may remove thumbnails and transcoded videos as well (`prune --derived`)."
   type        = bool

@@ -21,11 +21,11 @@ output "backup_config" {
     apiVersion = "v1"
     kind       = "ConfigMap"
     metadata   = { name = "backup-config" }
-    data       = { repository = local.repository, storage_class = var.storage_class }
+    data       = { repository = local.repository, storage_class = var.storage_class, verify_sample = var.verify_sample }
   })
 }
 
-output "service_accounts" {
+output "kubernetes" {
   description = "Patches for an overlay that tie the Kubernetes service accounts to their roles (irsa). EKS Pod Identity needs none, users have keys: empty."
   value = var.identity != "irsa" ? "" : join("---\n", [for name, role in aws_iam_role.pods : yamlencode({
     apiVersion = "v1"
