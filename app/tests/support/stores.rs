@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// The account at Google that a backup should have: it may create, get and list.
 const WRITER: &str = "writer";
 
+/// The account at Google that may also delete; a proxy's policy says what.
+const PRUNER: &str = "pruner";
+
 /// A server, and the only way to it that the program is told.
 pub struct Stand {
     server: Server,
@@ -53,19 +56,32 @@ impl Stand {
 
     /// The double of Google Cloud Storage, and an account that may create, get and list.
     pub fn gcs() -> Self {
-        let identities = vec![gcs::Identity::new(WRITER, Permissions::NO_DELETE)];
+        let pruner = Permissions { delete: true, ..Permissions::NO_DELETE };
+        let identities = vec![gcs::Identity::new(WRITER, Permissions::NO_DELETE), gcs::Identity::new(PRUNER, pruner)];
         let server = Double::start(gcs::Options { identities, ..gcs::Options::default() });
         let proxy = Proxy::start(server.url()).unwrap();
         Self { server: Server::Gcs(Box::new(server)), proxy }
     }
 
-    /// From now on the proxy refuses whatever would overwrite or remove an object.
-    pub fn append_only(self, abort_allowed: bool) -> Self {
-        let dialect = match self.server {
+    /// How the server is spoken to.
+    pub fn dialect(&self) -> Dialect {
+        match self.server {
             Server::S3(_) => Dialect::S3,
             Server::Gcs(_) => Dialect::Gcs,
-        };
-        self.proxy.set_policy(Policy::AppendOnly { dialect, abort_allowed });
+        }
+    }
+
+    /// The bucket's name.
+    pub fn bucket_name(&self) -> &str {
+        match &self.server {
+            Server::S3(server) => &server.bucket().name,
+            Server::Gcs(server) => server.bucket(),
+        }
+    }
+
+    /// From now on the proxy refuses whatever would overwrite or remove an object.
+    pub fn append_only(self, abort_allowed: bool) -> Self {
+        self.proxy.set_policy(Policy::AppendOnly { dialect: self.dialect(), abort_allowed });
         self
     }
 
@@ -83,7 +99,16 @@ impl Stand {
     }
 
     /// Likewise, by another way.
-    pub fn lend_by(&self, way: &Proxy, prefix: &str, mut world: World) -> World {
+    pub fn lend_by(&self, way: &Proxy, prefix: &str, world: World) -> World {
+        self.lend_as(WRITER, way, prefix, world)
+    }
+
+    /// Likewise, as somebody whom the server lets remove objects.
+    pub fn lend_to_pruner(&self, way: &Proxy, prefix: &str, world: World) -> World {
+        self.lend_as(PRUNER, way, prefix, world)
+    }
+
+    fn lend_as(&self, who: &str, way: &Proxy, prefix: &str, mut world: World) -> World {
         let endpoint = way.endpoint();
         match &self.server {
             Server::S3(server) => {
@@ -92,7 +117,7 @@ impl Stand {
             }
             Server::Gcs(server) => {
                 world.repository = PathBuf::from(format!("gs://{}/{prefix}?endpoint={endpoint}", server.bucket()));
-                world.environment = vec![("GCS_CREDENTIALS".to_owned(), server.key_json(WRITER))];
+                world.environment = vec![("GCS_CREDENTIALS".to_owned(), server.key_json(who))];
             }
         }
         world.environment.push(("IMMICH_BACKUP_RETRY_WAIT".to_owned(), "100ms".to_owned()));
@@ -184,8 +209,7 @@ impl Stand {
 
     /// The requests that the proxy's policy has refused.
     pub fn denied(&self) -> Vec<String> {
-        let denied = self.proxy.log().into_iter().filter(|record| record.answered.is_some_and(|status| status.as_u16() == 403) && !record.was_forwarded());
-        denied.map(|record| format!("{} {}?{}", record.method, record.path, record.query)).collect()
+        denied_by(&self.proxy)
     }
 
     /// What the proxy's log has of writes below `prefix`, in order.
@@ -205,6 +229,12 @@ impl Stand {
         };
         self.proxy.log().into_iter().filter_map(write).collect()
     }
+}
+
+/// The requests that a proxy's policy has refused.
+pub fn denied_by(proxy: &Proxy) -> Vec<String> {
+    let denied = proxy.log().into_iter().filter(|record| record.answered.is_some_and(|status| status.as_u16() == 403) && !record.was_forwarded());
+    denied.map(|record| format!("{} {}?{}", record.method, record.path, record.query)).collect()
 }
 
 /// The environment that holds these keys.

@@ -24,7 +24,7 @@ mod wire;
 pub use retry::RetryPolicy;
 
 use super::checksum::Comparison;
-use super::key::{InvalidKey, Key};
+use super::key::{DUMPS, InvalidKey, Key};
 use super::place::Place;
 use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use crate::budget::{CHUNK_BYTES, ONE_SHOT_BYTES_MAX, PART_BYTES_MIN, PARTS_IN_FLIGHT_MAX, SESSION_PIECE_BYTES, TRANSFER_BYTES_MAX};
@@ -607,7 +607,8 @@ impl Store for CloudStore {
     }
 
     async fn may_delete(&self) -> Option<bool> {
-        let path = format!("{}nothing-{}", self.0.prefix, uuid::Uuid::new_v4().simple());
+        // Among what may ever be removed: whoever prunes may have that right there and nowhere else.
+        let path = format!("{}{DUMPS}nothing-{}", self.0.prefix, uuid::Uuid::new_v4().simple());
         match self.0.provider.try_delete(&path).await {
             Ok(()) | Err(Fault::Final(StoreError::NotFound { .. })) => Some(true),
             Err(Fault::Final(StoreError::Denied { .. })) => Some(false),

@@ -33,6 +33,17 @@ pub enum Policy {
         /// How the store is spoken to.
         dialect: Dialect,
     },
+    /// Objects can be read and listed, and by the starts of their paths be created or removed: S3 and Google, in one request each.
+    Pruner {
+        /// How the store is spoken to.
+        dialect: Dialect,
+        /// Paths, the bucket in front, of what can be created where there is none.
+        creates: &'static [String],
+        /// Paths of what can be removed.
+        removes: &'static [String],
+        /// What cannot be removed all the same: names that end so, and what lies in folders that end so.
+        keeps: &'static str,
+    },
 }
 
 /// An answer in the server's stead.
@@ -55,6 +66,18 @@ impl Policy {
                         Dialect::Gcs => gcs_appends(seen, abort_allowed),
                         Dialect::Azure => azure_appends(seen),
                     };
+                (dialect, allowed)
+            }
+            Self::Pruner { dialect, creates, removes, keeps } => {
+                let below = |starts: &[String]| starts.iter().any(|start| seen.path.starts_with(start));
+                let kept = || seen.path.ends_with(keeps) || seen.path.contains(&format!("{keeps}/"));
+                let allowed = match (seen.method.as_str(), dialect) {
+                    ("DELETE", _) => whole_object(seen) && below(removes) && !kept(),
+                    ("PUT", Dialect::S3) => s3_appends(seen, false) && below(creates),
+                    ("PUT", Dialect::Gcs) => gcs_appends(seen, false) && below(creates),
+                    ("POST", Dialect::Gcs) => is_token(seen),
+                    _ => is_read(seen),
+                };
                 (dialect, allowed)
             }
         };
@@ -147,13 +170,17 @@ mod tests {
     use super::*;
 
     fn allowed(dialect: Dialect, request: &str, header: &str) -> bool {
+        permits(Policy::AppendOnly { dialect, abort_allowed: true }, request, header)
+    }
+
+    fn permits(policy: Policy, request: &str, header: &str) -> bool {
         let (method, uri) = request.split_once(' ').unwrap();
         let mut builder = hyper::Request::builder().method(method).uri(uri);
         if let Some((name, value)) = header.split_once(": ") {
             builder = builder.header(name, value);
         }
         let seen = Seen::new(&builder.body(()).unwrap().into_parts().0);
-        Policy::AppendOnly { dialect, abort_allowed: true }.denies(&seen).is_none()
+        policy.denies(&seen).is_none()
     }
 
     #[test]
@@ -168,6 +195,22 @@ mod tests {
         assert!(!s3("DELETE /b/k", "") && !s3("DELETE /b/k", create) && !s3("POST /b?delete", "") && s3("DELETE /b/k?uploadId=x", ""));
         assert!(!s3("PUT /b/k?tagging", create) && !s3("PUT /b/k?retention", create) && !s3("PUT /b?lifecycle", create) && !s3("POST /b", ""));
         assert!(s3("PUT /b/k?x-id=PutObject", create) && s3("PUT /b/k?X-Amz-Expires=9", create));
+    }
+
+    #[test]
+    fn a_pruner_creates_here_and_removes_there_and_nothing_else() {
+        static CREATES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| vec!["/b/p/log/".into(), "/b/p/format.json".into()]);
+        static REMOVES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| vec!["/b/p/database/".into(), "/b/p/video/".into()]);
+        for (dialect, create) in [(Dialect::S3, "if-none-match: *"), (Dialect::Gcs, "x-goog-if-generation-match: 0")] {
+            let policy = Policy::Pruner { dialect, creates: &CREATES, removes: &REMOVES, keeps: "-MP.mp4" };
+            let pruner = |request, header| permits(policy, request, header);
+            assert!(pruner("GET /b/p/k", "") && pruner("PUT /b/p/log/1", create) && pruner("PUT /b/p/format.json", create));
+            assert!(!pruner("PUT /b/p/log/1", "") && !pruner("PUT /b/p/database/d", create) && !pruner("PUT /b/log/1", create));
+            assert!(pruner("DELETE /b/p/database/d", "") && pruner("DELETE /b/p/video/a.mp4", "") && pruner("DELETE /b/p/video/a.mp4/1f", ""));
+            assert!(!pruner("DELETE /b/p/video/a-MP.mp4", "") && !pruner("DELETE /b/p/video/a-MP.mp4/1f", ""));
+            assert!(!pruner("DELETE /b/p/log/1", "") && !pruner("DELETE /b/p/library/a", "") && !pruner("DELETE /b/p/database/d?versionId=1", ""));
+            assert!(!pruner("POST /b?delete", "") && !pruner("POST /b/p/log/1?uploads", create));
+        }
     }
 
     #[test]

@@ -1,0 +1,11 @@
+terraform {
+  # A variable's validation may look at another variable since 1.9.
+  required_version = ">= 1.9, < 2.0"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "~> 6.25"
+    }
+  }
+}
