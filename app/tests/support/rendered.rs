@@ -39,7 +39,9 @@ fn value(yaml: &Yaml<'_>) -> Value {
         Yaml::Value(Scalar::FloatingPoint(float)) => float.into_inner().into(),
         Yaml::Value(Scalar::String(text)) => text.as_ref().into(),
         Yaml::Sequence(items) => items.iter().map(value).collect(),
-        Yaml::Mapping(pairs) => Value::Object(pairs.iter().map(|(key, item)| (key.as_str().expect("a key is text").to_owned(), value(item))).collect::<Map<_, _>>()),
+        Yaml::Mapping(pairs) => {
+            Value::Object(pairs.iter().map(|(key, item)| (key.as_str().expect("a key is text").to_owned(), value(item))).collect::<Map<_, _>>())
+        }
         other => panic!("this is not in manifests: {other:?}"),
     }
 }
