@@ -195,10 +195,8 @@ fn jobs_begin_when_a_schedule_says_so_and_templates_never() {
 #[test]
 fn one_line_of_the_configuration_reaches_every_place_that_it_means_in_every_overlay() {
     for overlay in folders("overlays") {
-        let objects = Objects::of(&format!(
-            "namespace: immich\nresources: [../{overlay}]\ntransformers: [../../wiring]\npatches:\n- patch: |\n    apiVersion: v1\n    kind: ConfigMap\n    \
-             metadata: {{ name: backup-config }}\n    data: {{ schedule: 17 4 * * *, time_zone: Asia/Tokyo, library_claim: photos, shards: \"7\" }}\n"
-        ));
+        let lines = [("schedule", "17 4 * * *"), ("time_zone", "Asia/Tokyo"), ("library_claim", "photos"), ("shards", "7")];
+        let objects = Objects::of_changed(&overlay, &lines);
         let jobs = objects.of_kind("CronJob");
         assert_eq!(objects.get("CronJob", "immich-backup")["spec"]["schedule"], "17 4 * * *", "{overlay}");
         assert!(jobs.iter().all(|job| job["spec"]["timeZone"] == "Asia/Tokyo"), "{overlay}");

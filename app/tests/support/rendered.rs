@@ -73,6 +73,20 @@ impl Objects {
         Self::at(&own)
     }
 
+    /// Those of an overlay in whose own `backup-config.yaml` these lines stand.
+    pub fn of_changed(overlay: &str, lines: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let all = folder.path().join("kubernetes");
+        copy(&deploy("kubernetes"), &all);
+        let own = all.join("overlays").join(overlay);
+        let file = own.join("backup-config.yaml");
+        let text = fs::read_to_string(&file).unwrap();
+        let kept = text.lines().filter(|line| !lines.iter().any(|(key, _)| line.trim_start().starts_with(&format!("{key}:"))));
+        let changed: Vec<_> = kept.map(str::to_owned).chain(lines.iter().map(|(key, value)| format!("  {key}: \"{value}\""))).collect();
+        fs::write(&file, changed.join("\n")).unwrap();
+        Self::at(&own)
+    }
+
     /// Those of `overlay` with a component on top.
     pub fn with_component(overlay: &str, component: &str) -> Self {
         Self::of(&format!("namespace: immich\nresources: [../{overlay}]\ncomponents: [../../components/{component}]\ntransformers: [../../wiring]\n"))
