@@ -395,7 +395,8 @@ fn the_clients_are_those_of_the_servers_own_version() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let library = folder.path().join("library");
-    fs::create_dir(&library).unwrap();
+    fs::create_dir_all(library.join("upload")).unwrap();
+    fs::write(library.join("upload/photo.jpg"), "photo").unwrap();
     let mut seen = Vec::new();
     for options in [Options::default(), Options { plain: true, ..Options::default() }] {
         let server = Postgres::start_with(&options).unwrap();

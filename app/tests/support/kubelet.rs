@@ -281,25 +281,34 @@ impl<'a> Pod<'a> {
     fn mounts(&mut self, spec: &Value) {
         let group = spec["securityContext"]["fsGroup"].as_u64();
         let mut sources: BTreeMap<&str, (PathBuf, bool)> = BTreeMap::new();
-        for volume in spec["volumes"].as_array().into_iter().flatten() {
+        let mounts: Vec<_> = self.container["volumeMounts"].as_array().into_iter().flatten().collect();
+        // Those of what the test plays are its own business.
+        let is_mounted = |volume: &&Value| mounts.iter().any(|mount| mount["name"] == volume["name"]);
+        for volume in spec["volumes"].as_array().into_iter().flatten().filter(is_mounted) {
             only(volume, &["name", "emptyDir", "persistentVolumeClaim"]);
             let name = volume["name"].as_str().unwrap();
             if let Some(claim) = volume.get("persistentVolumeClaim") {
                 let claimed = claim["claimName"].as_str().unwrap();
                 let path = self.node.claims.get(claimed).unwrap_or_else(|| panic!("nobody has given the claim `{claimed}` a volume"));
-                sources.insert(name, (path.clone(), claim["readOnly"] == true));
+                let is_read_only = claim["readOnly"] == true;
+                if let Some(group) = group.filter(|_| !is_read_only) {
+                    give(path, u32::try_from(group).unwrap());
+                }
+                sources.insert(name, (path.clone(), is_read_only));
                 continue;
             }
             only(&volume["emptyDir"], &["sizeLimit"]);
             let path = self.folder.path().join(name);
             fs::create_dir(&path).unwrap();
-            // As a kubelet makes them: anybody's, and of the group if there is one.
-            chown(&path, None, group.map(|group| u32::try_from(group).unwrap())).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(if group.is_some() { 0o2777 } else { 0o777 })).unwrap();
+            // As a kubelet makes them.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+            if let Some(group) = group {
+                give(&path, u32::try_from(group).unwrap());
+            }
             self.volumes.insert(name.to_owned(), path.clone());
             sources.insert(name, (path, false));
         }
-        for mount in self.container["volumeMounts"].as_array().into_iter().flatten() {
+        for mount in mounts {
             only(mount, &["name", "mountPath", "readOnly"]);
             let (source, is_read_only) = &sources[mount["name"].as_str().unwrap()];
             let how = if *is_read_only || mount["readOnly"] == true { ",readonly" } else { "" };
@@ -383,10 +392,19 @@ impl<'a> Pod<'a> {
         let inspected = self.node.engine.docker(&["inspect", "--format", "{{.State.OOMKilled}} {{.HostConfig.Memory}}", &self.name]);
         memory.is_killed = inspected.starts_with("true") || memory.is_killed;
         assert!(inspected.ends_with(&format!(" {}", self.limit_bytes)), "{inspected}");
-        let changed = self.node.engine.docker(&["diff", &self.name]).lines().map(str::to_owned).collect();
+        // What is mounted where the image has no folder is mounted on one that is made for it.
+        let targets: Vec<_> = self.container["volumeMounts"].as_array().into_iter().flatten().map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+        let is_for_a_mount = |line: &&str| line.split_once(' ').is_some_and(|(_, path)| targets.iter().any(|target| Path::new(target).starts_with(path)));
+        let changed = self.node.engine.docker(&["diff", &self.name]).lines().filter(|line| !is_for_a_mount(line)).map(str::to_owned).collect();
         self.node.engine.docker(&["rm", &self.name]);
         Ended { ran, changed, memory, volumes: self.volumes, folder: self.folder }
     }
+}
+
+/// What a kubelet does to a volume for `fsGroup`: it becomes the group's, and so does what is made in it.
+fn give(volume: &Path, group: u32) {
+    chown(volume, None, Some(group)).unwrap();
+    fs::set_permissions(volume, fs::Permissions::from_mode(fs::metadata(volume).unwrap().permissions().mode() | 0o2770)).unwrap();
 }
 
 /// `512Mi`, `2Gi`.
