@@ -5,6 +5,8 @@
 
 #[path = "support/kubelet.rs"]
 mod kubelet;
+#[path = "support/rendered.rs"]
+mod rendered;
 mod support;
 
 use immich_backup_testbed::docker::Engine;
@@ -12,7 +14,8 @@ use immich_backup_testbed::fixture::{Files, Fixture, IMMICH_3};
 use immich_backup_testbed::gcs::{self, Double, Permissions};
 use immich_backup_testbed::postgres::{Options, Postgres};
 use immich_backup_testbed::servers::{self, Credentials, SeaweedFs};
-use kubelet::{Ended, Node, rendered};
+use kubelet::{Ended, Node};
+use rendered::Objects;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +27,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Ran, Running};
+use support::{Ran, Running, Tree};
 
 /// An engine with the program's image, under the name that the manifests have for it, too.
 fn engine() -> Option<Engine> {
@@ -35,26 +38,23 @@ fn engine() -> Option<Engine> {
 }
 
 /// Gives the image the names that pods have for it.
-fn name_for_pods(engine: &Engine, objects: &[Value]) {
-    let jobs = objects.iter().filter(|object| object["kind"] == "CronJob");
-    let mut names: Vec<_> = jobs.map(|job| &job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["image"]).collect();
-    names.dedup();
-    for name in names {
-        let name = name.as_str().unwrap();
-        assert!(name.starts_with("ghcr.io/immich-backup/immich-backup:"), "{name}");
+fn name_for_pods(engine: &Engine, objects: &Objects) {
+    for (job, pod) in objects.pods() {
+        let name = rendered::program_of(pod)["image"].as_str().unwrap();
+        assert!(name.starts_with("ghcr.io/immich-backup/immich-backup:"), "{job}: {name}");
         engine.docker(&["tag", "immich-backup:latest", name]);
     }
 }
 
 /// An overlay of a user's own: on one of those that are shipped, with what every cluster has to say, and an external library.
-fn overlay(on: &str, components: &[&str], config: &[(&str, &str)]) -> Vec<Value> {
+fn overlay(on: &str, components: &[&str], config: &[(&str, &str)]) -> Objects {
     let mut data = String::new();
     for (name, value) in config {
         data.push_str(&format!("        {name}: {}\n", Value::from(*value)));
     }
     let components: String = components.iter().map(|name| format!("  - ../../components/{name}\n")).collect();
     let components = if components.is_empty() { String::new() } else { format!("components:\n{components}") };
-    rendered(&format!(
+    Objects::of(&format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 namespace: immich
@@ -130,7 +130,12 @@ fn pairs<'a>(all: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> 
 fn told(what: &str, ended: &Ended) {
     let mib = |bytes: u64| bytes >> 20;
     let programs: Vec<_> = ended.memory.resident_bytes.iter().map(|(name, bytes)| format!("{name} {} MiB", mib(*bytes))).collect();
-    let memory = format!("{} of {} MiB at most, files in memory included; resident: {}", mib(ended.memory.peak_bytes), mib(ended.memory.limit_bytes), programs.join(", "));
+    let memory = format!(
+        "{} of {} MiB at most, files in memory included; resident: {}",
+        mib(ended.memory.peak_bytes),
+        mib(ended.memory.limit_bytes),
+        programs.join(", ")
+    );
     println!("{what}: {:.1} s, {memory}\n{}", ended.ran.took.as_secs_f64(), ended.ran.out);
 }
 
@@ -160,13 +165,17 @@ impl MetadataServer {
                     }
                 }
                 let request = String::from_utf8_lossy(&request).to_ascii_lowercase();
-                let asked = request.starts_with("get /computemetadata/v1/instance/service-accounts/default/token") && request.contains("metadata-flavor: google");
+                let asked =
+                    request.starts_with("get /computemetadata/v1/instance/service-accounts/default/token") && request.contains("metadata-flavor: google");
                 let token = tokens.get(&*account.lock().unwrap()).filter(|_| asked);
                 let (status, body) = match token {
                     Some(token) => ("200 OK", format!("{{\"access_token\":\"{token}\",\"expires_in\":3599,\"token_type\":\"Bearer\"}}")),
                     None => ("404 Not Found", String::new()),
                 };
-                let head = format!("HTTP/1.1 {status}\r\nMetadata-Flavor: Google\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nMetadata-Flavor: Google\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
                 connection.write_all(format!("{head}{body}").as_bytes()).ok();
             }
         });
@@ -248,8 +257,14 @@ fn the_image_is_what_the_dockerfile_says_and_its_entry_point_needs_no_shell() {
 fn on_google_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_own_identity() {
     let Some(engine) = engine() else { return };
     let Some(immich) = Immich::new(&Options::default()) else { return };
-    let identity = |name: &str, permissions| gcs::Identity::new(name, permissions);
-    let identities = vec![identity("immich-backup-writer", Permissions::NO_DELETE), identity("immich-backup-pruner", Permissions::ALL)];
+    // Which account of Google's a pod is, says the annotation of its ServiceAccount.
+    let shipped = Objects::of_overlay("gke");
+    let account = |name: &str| {
+        let email = shipped.get("ServiceAccount", name)["metadata"]["annotations"]["iam.gke.io/gcp-service-account"].as_str().unwrap();
+        email.split('@').next().unwrap().to_owned()
+    };
+    let rights = [("immich-backup", Permissions::NO_DELETE), ("immich-backup-prune", Permissions::ALL)];
+    let identities = rights.iter().map(|(name, permissions)| gcs::Identity::new(account(name), *permissions)).collect();
     let double = Double::start(gcs::Options { identities, ..gcs::Options::default() });
     let repository = format!("gs://{}/immich?endpoint={}", double.bucket(), double.url());
     let config = [immich.config().as_slice(), &[("repository", repository), ("db_backup_retention", "1".to_owned())]].concat();
@@ -258,12 +273,7 @@ fn on_google_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_
     let mut node = Node::new(&engine, objects);
     immich.join(&mut node);
     node.secret("backup-secrets", &[("DB_PASSWORD", Postgres::PASSWORD)]);
-    // Which account of Google's a pod is, says the annotation of its ServiceAccount.
-    let tied = |name: &str| {
-        let account = node.object("ServiceAccount", name)["metadata"]["annotations"]["iam.gke.io/gcp-service-account"].as_str().unwrap();
-        double.access_token(account.split('@').next().unwrap())
-    };
-    let tokens = ["immich-backup", "immich-backup-prune"].map(|name| (name.to_owned(), tied(name))).into();
+    let tokens = rights.iter().map(|(name, _)| ((*name).to_owned(), double.access_token(&account(name)))).collect();
     let Some(metadata) = MetadataServer::start(tokens, Arc::clone(&node.account)) else {
         eprintln!("NOT TESTED: nobody may listen on port 80 here");
         return;
@@ -271,7 +281,10 @@ fn on_google_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_
     node.hosts.push(("metadata.google.internal".to_owned(), metadata.address));
 
     // What a pod is and may do, seen from inside.
-    let inside = node.probe("immich-backup", &["sh", "-c", "cat /proc/self/status; id; touch /x /library/x /external/nas/x /usr/bin/x; touch /tmp/x /var/lib/immich-backup/x; ls /tmp"]);
+    let inside = node.probe(
+        "immich-backup",
+        &["sh", "-c", "cat /proc/self/status; id; touch /x /library/x /external/nas/x /usr/bin/x; touch /tmp/x /var/lib/immich-backup/x; ls /tmp"],
+    );
     let inside = inside.ended(0).says("CapEff:\t0000000000000000").says("CapBnd:\t0000000000000000").says("NoNewPrivs:\t1").says("Seccomp:\t2");
     let inside = inside.says("uid=1000(immich-backup) gid=1000(immich-backup)");
     assert_eq!(inside.ran.err.matches("Read-only file system").count(), 4, "{}", inside.ran.told());
@@ -296,9 +309,9 @@ fn on_google_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_
 
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let spec = &node.object("CronJob", "immich-backup-drill")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let spec = &node.objects.get("CronJob", "immich-backup-drill")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
     let map = spec["volumes"].as_array().unwrap().iter().find_map(|volume| volume["configMap"]["name"].as_str()).expect("the sidecar's SQL is in a ConfigMap");
-    let sql = node.object("ConfigMap", map)["data"].as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
+    let sql = node.objects.get("ConfigMap", map)["data"].as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
     let Some(sidecar) = Sidecar::start(&sql, folder.path()) else {
         eprintln!("NOT TESTED: the drill with a PostgreSQL beside it: port 5432 of 127.0.0.1 is somebody else's");
         return;
@@ -319,15 +332,23 @@ fn on_s3_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_own_
     let identities = vec![may("AKWRITER", &["Read", "List", "Write"]), may("AKPRUNER", &["Read", "List", "Write"])];
     let server = SeaweedFs::start(servers::Options { versioning: true, identities }).unwrap();
     let repository = format!("s3://{}/immich?endpoint={}&region=us-east-1", server.bucket().name, server.endpoint());
-    let config = [immich.config().as_slice(), &[("repository", repository), ("db_backup_retention", "1".to_owned()), ("verify_sample", "100%".to_owned())]].concat();
-    let objects = overlay("s3", &["drill-own-server"], &pairs(&config));
+    let config =
+        [immich.config().as_slice(), &[("repository", repository), ("db_backup_retention", "1".to_owned()), ("verify_sample", "100%".to_owned())]].concat();
+    let objects = overlay("s3", &["drill-own-server", "state-claim"], &pairs(&config));
     name_for_pods(&engine, &objects);
     let mut node = Node::new(&engine, objects);
     immich.join(&mut node);
+    // New claims are root's.
+    let volumes = tempfile::tempdir().unwrap();
+    for (claim, folder) in [("immich-backup-state", "state"), ("restored", "restored")] {
+        fs::create_dir(volumes.path().join(folder)).unwrap();
+        node.claims.insert(claim.to_owned(), volumes.path().join(folder));
+    }
     let keys = |key: &str| [("AWS_ACCESS_KEY_ID", key.to_owned()), ("AWS_SECRET_ACCESS_KEY", format!("secret-of-{key}"))];
     node.secret("backup-secrets", &[pairs(&keys("AKWRITER")).as_slice(), &[("DB_PASSWORD", Postgres::PASSWORD)]].concat());
     node.secret("prune-secrets", &pairs(&keys("AKPRUNER")));
     told("the first backup", &node.run("immich-backup").ended(0).says("proven 93 of 93"));
+    assert!(fs::read_dir(volumes.path().join("state")).unwrap().count() > 0, "the state is kept");
     told("the second backup", &node.run("immich-backup").ended(0).says("proven 93 of 93"));
     let versions = server.bucket().versions().unwrap();
     assert!(versions.iter().all(|(key, count)| *count == 1 || key == ".ready"), "{versions:?}");
@@ -336,6 +357,20 @@ fn on_s3_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_own_
     told("prune", &node.run("immich-backup-prune").ended(0));
     let keys = server.bucket().keys().unwrap();
     assert_eq!(keys.keys().filter(|key| key.starts_with("immich/database/")).count(), 1, "{keys:?}");
+
+    // The bad day: an empty claim, an empty database.
+    immich.server.create_database("back");
+    let config: Vec<_> = config
+        .into_iter()
+        .filter(|(name, _)| *name != "db_database_name")
+        .chain([("db_database_name", "back".to_owned()), ("library_claim", "restored".to_owned())])
+        .collect();
+    node.objects = overlay("s3", &[], &pairs(&config));
+    told("restore", &node.run("immich-backup-restore").ended(0));
+    let restored = Tree::of(&volumes.path().join("restored"));
+    restored.below("external/nas").assert_is_but_for_modes(&Tree::of(&immich.files.external()), "the external library");
+    restored.without("external").without("backups").assert_is_but_for_modes(&Tree::of(&immich.files.media()).without("backups"), "the media location");
+    assert_eq!(immich.server.rows("back"), immich.server.rows("immich"));
 }
 
 /// `docker run` with nothing but these names in the environment.
@@ -359,7 +394,8 @@ fn the_names_that_people_have_already_suffice_in_a_pod() {
     fs::write(&key, double.key_json("owner")).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o444)).unwrap();
     let mount = |source: &Path, target: &str| format!("--mount=type=bind,source={},target={target},readonly", source.display());
-    let options = [mount(&immich.files.media(), "/library"), mount(&key, "/secrets/key.json"), "--mount=type=volume,source=state,target=/var/lib/immich-backup".into()];
+    let options =
+        [mount(&immich.files.media(), "/library"), mount(&key, "/secrets/key.json"), "--mount=type=volume,source=state,target=/var/lib/immich-backup".into()];
     let bucket = format!("{}?endpoint={}", double.bucket(), double.url());
     let (port, json) = (immich.server.port().to_string(), double.key_json("owner"));
     let database = [
@@ -382,7 +418,9 @@ fn the_names_that_people_have_already_suffice_in_a_pod() {
     assert_eq!((&second["proof"]["proven"], &second["files"]["sent"]), (&93.into(), &0.into()), "{second}");
     assert!(dumps().len() == 1 && dumps() != before, "{:?}", dumps());
     let shown = run(&engine, &options, &as_text, &["backup", "--show-config"]).ended(0);
-    for (setting, value, name) in [("workers", "3", "UPLOAD_WORKERS"), ("immich-version", "v3.1.0", "IMMICH_VERSION"), ("database-keep", "1", "DB_BACKUP_RETENTION")] {
+    for (setting, value, name) in
+        [("workers", "3", "UPLOAD_WORKERS"), ("immich-version", "v3.1.0", "IMMICH_VERSION"), ("database-keep", "1", "DB_BACKUP_RETENTION")]
+    {
         let line = shown.out.lines().find(|line| line.trim_start().starts_with(setting)).unwrap_or_else(|| panic!("{}", shown.told()));
         assert!(line.contains(value) && line.contains(&format!("environment: {name}")), "{line}");
     }
@@ -440,9 +478,12 @@ fn with_the_limits_of_the_manifest_300_000_files_are_backed_up() {
     let mut node = Node::new(&engine, objects);
     immich.join(&mut node);
     node.secret("backup-secrets", &[("DB_PASSWORD", Postgres::PASSWORD), ("GCS_CREDENTIALS", &double.key_json("writer"))]);
-    for (what, cronjob) in
-        [("the first backup", "immich-backup"), ("nothing changed, and no state", "immich-backup"), ("verify", "immich-backup-verify"), ("drill", "immich-backup-drill")]
-    {
+    for (what, cronjob) in [
+        ("the first backup", "immich-backup"),
+        ("nothing changed, and no state", "immich-backup"),
+        ("verify", "immich-backup-verify"),
+        ("drill", "immich-backup-drill"),
+    ] {
         let ended = node.run(cronjob).ended(0);
         told(what, &ended);
         for (volume, path) in &ended.volumes {

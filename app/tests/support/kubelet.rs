@@ -6,9 +6,9 @@
 #![allow(dead_code, reason = "each test program uses its part of this")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
-use super::support::{Ran, Running, copy};
+use super::rendered::{Objects, arguments, environment, program_of, texts};
+use super::support::{Ran, Running};
 use immich_backup_testbed::docker::Engine;
-use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,41 +22,11 @@ use tempfile::TempDir;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// `deploy/kubernetes`.
-pub fn manifests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/kubernetes")
-}
-
-/// What `kubectl kustomize` makes of an overlay of one's own beside those of `deploy/kubernetes`; `text` is its `kustomization.yaml`.
-pub fn rendered(text: &str) -> Vec<Value> {
-    let folder = tempfile::tempdir().unwrap();
-    let all = folder.path().join("kubernetes");
-    copy(&manifests(), &all);
-    let own = all.join("overlays/own");
-    fs::create_dir(&own).unwrap();
-    fs::write(own.join("kustomization.yaml"), text).unwrap();
-    let ran = super::support::tool("kubectl", &[Path::new("kustomize"), &own]);
-    let documents = Yaml::load_from_str(&ran.out).unwrap_or_else(|error| panic!("{error}\n{}", ran.out));
-    documents.iter().map(value).collect()
-}
-
-fn value(yaml: &Yaml<'_>) -> Value {
-    match yaml {
-        Yaml::Value(Scalar::Null) => Value::Null,
-        Yaml::Value(Scalar::Boolean(boolean)) => (*boolean).into(),
-        Yaml::Value(Scalar::Integer(integer)) => (*integer).into(),
-        Yaml::Value(Scalar::FloatingPoint(float)) => float.into_inner().into(),
-        Yaml::Value(Scalar::String(text)) => text.as_ref().into(),
-        Yaml::Sequence(items) => items.iter().map(value).collect(),
-        Yaml::Mapping(pairs) => Value::Object(pairs.iter().map(|(key, item)| (key.as_str().expect("a key is text").to_owned(), value(item))).collect::<Map<_, _>>()),
-        other => panic!("this is not in manifests: {other:?}"),
-    }
-}
-
 /// A node of a cluster.
 pub struct Node<'a> {
     engine: &'a Engine,
-    objects: Vec<Value>,
+    /// What the manifests say.
+    pub objects: Objects,
     /// By name, what is in the secrets that the manifests name and do not hold.
     pub secrets: BTreeMap<String, BTreeMap<String, String>>,
     /// Where the volumes of claims lie.
@@ -117,7 +87,7 @@ impl Ended {
 
 impl<'a> Node<'a> {
     /// A node of a cluster that holds these objects. Their images have to be in the engine.
-    pub fn new(engine: &'a Engine, objects: Vec<Value>) -> Self {
+    pub fn new(engine: &'a Engine, objects: Objects) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
             engine,
@@ -130,13 +100,6 @@ impl<'a> Node<'a> {
             folder,
             pods: Cell::new(0),
         }
-    }
-
-    /// An object of the cluster.
-    #[track_caller]
-    pub fn object(&self, kind: &str, name: &str) -> &Value {
-        let found = self.objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
-        found.unwrap_or_else(|| panic!("there is no {kind} `{name}`"))
     }
 
     /// Gives a secret what it holds.
@@ -159,9 +122,9 @@ impl<'a> Node<'a> {
 
     #[track_caller]
     fn run_as(&self, cronjob: &str, command: Option<&[&str]>) -> Ended {
-        let template = &self.object("CronJob", cronjob)["spec"]["jobTemplate"]["spec"]["template"];
-        let pod = Pod::new(self, cronjob, &template["spec"]);
-        template["spec"]["serviceAccountName"].as_str().expect("a pod has an identity").clone_into(&mut self.account.lock().unwrap());
+        let spec = &self.objects.get("CronJob", cronjob)["spec"]["jobTemplate"]["spec"]["template"];
+        let pod = Pod::new(self, cronjob, spec);
+        spec["spec"]["serviceAccountName"].as_str().expect("a pod has an identity").clone_into(&mut self.account.lock().unwrap());
         pod.run(command)
     }
 }
@@ -174,17 +137,13 @@ fn only(object: &Value, known: &[&str]) {
     }
 }
 
-fn texts(list: &Value) -> Vec<String> {
-    list.as_array().into_iter().flatten().map(|item| item.as_str().expect("text").to_owned()).collect()
-}
-
 struct Pod<'a> {
     node: &'a Node<'a>,
     name: String,
     container: &'a Value,
     /// Arguments of `docker create`.
     options: Vec<String>,
-    variables: Vec<(String, String)>,
+    variables: BTreeMap<String, String>,
     limit_bytes: u64,
     volumes: BTreeMap<String, PathBuf>,
     folder: TempDir,
@@ -192,7 +151,8 @@ struct Pod<'a> {
 
 impl<'a> Pod<'a> {
     #[track_caller]
-    fn new(node: &'a Node<'a>, cronjob: &str, spec: &'a Value) -> Self {
+    fn new(node: &'a Node<'a>, cronjob: &str, template: &'a Value) -> Self {
+        let spec = &template["spec"];
         only(
             spec,
             &[
@@ -213,8 +173,8 @@ impl<'a> Pod<'a> {
         assert_eq!((&spec["automountServiceAccountToken"], &spec["enableServiceLinks"]), (&false.into(), &false.into()), "{spec}");
         let before: Vec<_> = spec["initContainers"].as_array().into_iter().flatten().map(|one| one["name"].as_str().unwrap()).collect();
         assert!(before.iter().all(|name| node.played.iter().any(|played| played == name)), "nobody plays {before:?}");
-        let [container] = spec["containers"].as_array().unwrap().as_slice() else { panic!("one container is known here: {spec}") };
-        only(container, &["name", "image", "imagePullPolicy", "command", "args", "env", "resources", "securityContext", "volumeMounts"]);
+        let container = program_of(template);
+        only(container, &["name", "image", "imagePullPolicy", "args", "env", "resources", "securityContext", "volumeMounts"]);
         node.pods.set(node.pods.get() + 1);
         let folder = tempfile::tempdir_in(node.folder.path()).unwrap();
         let mut pod = Self {
@@ -222,7 +182,7 @@ impl<'a> Pod<'a> {
             name: format!("{cronjob}-{}", node.pods.get()),
             container,
             options: Vec::new(),
-            variables: Vec::new(),
+            variables: environment(container, &node.objects.config(), &node.secrets),
             limit_bytes: 0,
             volumes: BTreeMap::new(),
             folder,
@@ -231,7 +191,10 @@ impl<'a> Pod<'a> {
         pod.context(&spec["securityContext"], &container["securityContext"]);
         pod.resources(&container["resources"]);
         pod.mounts(spec);
-        pod.environment();
+        // A kubelet says so to everybody.
+        for (name, value) in [("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443")] {
+            pod.variables.insert(name.to_owned(), value.to_owned());
+        }
         pod
     }
 
@@ -258,7 +221,7 @@ impl<'a> Pod<'a> {
             self.option("--security-opt=no-new-privileges".to_owned());
         }
         only(&container["capabilities"], &["drop"]);
-        self.options.extend(texts(&container["capabilities"]["drop"]).iter().map(|name| format!("--cap-drop={name}")));
+        self.options.extend(texts(&container["capabilities"]["drop"]).into_iter().map(|name| format!("--cap-drop={name}")));
     }
 
     #[track_caller]
@@ -318,54 +281,7 @@ impl<'a> Pod<'a> {
     }
 
     #[track_caller]
-    fn environment(&mut self) {
-        // A kubelet says so to everybody.
-        self.variables.extend([("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443")].map(|(name, value)| (name.into(), value.into())));
-        for variable in self.container["env"].as_array().into_iter().flatten() {
-            only(variable, &["name", "value", "valueFrom"]);
-            if let Some(value) = self.said(variable) {
-                let name = variable["name"].as_str().unwrap().to_owned();
-                self.variables.retain(|(other, _)| *other != name);
-                self.variables.push((name, value));
-            }
-        }
-    }
-
-    /// The value of a variable; `None` where it is not there, and need not be.
-    #[track_caller]
-    fn said(&self, variable: &Value) -> Option<String> {
-        let Some(from) = variable.get("valueFrom") else {
-            return Some(self.filled_in(variable["value"].as_str().unwrap_or_default()));
-        };
-        only(from, &["configMapKeyRef", "secretKeyRef", "fieldRef"]);
-        if let Some(field) = from.get("fieldRef") {
-            assert_eq!(field["fieldPath"], "metadata.labels['batch.kubernetes.io/controller-uid']", "{field}");
-            return Some("0b5e6c0e-6f0e-4c0e-9c57-3f0f3ad1c3a1".to_owned());
-        }
-        let (reference, found) = if let Some(reference) = from.get("secretKeyRef") {
-            (reference, self.node.secrets.get(reference["name"].as_str().unwrap()).and_then(|secret| secret.get(reference["key"].as_str().unwrap()).cloned()))
-        } else {
-            let reference = &from["configMapKeyRef"];
-            let data = &self.node.object("ConfigMap", reference["name"].as_str().unwrap())["data"];
-            (reference, data[reference["key"].as_str().unwrap()].as_str().map(str::to_owned))
-        };
-        assert!(found.is_some() || reference["optional"] == true, "the pod would wait for ever: there is no {reference}");
-        found
-    }
-
-    /// `text` with `$(NAME)` replaced, as in arguments and values; what is not known stays.
-    fn filled_in(&self, text: &str) -> String {
-        let fill = |text: String, (name, value): &(String, String)| text.replace(&format!("$({name})"), value);
-        self.variables.iter().fold(text.to_owned(), fill)
-    }
-
-    #[track_caller]
     fn run(self, command: Option<&[&str]>) -> Ended {
-        let own = |name: &str| texts(&self.container[name]).iter().map(|text| self.filled_in(text)).collect::<Vec<_>>();
-        let (mut command, arguments) = match command {
-            Some(other) => (other.iter().map(|&word| word.to_owned()).collect(), Vec::new()),
-            None => (own("command"), own("args")),
-        };
         // The parent stays after its container, and so do its counters.
         let group = format!("/{}/{}", self.node.engine.folder().file_name().unwrap().to_str().unwrap(), self.name);
         let mut create: Vec<String> = vec!["create".into(), "--network=host".into(), "--no-healthcheck".into()];
@@ -373,11 +289,15 @@ impl<'a> Pod<'a> {
         create.extend(self.options.iter().cloned());
         create.extend(self.node.hosts.iter().map(|(name, address)| format!("--add-host={name}:{address}")));
         create.extend(self.variables.iter().map(|(name, value)| format!("--env={name}={value}")));
-        if !command.is_empty() {
-            create.push(format!("--entrypoint={}", command.remove(0)));
-        }
+        let (entry, arguments) = match command {
+            // The image's own.
+            None => (None, arguments(self.container, &self.variables)),
+            Some([program, arguments @ ..]) => (Some(program), arguments.iter().map(|&word| word.to_owned()).collect()),
+            Some([]) => panic!("no command"),
+        };
+        create.extend(entry.map(|program| format!("--entrypoint={program}")));
         create.push(self.container["image"].as_str().unwrap().to_owned());
-        create.extend(command.into_iter().chain(arguments));
+        create.extend(arguments);
         self.node.engine.docker(&create.iter().map(String::as_str).collect::<Vec<_>>());
         let mut start = Command::new("docker");
         start.args(["--host", &self.node.engine.host(), "start", "--attach", &self.name]);
