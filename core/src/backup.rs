@@ -12,6 +12,7 @@ mod send;
 pub mod stage;
 mod stopped;
 mod turn;
+mod unnamed;
 
 pub use database::Database;
 pub use downtime::{Downtime, DowntimeError, Up};
@@ -21,6 +22,7 @@ pub use turn::open;
 
 use self::stage::Stage;
 use self::stopped::Gathered;
+use self::unnamed::Unnamed;
 use crate::budget::CHECKPOINT_INTERVAL;
 use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
@@ -320,6 +322,8 @@ struct Run<'a> {
     assets: Option<u64>,
     /// What the run's dump says, while files are stored.
     inventory: Option<Arc<Mutex<Inventory>>>,
+    /// What runs that died have stored and not announced.
+    unnamed: Arc<Unnamed>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
     /// Immich is stopped, or half so.
@@ -375,6 +379,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         bit_rot: Vec::new(),
         doubtful: Vec::new(),
         inventory: None,
+        unnamed: Arc::default(),
         seen_of_immich: 0,
         assets: None,
         slipped: 0,
@@ -497,6 +502,7 @@ impl Run<'_> {
             }
         }
         self.commit_snapshot(started_at).await?;
+        self.unnamed.report(self.monitor.as_ref());
         if let Some(Err(error)) = stage.map(Stage::remove) {
             self.monitor.emit(Event::Warned { message: format!("what was copied is in the repository and not needed any more: {}", told(&error)) });
         }

@@ -718,6 +718,15 @@ pub fn change(world: &World, random: &mut Random, round: usize) {
     write(&world.library.join("thumbs/u0/flip.webp"), if round.is_multiple_of(2) { b"even" } else { b"odd!" }, 1_500_000_000 + round as i64, 0, 0o644);
 }
 
+/// New content, each under two names: of a pair, a run that dies may have stored the one, while the next comes to the other first.
+pub fn twins(world: &World, pairs: usize, round: usize) {
+    for number in 0..pairs {
+        let first = world.file(&format!("thumbs/u{}/twin-{round}-{number}.webp", number % 4), 300 + number, round as u64);
+        let second = world.library.join(format!("thumbs/u{}/again-{round}-{number}.webp", (number + 1) % 4));
+        fs::copy(&first, &second).unwrap();
+    }
+}
+
 /// Writes a log entry by hand, as docs/format.md tells: header and facts, and the frame with the checksum. Returns its number.
 pub fn forge_entry(world: &World, facts: &[&str]) -> u64 {
     let sequence = world.entries() + 1;

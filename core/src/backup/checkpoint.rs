@@ -155,7 +155,8 @@ impl Run<'_> {
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
         let has_damage = !self.session.manifest.damaged_objects()?.is_empty();
         let store = Arc::clone(&self.session.repository.store);
-        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), (self.may_find_more()?, has_damage), self.inventory.clone())?);
+        let unnamed = self.may_find_more()?.then(|| Arc::clone(&self.unnamed));
+        let shared = Arc::new(Shared::new(store, self.session.manifest.path(), halt.clone(), (unnamed, has_damage), self.inventory.clone())?);
         let (fed, result) = oneshot::channel();
         let feeder_done = done.clone();
         std::thread::spawn(move || {

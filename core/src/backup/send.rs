@@ -1,6 +1,7 @@
 //! One file: read once, known or sent, and the fact that says so.
 
 use super::contents::{Claim, Contents};
+use super::unnamed::{Unnamed, adoptable};
 use super::{BackupError, Done, Item};
 use crate::budget::{CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::database::inventory::{Inventory, InventoryError};
@@ -44,15 +45,15 @@ pub(super) struct StoredFile {
 /// What all workers share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     lookups: Vec<Mutex<Lookup>>,
     next_lookup: AtomicUsize,
     pub(super) contents: Arc<Contents>,
     /// In KiB.
     memory: Arc<Semaphore>,
     pub(super) halt: CancellationToken,
-    /// Whether objects may be there that the log does not name.
-    look_first: bool,
+    /// Objects that the log does not name, where a run that died may have left some.
+    unnamed: Option<Arc<Unnamed>>,
     /// Whether the log calls any object damaged, as of the start: where none is, none is asked for.
     has_damage: bool,
     /// What the dump of this run says of each asset, where there is one.
@@ -60,7 +61,7 @@ pub(super) struct Shared {
 }
 
 /// How one try ended other than well.
-enum Failure {
+pub(super) enum Failure {
     Read(ReadError),
     Fatal(BackupError),
 }
@@ -90,12 +91,12 @@ impl From<ManifestError> for Failure {
 }
 
 /// What has been read of a file.
-struct Material {
-    content: Content,
+pub(super) struct Material {
+    pub(super) content: Content,
     times: FileTimes,
     trusted: bool,
     /// The bytes, where the file is small.
-    bytes: Option<Bytes>,
+    pub(super) bytes: Option<Bytes>,
 }
 
 /// Whether a later change would show in these times.
@@ -165,9 +166,13 @@ async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, mo
 async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
     let home = key::home(&item.file);
     let (size_bytes, file) = (item.size_bytes, item.file.clone());
+    let is_left = match &shared.unnamed {
+        Some(unnamed) => unnamed.found(shared).await?.has_size(size_bytes),
+        None => false,
+    };
     let mut sent_before = shared.contents.turn(size_bytes).await;
     let (known, has_history) = shared.lookup(move |lookup| Ok((lookup.knows_size(size_bytes)?, lookup.has_history(&file)?))).await?;
-    if let (false, false, None, Some(home)) = (known || *sent_before, has_history, &item.current, home)
+    if let (false, false, None, Some(home)) = (known || is_left || *sent_before, has_history, &item.current, home)
         && shared.store.head(&home).await?.is_none()
     {
         let sent = stream(shared, item, &home, None, monitor).await?;
@@ -287,7 +292,13 @@ async fn known(shared: &Arc<Shared>, material: &Material, monitor: &Arc<dyn Moni
 async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<(StoredContent, Stored), Failure> {
     let file = item.file.clone();
     let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
-    for key in key::candidates(&item.file, &material.content.digests.sha256, !has_history) {
+    let candidates = || key::candidates(&item.file, &material.content.digests.sha256, !has_history);
+    if let Some(unnamed) = &shared.unnamed
+        && let Some(key) = adoptable(shared, unnamed, item, material, candidates()).await?
+    {
+        return Ok((StoredContent { key: key.to_string(), etag: None }, Stored::Adopted));
+    }
+    for key in candidates() {
         let asked = key.clone();
         if shared.has_damage && shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
             continue;
@@ -311,10 +322,6 @@ async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material
         mtime_ns: Some(material.times.mtime_ns),
         size_bytes: Some(material.content.size_bytes),
     };
-    // A dead run has left something, perhaps: what is there is not sent once more.
-    if shared.look_first && shared.store.head(key).await?.is_some() {
-        return Ok(holds(shared, key, &material.content, Again::Bytes(bytes)).await?.then_some(Stored::Adopted));
-    }
     Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Some(Stored::Sent),
         Ok(Created::Unnameable) => None,
@@ -334,14 +341,14 @@ async fn create_large(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, materia
 }
 
 /// Where a file's bytes are to be had once more.
-enum Again<'a> {
+pub(super) enum Again<'a> {
     Bytes(&'a Bytes),
     File(&'a Arc<Item>),
 }
 
 /// Whether the object `key` holds this content: by what the store computed over it, or else by reading it back. What cannot be read (it lies in an
 /// archive) does not: the content is stored elsewhere.
-async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) -> Result<bool, Failure> {
+pub(super) async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) -> Result<bool, Failure> {
     let Some(found) = shared.store.head(key).await? else { return Ok(false) };
     if found.size_bytes != content.size_bytes {
         return Ok(false);
@@ -369,7 +376,7 @@ async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) 
 }
 
 /// Reads the file once more, for a kind of checksum that was not computed the first time.
-async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
+pub(super) async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
     let (reading, halt, content) = (Arc::clone(item), shared.halt.clone(), *content);
     blocking(move || {
         let (live, _) = reading.open()?;
@@ -435,7 +442,7 @@ impl Shared {
         store: Arc<dyn Store>,
         manifest: &Path,
         halt: CancellationToken,
-        (look_first, has_damage): (bool, bool),
+        (unnamed, has_damage): (Option<Arc<Unnamed>>, bool),
         inventory: Option<Arc<Mutex<Inventory>>>,
     ) -> Result<Self, ManifestError> {
         let lookups = (0..LOOKUP_CONNECTIONS_MAX).map(|_| Lookup::open(manifest).map(Mutex::new)).collect::<Result<_, _>>()?;
@@ -446,13 +453,16 @@ impl Shared {
             contents: Arc::new(Contents::default()),
             memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)),
             halt,
-            look_first,
+            unnamed,
             has_damage,
             inventory,
         })
     }
 
-    async fn lookup<T: Send + 'static>(self: &Arc<Self>, ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static) -> Result<T, ManifestError> {
+    pub(super) async fn lookup<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&Lookup) -> Result<T, ManifestError> + Send + 'static,
+    ) -> Result<T, ManifestError> {
         let shared = Arc::clone(self);
         blocking(move || {
             let turn = shared.next_lookup.fetch_add(1, Ordering::Relaxed) % shared.lookups.len().max(1);
