@@ -19,7 +19,10 @@ use immich_backup_core::model::Sha256;
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
-use support::{Objects, Random, Running, Tree, World, raw, tool, write};
+use support::{Objects, Random, Running, Tree, World, raw, tool, twins, write};
+
+/// Pairs of files of one content that each round has more.
+const TWINS: usize = 25;
 
 /// Adds, changes, moves and deletes; now and then exchanges a large file.
 fn change(world: &World, random: &mut Random, round: usize) {
@@ -94,6 +97,7 @@ fn die_and_go_on(kills: usize) {
     }
     world.file("encoded-video/u/large0.mp4", 12 << 20, 0);
     world.file("encoded-video/u/large1.mp4", 16 << 20, 1);
+    twins(&world, TWINS, 0);
     let mut story = Story { world, random: Random::fresh(), objects: Objects::default(), snapshots: Vec::new(), kills: 0 };
     // The first run is long, those that follow are short.
     let mut life = Duration::from_millis(1_500);
@@ -124,6 +128,7 @@ fn die_and_go_on(kills: usize) {
         story.world.assert_restores(&snapshot, &tree);
         round += 1;
         change(&story.world, &mut story.random, round);
+        twins(&story.world, TWINS, round);
     }
     let last = story.world.backup(&[]).ended(0);
     drop(last);

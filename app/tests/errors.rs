@@ -20,10 +20,8 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{Mount, Objects, Ran, Running, Tree, World, may_mount, program, remove, settle, tool, write, write_entry};
+use support::{Mount, Objects, Ran, Running, Tree, World, changed_while_read, may_mount, program, remove, settle, tool, write, write_entry};
 
 // The library.
 
@@ -169,19 +167,8 @@ fn a_file_that_grows_all_the_time_is_named_and_stored_by_a_later_run() {
     let world = World::new();
     world.pictures(10);
     let path = world.file("upload/u/growing.mov", 3 << 20, 1);
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || {
-            let mut file = fs::File::options().append(true).open(path).unwrap();
-            while !stop.load(Ordering::Relaxed) {
-                file.write_all(b"more").unwrap();
-            }
-        }
-    });
-    let ran = world.backup(&[]);
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    let mut file = fs::File::options().append(true).open(&path).unwrap();
+    let Some(ran) = changed_while_read(&world, &path, || file.write_all(b"more").unwrap()) else { return };
     let ran = ran.ended(3).says("upload/u/growing.mov").says("changed each of the 3 times");
     assert_eq!(ran.number("/files/new"), 15);
     assert!(!world.repository.join("library/upload/u/growing.mov").exists());
@@ -193,20 +180,9 @@ fn a_file_that_grows_all_the_time_is_named_and_stored_by_a_later_run() {
 fn a_large_file_that_grows_while_it_is_streamed_leaves_nothing_half_behind() {
     let world = World::new();
     let path = world.file("upload/u/growing.mov", 30 << 20, 1);
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || {
-            let file = fs::File::options().write(true).open(path).unwrap();
-            while !stop.load(Ordering::Relaxed) {
-                // The same size, other bytes.
-                file.write_all_at(b"other", 29 << 20).unwrap();
-            }
-        }
-    });
-    let ran = world.backup(&[]);
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    // The same size, other bytes.
+    let Some(ran) = changed_while_read(&world, &path, || file.write_all_at(b"other", 29 << 20).unwrap()) else { return };
     ran.ended(3).says("changed each of the 3 times");
     assert!(!world.repository.join("library/upload/u/growing.mov").exists());
     world.backup(&[]).ended(0);

@@ -21,7 +21,7 @@ use stand::{Stand, is_content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
-use support::{Random, Running, Tree, World, change, opened, settle, take_fixture};
+use support::{Random, Running, Tree, World, change, opened, settle, take_fixture, twins};
 
 fn s3() -> Stand {
     Stand::s3().append_only(true)
@@ -166,6 +166,9 @@ fn a_moved_tree_and_ten_runs_with_changes_write_no_content_twice_to_google() {
 /// What `backup` has by default.
 const WORKERS: usize = 4;
 
+/// Pairs of files of one content that each round has more.
+const TWINS: usize = 25;
+
 struct Story<'a> {
     stand: &'a Stand,
     world: World,
@@ -206,6 +209,7 @@ fn runs_die(stand: &Stand, kills: usize) {
     for number in 0..2 {
         world.file(&format!("encoded-video/u/large{number}.mp4"), (33 << 20) + number as usize, number);
     }
+    twins(&world, TWINS, 0);
     let mut story = Story { stand, world, random: Random::fresh(), snapshots: Vec::new(), kills: 0 };
     let mut life = Duration::from_millis(2_500);
     let mut round = 0;
@@ -220,6 +224,7 @@ fn runs_die(stand: &Stand, kills: usize) {
         story.world.assert_restores(&snapshot, &tree);
         round += 1;
         change(&story.world, &mut story.random, round);
+        twins(&story.world, TWINS, round);
         if round % 3 == 0 {
             let number = story.random.next();
             story.world.file("encoded-video/u/large0.mp4", 17 << 20, number);

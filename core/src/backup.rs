@@ -14,6 +14,7 @@ mod shards;
 pub mod stage;
 mod stopped;
 mod turn;
+mod unnamed;
 
 pub use crate::repository::log::Counts;
 pub use database::Database;
@@ -25,6 +26,7 @@ pub use turn::open;
 use self::claim::May;
 use self::stage::Stage;
 use self::stopped::Gathered;
+use self::unnamed::Unnamed;
 use crate::budget::CHECKPOINT_INTERVAL;
 use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
@@ -339,6 +341,8 @@ struct Run<'a> {
     assets: Option<u64>,
     /// What the run's dump says, while files are stored.
     inventory: Option<Arc<Mutex<Inventory>>>,
+    /// What runs that died have stored and not announced.
+    unnamed: Arc<Unnamed>,
     /// Files and folders that the walk met, and that were gone before they could be read or were ever stored.
     slipped: u64,
     /// Immich is stopped, or half so.
@@ -396,6 +400,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         bit_rot: Vec::new(),
         doubtful: Vec::new(),
         inventory: None,
+        unnamed: Arc::default(),
         seen_of_immich: 0,
         assets: None,
         slipped: 0,
@@ -534,6 +539,7 @@ impl Run<'_> {
             }
         }
         self.commit_snapshot(started_at).await?;
+        self.unnamed.report(self.monitor.as_ref());
         if let Some(Err(error)) = stage.map(Stage::remove) {
             self.monitor.emit(Event::Warned { message: format!("what was copied is in the repository and not needed any more: {}", told(&error)) });
         }

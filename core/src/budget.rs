@@ -119,6 +119,10 @@ pub const MANIFEST_PAGE_ROWS: usize = 1_000;
 /// Pages of standing files that are read ahead for a proof.
 pub const STANDING_PAGES_AHEAD: usize = 4;
 
+/// Objects that the log does not name and that a run remembers: of each run that died there is a checkpoint's worth at most. More are found one by
+/// one, by the refused create.
+pub const UNNAMED_MAX: usize = 20_000;
+
 /// Names that one report (snapshot, summary, plan) lists of each kind; the rest is counted.
 pub const NAMED_MAX: usize = 1_000;
 

@@ -61,6 +61,8 @@ pub struct Report {
     pub part: Option<Part>,
     /// Objects that nothing names: sent by a run that died, or being sent right now.
     pub unannounced: u64,
+    /// The first of them.
+    pub unnamed: Vec<String>,
     /// How many objects are not as they should be.
     pub damaged: u64,
     /// How many of these hold content that is stored nowhere else.
@@ -191,7 +193,7 @@ impl Verifier<'_> {
             if passed.as_ref().is_some_and(|passed| found.key < *passed) {
                 match expected.take_absent(found.key.as_str())? {
                     Some(object) => self.compare_listed(&object, &found).await?,
-                    None => self.report.unannounced += 1,
+                    None => self.unannounced(found.key),
                 }
                 continue;
             }
@@ -204,7 +206,7 @@ impl Verifier<'_> {
                     self.compare_listed(&object, &found).await?;
                     wanted = pages.next()?;
                 }
-                None => self.report.unannounced += 1,
+                None => self.unannounced(found.key.clone()),
             }
             passed = Some(found.key);
         }
@@ -215,6 +217,13 @@ impl Verifier<'_> {
         self.look_for_absent(expected).await?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::List });
         Ok(())
+    }
+
+    fn unannounced(&mut self, key: Key) {
+        self.report.unannounced += 1;
+        if self.report.unnamed.len() < NAMED_MAX {
+            self.report.unnamed.push(key.to_string());
+        }
     }
 
     async fn look_for_absent(&mut self, expected: &Expected) -> Result<(), OpenError> {

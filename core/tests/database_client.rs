@@ -446,7 +446,8 @@ async fn connections_of_that_very_name_are_ended_and_no_others() {
     let client = client(&server, "immich");
     assert_eq!(end_orphans(&client, "o'r 1=1 --\\").await.unwrap(), 0);
     assert_eq!(end_orphans(&client, &name).await.unwrap(), 2);
-    let left: Vec<_> = server.connections("immich").into_iter().map(|one| one.application).collect();
+    // Our own questions were connections too, and the server takes a moment to forget one that has gone.
+    let left: Vec<_> = server.connections("immich").into_iter().map(|one| one.application).filter(|one| one != APPLICATION).collect();
     assert_eq!((left.as_slice(), server.connections("other").len()), (["immich-backup 99999999-1111-2222-3333-444444444444".to_owned()].as_slice(), 1));
     assert_eq!(end_orphans(&client, &name).await.unwrap(), 0);
     drop(sessions);

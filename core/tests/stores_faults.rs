@@ -321,7 +321,7 @@ async fn gives_up(behind: Behind, target: Target, fault: Fault) {
     // Six attempts; that the run has failed is to stand in the entry that could not be written, and is tried as often.
     let calls = if target == Target::Entry { 2 } else { 1 };
     // (At Azure the other blocks fail beside; at Google it is asked, as often, how far it came.)
-    let retries: Vec<_> = line.retries(target.key()).into_iter().map(|(retry, _)| retry).collect();
+    let retries = line.last_retries(target.key());
     if target != Target::Part || matches!(behind, Behind::S3(_)) {
         assert_eq!(fired.count(), calls * 6);
         assert_eq!(retries, [1, 2, 3, 4, 5].repeat(usize::try_from(calls).unwrap()));

@@ -8,6 +8,9 @@ use immich_backup_core::verdict::{Age, Ages};
 use immich_backup_core::verify::{self, Depth, Plan, Report};
 use serde_json::json;
 
+/// Objects that no log entry names and that people are shown; JSON has more.
+const UNNAMED_SHOWN_MAX: usize = 10;
+
 /// Verifies.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let sample = app.settings.parsed("sample")?;
@@ -78,9 +81,10 @@ fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outc
     }
     if report.unannounced > 0 {
         lines.push(format!(
-            "  unnamed    {} objects that no log entry names (a run that died, or one that runs now); the next backup takes them up",
+            "  unnamed    {} objects that no log entry names (a run that died, or one that runs now); the next backup takes up what the library still holds of them",
             screen::count(report.unannounced)
         ));
+        lines.extend(report.unnamed.iter().take(UNNAMED_SHOWN_MAX).map(|key| format!("             {key}")));
     }
     for finding in &report.findings {
         let replaced = if finding.replaced { " (what it should hold is stored elsewhere too)" } else { "" };
@@ -97,6 +101,7 @@ fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outc
         "read": report.read,
         "part": report.part,
         "unannounced": report.unannounced,
+        "unnamed": report.unnamed,
         "damaged": report.damaged,
         "lost": report.lost,
         "findings": findings,

@@ -647,12 +647,39 @@ impl Drop for Mount {
     }
 }
 
-/// Files of the library that `backup` opens, seen by strace. `None` where strace cannot be used.
-pub fn opened(world: &World) -> Option<(usize, Ran)> {
-    let trace = world.at("trace");
+/// Whether strace can be used; says so loudly where it cannot.
+fn may_trace() -> bool {
     let usable = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
     if !usable {
         eprintln!("NOT TESTED: strace cannot be used here");
+    }
+    usable
+}
+
+/// A backup during which `change` is made at least once between any two times that the file at `path` is read from: after each read the program is
+/// stopped, until `change` was made. `None` where strace cannot be used.
+pub fn changed_while_read(world: &World, path: &Path, mut change: impl FnMut()) -> Option<Ran> {
+    if !may_trace() {
+        return None;
+    }
+    let mut command = clean(Command::new("strace"));
+    // -D: the program is our child, and strace beside it.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=read", "-e", "inject=read:signal=STOP", "-P"]).arg(path);
+    let program = world.backup_command(&[]);
+    command.arg(program.get_program()).args(program.get_args()).envs(world.environment.iter().map(|(name, value)| (name, value)));
+    let mut running = Running::start(command);
+    while !running.is_over() && running.began.elapsed() < DEADLINE {
+        change();
+        running.signal("CONT");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Some(running.wait())
+}
+
+/// Files of the library that `backup` opens, seen by strace. `None` where strace cannot be used.
+pub fn opened(world: &World) -> Option<(usize, Ran)> {
+    let trace = world.at("trace");
+    if !may_trace() {
         return None;
     }
     let mut command = clean(Command::new("strace"));
@@ -689,6 +716,15 @@ pub fn change(world: &World, random: &mut Random, round: usize) {
     }
     // A file that comes back to what it held before: a, b, a.
     write(&world.library.join("thumbs/u0/flip.webp"), if round.is_multiple_of(2) { b"even" } else { b"odd!" }, 1_500_000_000 + round as i64, 0, 0o644);
+}
+
+/// New content, each under two names: of a pair, a run that dies may have stored the one, while the next comes to the other first.
+pub fn twins(world: &World, pairs: usize, round: usize) {
+    for number in 0..pairs {
+        let first = world.file(&format!("thumbs/u{}/twin-{round}-{number}.webp", number % 4), 300 + number, round as u64);
+        let second = world.library.join(format!("thumbs/u{}/again-{round}-{number}.webp", (number + 1) % 4));
+        fs::copy(&first, &second).unwrap();
+    }
 }
 
 /// Writes a log entry by hand, as docs/format.md tells: header and facts, and the frame with the checksum. Returns its number.

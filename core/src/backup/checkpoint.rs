@@ -73,11 +73,6 @@ impl Run<'_> {
 
     /// Whether a run since the last snapshot died, or failed, after it may have stored what it could not announce any more.
     fn may_find_more(&self) -> Result<bool, BackupError> {
-        if let Some(shard) = self.shard
-            && self.session.manifest.has_claimed(self.id, shard.part)?
-        {
-            return Ok(true);
-        }
         let before = self.session.manifest.runs(RUNS_LOOKED_AT_MAX)?.into_iter().filter(|run| run.id != self.id);
         let mut outcomes = before.map(|run| run.outcome).take_while(|outcome| outcome.as_deref() != Some("snapshot"));
         Ok(outcomes.any(|outcome| !matches!(outcome.as_deref(), Some("interrupted" | "withheld"))))
@@ -162,7 +157,7 @@ impl Run<'_> {
         let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
         let there = Beyond {
-            unnamed: self.may_find_more()?,
+            unnamed: self.may_find_more()?.then(|| Arc::clone(&self.unnamed)),
             damaged: !self.session.manifest.damaged_objects()?.is_empty(),
             claimed: self.session.manifest.has_claims()?,
         };

@@ -199,7 +199,7 @@ impl Run<'_> {
         let Some(shard) = self.shard else { return Ok(()) };
         let (mut new, mut met) = (Vec::new(), BTreeSet::new());
         for claim in &asked.claims {
-            if met.insert(claim.what) && self.session.manifest.claimed_by(self.id, claim.what)?.is_none() {
+            if met.insert(claim.what) && self.session.manifest.claimed_by(claim.what)?.is_none() {
                 new.push(Fact::Claimed(claim.clone()));
             }
         }
@@ -207,7 +207,7 @@ impl Run<'_> {
             self.commit(&new).await?;
         }
         // The others' claims that came before are in the manifest now.
-        let by = |claim: &Claimed| Ok(self.session.manifest.claimed_by(self.id, claim.what)? == Some(shard.part));
+        let by = |claim: &Claimed| Ok(self.session.manifest.claimed_by(claim.what)? == Some(shard.part));
         let mine = asked.claims.iter().map(by).collect::<Result<_, BackupError>>()?;
         // Where nobody waits any more, the run is ending.
         drop(asked.answer.send(mine));

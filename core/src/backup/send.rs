@@ -1,6 +1,7 @@
 //! One file: read once, known or sent, and the fact that says so.
 
 use super::contents::{Claim, Contents};
+use super::unnamed::{Unnamed, adoptable};
 use super::{BackupError, Done, Item};
 use crate::budget::{CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::database::inventory::{Inventory, InventoryError};
@@ -46,7 +47,7 @@ pub(super) struct StoredFile {
 /// What all workers share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     lookups: Vec<Mutex<Lookup>>,
     next_lookup: AtomicUsize,
     pub(super) contents: Arc<Contents>,
@@ -59,10 +60,10 @@ pub(super) struct Shared {
 }
 
 /// What there may be in the store beside whole objects that the log names, as of the start: what there is not, is not asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Beyond {
-    /// Objects that the log does not name.
-    pub(super) unnamed: bool,
+    /// Objects that the log does not name, where a run that died may have left some.
+    pub(super) unnamed: Option<Arc<Unnamed>>,
     /// Objects that the log calls damaged.
     pub(super) damaged: bool,
     /// Objects that a shard was about to store: the log says for which path.
@@ -70,7 +71,7 @@ pub(super) struct Beyond {
 }
 
 /// How one try ended other than well.
-enum Failure {
+pub(super) enum Failure {
     Read(ReadError),
     Fatal(BackupError),
     /// It is new, and another shard's to store.
@@ -102,12 +103,12 @@ impl From<ManifestError> for Failure {
 }
 
 /// What has been read of a file.
-struct Material {
-    content: Content,
+pub(super) struct Material {
+    pub(super) content: Content,
     times: FileTimes,
     trusted: bool,
     /// The bytes, where the file is small.
-    bytes: Option<Bytes>,
+    pub(super) bytes: Option<Bytes>,
 }
 
 /// Whether a later change would show in these times.
@@ -178,6 +179,10 @@ async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, mo
 async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
     let home = key::home(&item.file);
     let (size_bytes, file) = (item.size_bytes, item.file.clone());
+    let is_left = match &shared.there.unnamed {
+        Some(unnamed) => unnamed.found(shared).await?.has_size(size_bytes),
+        None => false,
+    };
     let mut sent_before = shared.contents.turn(size_bytes).await;
     let claimed = shared.there.claimed;
     let (known, has_history) = shared
@@ -187,7 +192,7 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn M
             Ok((elsewhere || lookup.knows_size(size_bytes)?, lookup.has_history(&file)?))
         })
         .await?;
-    if let (false, false, None, Some(home)) = (known || *sent_before, has_history, &item.current, home)
+    if let (false, false, None, Some(home)) = (known || is_left || *sent_before, has_history, &item.current, home)
         && item.may.store_unseen(size_bytes)
         && shared.store.head(&home).await?.is_none()
     {
@@ -335,7 +340,13 @@ async fn claimed_before(shared: &Arc<Shared>, item: &Arc<Item>, material: &Mater
 async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<(StoredContent, Stored), Failure> {
     let file = item.file.clone();
     let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
-    for key in key::candidates(&item.file, &material.content.digests.sha256, !has_history) {
+    let candidates = || key::candidates(&item.file, &material.content.digests.sha256, !has_history);
+    if let Some(unnamed) = &shared.there.unnamed
+        && let Some(key) = adoptable(shared, unnamed, item, material, candidates()).await?
+    {
+        return Ok((StoredContent { key: key.to_string(), etag: None }, Stored::Adopted));
+    }
+    for key in candidates() {
         let asked = key.clone();
         if shared.there.damaged && shared.lookup(move |lookup| lookup.is_damaged(&asked)).await? {
             continue;
@@ -359,10 +370,6 @@ async fn create(shared: &Shared, item: &Item, key: &Key, bytes: &Bytes, material
         mtime_ns: Some(material.times.mtime_ns),
         size_bytes: Some(material.content.size_bytes),
     };
-    // A dead run has left something, perhaps: what is there is not sent once more.
-    if shared.there.unnamed && shared.store.head(key).await?.is_some() {
-        return Ok(holds(shared, key, &material.content, Again::Bytes(bytes)).await?.then_some(Stored::Adopted));
-    }
     Ok(match shared.store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Some(Stored::Sent),
         Ok(Created::Unnameable) => None,
@@ -382,14 +389,14 @@ async fn create_large(shared: &Arc<Shared>, item: &Arc<Item>, key: &Key, materia
 }
 
 /// Where a file's bytes are to be had once more.
-enum Again<'a> {
+pub(super) enum Again<'a> {
     Bytes(&'a Bytes),
     File(&'a Arc<Item>),
 }
 
 /// Whether the object `key` holds this content: by what the store computed over it, or else by reading it back. What cannot be read (it lies in an
 /// archive) does not: the content is stored elsewhere.
-async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) -> Result<bool, Failure> {
+pub(super) async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) -> Result<bool, Failure> {
     let Some(found) = shared.store.head(key).await? else { return Ok(false) };
     if found.size_bytes != content.size_bytes {
         return Ok(false);
@@ -417,7 +424,7 @@ async fn holds(shared: &Shared, key: &Key, content: &Content, again: Again<'_>) 
 }
 
 /// Reads the file once more, for a kind of checksum that was not computed the first time.
-async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
+pub(super) async fn compare_file(shared: &Shared, item: &Arc<Item>, content: &Content, checksum: Checksum) -> Result<Comparison, Failure> {
     let (reading, halt, content) = (Arc::clone(item), shared.halt.clone(), *content);
     blocking(move || {
         let (live, _) = reading.open()?;

@@ -183,6 +183,8 @@ impl Run<'_> {
     /// All shards are done: what they left is looked at, and from there on it is a run as any.
     async fn end_all(&mut self, done: Vec<ShardDone>, dump: Option<Kept>) -> Result<Ending, BackupError> {
         self.shard = None;
+        // What others had on its way when this shard looked is named by now.
+        self.unnamed = Arc::default();
         self.take_over(done);
         self.refuse_empty()?;
         let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;

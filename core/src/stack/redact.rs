@@ -27,6 +27,12 @@ const USER_OPTIONS: [&str; 4] = ["-u", "--user", "--proxy-user", "-U"];
 /// Keys of Compose that list names of secrets, and have none themselves.
 const LISTS_OF_NAMES: [&str; 2] = ["secrets", "configs"];
 
+/// Parts of a Compose file whose keys are what people called something: a service `keycloak` is no secret.
+const NAMED_PARTS: [&str; 3] = ["services", "networks", "volumes"];
+
+/// Tags that say of what kind a value is, to YAML and to Compose. Another one may be a password that begins so.
+const TAGS: [&str; 8] = ["!!str", "!!int", "!!float", "!!bool", "!!null", "!!binary", "!reset", "!override"];
+
 /// A secret that is shorter may stand in any word.
 const SWEPT_LENGTH_MIN: usize = 8;
 
@@ -213,7 +219,7 @@ impl Redactor {
         places.push(text.len());
         let mut walk = Walk { text, places, edits: Vec::new(), scalars: Vec::new(), anchors: Vec::new(), aliases: BTreeSet::new() };
         for document in &documents {
-            self.walk(document, &mut walk);
+            self.walk_file(document, &mut walk);
         }
         let Walk { mut edits, mut scalars, anchors, aliases, .. } = walk;
         for (_, place) in anchors.into_iter().filter(|(name, _)| aliases.contains(name)) {
@@ -237,18 +243,47 @@ impl Redactor {
         Ok(edited(text, edits))
     }
 
+    /// A whole file: what its services, networks and volumes are called says nothing of what is in them.
+    fn walk_file(&mut self, document: &Node<'_>, walk: &mut Walk<'_>) {
+        for (key, value) in yaml::own_pairs(document) {
+            let parts = yaml::own_pairs(value);
+            let is_named = yaml::text(key).is_some_and(|key| NAMED_PARTS.contains(&key)) && !parts.is_empty();
+            if !is_named {
+                self.walk_pair(key, value, walk);
+                continue;
+            }
+            walk.note(key);
+            for (name, described) in parts {
+                if yaml::own_pairs(described).is_empty() {
+                    self.walk_pair(name, described, walk);
+                } else {
+                    self.walk(name, walk);
+                    self.walk(described, walk);
+                }
+            }
+        }
+        if yaml::own_pairs(document).is_empty() {
+            self.walk(document, walk);
+        }
+    }
+
+    fn walk_pair(&mut self, key: &Node<'_>, value: &Node<'_>, walk: &mut Walk<'_>) {
+        // A key is a name; but `- PASSWORD=a: b`, which was meant as one value, has a part of it in its key.
+        self.walk(key, walk);
+        let name = yaml::text(key).unwrap_or_default();
+        if LISTS_OF_NAMES.contains(&name) {
+            self.walk_names(value, walk);
+        } else if self.is_secret(name) {
+            self.take_all(value, walk);
+        } else {
+            self.walk(value, walk);
+        }
+    }
+
     fn walk(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
         let pairs = yaml::own_pairs(node);
         for (key, value) in &pairs {
-            walk.note(key);
-            let name = yaml::text(key).unwrap_or_default();
-            if LISTS_OF_NAMES.contains(&name) {
-                self.walk_names(value, walk);
-            } else if self.is_secret(name) {
-                self.take_all(value, walk);
-            } else {
-                self.walk(value, walk);
-            }
+            self.walk_pair(key, value, walk);
         }
         let mut earlier: Vec<&str> = Vec::new();
         for item in yaml::items(node).unwrap_or_default() {
@@ -257,7 +292,7 @@ impl Redactor {
             let asks_for_one = last.starts_with('-') && !last.contains('=') && self.is_secret(last);
             let is_redis = last == "-a" && earlier.iter().any(|word| WITH_PASSWORD_OPTION.iter().any(|program| word.ends_with(program)));
             if (asks_for_one && !text.starts_with('-')) || is_redis || has_password(last, text) {
-                self.take(item, walk);
+                self.take_all(item, walk);
             } else {
                 self.walk(item, walk);
             }
@@ -293,25 +328,34 @@ impl Redactor {
         }
     }
 
-    /// Takes out all values of a name that names a secret, whatever they are in.
+    /// Takes out all that stands below a name that names a secret, keys too: `a: b` without quotes is a mapping, though one value was meant.
     fn take_all(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+        if yaml::text(node).is_none() {
+            self.take_properties(node, walk);
+        }
         for (key, value) in yaml::own_pairs(node) {
-            walk.note(key);
+            match yaml::text(key) {
+                Some(yaml::MERGE) => drop(walk.note(key)),
+                // With a number: a mapping has no key twice.
+                Some(_) => self.take(key, &format!("{MARK} {}", self.count + 1), walk),
+                None => self.take_all(key, walk),
+            }
             self.take_all(value, walk);
         }
         match yaml::items(node) {
             Some(items) => items.iter().for_each(|item| self.take_all(item, walk)),
-            None if yaml::text(node).is_some() => self.take(node, walk),
+            None if yaml::text(node).is_some() => self.take(node, MARK, walk),
             None => {}
         }
     }
 
-    /// Takes out the whole value.
-    fn take(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+    /// Takes out the whole value, or key; `mark` stands there then.
+    fn take(&mut self, node: &Node<'_>, mark: &str, walk: &mut Walk<'_>) {
+        self.take_properties(node, walk);
         let place = walk.note(node);
         let value = yaml::text(node).unwrap_or_default();
         let raw = walk.text.get(place.clone()).unwrap_or_default();
-        if value.is_empty() || is_reference(value) {
+        if unquoted(raw).is_empty() || is_reference(value) {
             return;
         }
         if let Some(alias) = raw.strip_prefix('*') {
@@ -323,14 +367,32 @@ impl Redactor {
         self.count += 1;
         let is_block = matches!(style(node), Some(ScalarStyle::Literal | ScalarStyle::Folded));
         let new = match DEFAULT.as_ref().and_then(|pattern| pattern.captures(value)) {
-            Some(found) => format!("\"{}{MARK}}}\"", found.name("begin").map_or("", |begin| begin.as_str())),
+            Some(found) => format!("\"{}{mark}}}\"", found.name("begin").map_or("", |begin| begin.as_str())),
             None if is_block => {
                 let end = raw.trim_end_matches(['\n', '\r', ' ']).len();
-                format!("{MARK}{}", raw.get(end..).unwrap_or_default())
+                format!("{mark}{}", raw.get(end..).unwrap_or_default())
             }
-            None => format!("\"{MARK}\""),
+            None => format!("\"{mark}\""),
         };
         walk.edits.push((place, new));
+    }
+
+    /// Takes out what stands before a secret and may be the beginning of it: `!` and `&` have a meaning where a value begins.
+    fn take_properties(&mut self, node: &Node<'_>, walk: &mut Walk<'_>) {
+        let (text, start) = (walk.text, walk.at(node.span.start.index()));
+        let raw = text.get(start..walk.at(node.span.end.index())).unwrap_or_default();
+        let before = BEFORE_VALUE.as_ref().and_then(|pattern| pattern.find(raw)).map_or("", |found| found.as_str());
+        let mut end = 0;
+        for word in before.split_whitespace() {
+            let at = before.get(end..).and_then(|rest| rest.find(word)).map_or(end, |skipped| end + skipped);
+            end = at + word.len();
+            // An anchor is a name where something refers to it.
+            let is_used = word.strip_prefix('&').is_some_and(|name| text.contains(&format!("*{name}")));
+            if !is_used && !TAGS.contains(&word) {
+                self.count += 1;
+                walk.edits.push((start + at..start + end, String::new()));
+            }
+        }
     }
 
     /// Takes the value out of `NAME=VALUE`, which stands at `place` in some style.
@@ -445,10 +507,14 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Where the character of this number begins.
+    fn at(&self, index: usize) -> usize {
+        self.places.get(index).copied().unwrap_or(self.text.len())
+    }
+
     /// Where the scalar stands, without an anchor or a tag before it.
     fn note(&mut self, node: &Node<'_>) -> Range<usize> {
-        let at = |index: usize| self.places.get(index).copied().unwrap_or(self.text.len());
-        let (start, end) = (at(node.span.start.index()), at(node.span.end.index()));
+        let (start, end) = (self.at(node.span.start.index()), self.at(node.span.end.index()));
         if yaml::text(node).is_none() {
             return start..start;
         }

@@ -7,7 +7,7 @@ use saphyr_parser::Parser;
 pub(super) type Node<'a> = MarkedYaml<'a>;
 
 /// A key that brings in another mapping's pairs.
-const MERGE: &str = "<<";
+pub(super) const MERGE: &str = "<<";
 
 /// How deep mappings may bring in one another.
 const MERGES_MAX: usize = 8;

@@ -168,6 +168,17 @@ impl Line {
         self.recorder.events().into_iter().filter_map(of).collect()
     }
 
+    /// As [`Self::retries`], of what was tried again last: where a store must answer soon, a busy machine makes other requests be tried again, too.
+    pub fn last_retries(&self, part: &str) -> Vec<u32> {
+        let of = |event| match event {
+            Event::Retrying { action, key, retry, .. } if key.contains(part) => Some((action, retry)),
+            _ => None,
+        };
+        let all: Vec<_> = self.recorder.events().into_iter().filter_map(of).collect();
+        let last = all.last().map(|(action, _)| action.clone());
+        all.into_iter().filter(|(action, _)| Some(action) == last.as_ref()).map(|(_, retry)| retry).collect()
+    }
+
     /// Bytes of content of files that went to the store so far.
     pub fn content_bytes(&self) -> u64 {
         self.proxy.log().iter().filter(|record| ["PUT", "POST"].contains(&record.method.as_str()) && is_content(record)).map(|record| record.bytes_in).sum()

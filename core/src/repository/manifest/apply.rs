@@ -108,8 +108,7 @@ impl Manifest {
                 }
                 // Whoever begins has made sure that no other run is alive.
                 self.connection.execute("UPDATE run SET outcome = 'died' WHERE outcome IS NULL", [])?;
-                self.connection.execute("DELETE FROM shard", [])?;
-                self.connection.execute("DELETE FROM remainder", [])?;
+                self.forget_shards()?;
                 self.connection.execute(
                     "INSERT INTO run(id, writer, first_entry, last_entry, started_at, last_entry_at, fact) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
                     params![id, header.writer.to_string(), sequence, started.at.to_string(), header.written_at.to_string(), json(started)],
@@ -130,9 +129,7 @@ impl Manifest {
                         params![snapshot.taken_at.to_string(), snapshot.immich_version],
                     )?;
                     self.connection.execute("UPDATE run SET outcome = 'snapshot', reason = NULL WHERE id = ?1", [run.to_string()])?;
-                    for table in ["shard", "claim", "remainder"] {
-                        self.connection.execute(&format!("DELETE FROM {table}"), [])?;
-                    }
+                    self.forget_shards()?;
                 }
                 Ok(())
             }
@@ -214,20 +211,31 @@ impl Manifest {
         }
     }
 
-    /// The first shard of a run that claims something has it. What a dead run claimed is kept until somebody claims it anew, or a snapshot stands: its
-    /// object may be there.
+    /// What the shards of a run said is of no use once it is over: what it left unnamed, the next one finds by a listing.
+    fn forget_shards(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("DELETE FROM shard; DELETE FROM claim; DELETE FROM remainder;")
+    }
+
+    /// The first shard that claims something has it.
     fn claim(&self, header: &Header, claimed: &Claimed) -> rusqlite::Result<()> {
-        let Some(run) = header.run else { return Ok(()) };
+        if header.run.map(|run| run.to_string()) != self.newest_run()? {
+            // Of a run that is over.
+            return Ok(());
+        }
         let file = claimed.file();
         let (kind, value) = claim_row(claimed.what);
-        self.connection
-            .prepare_cached(
-                "INSERT INTO claim(kind, value, run, part, external, path) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT (kind, value) DO UPDATE SET run = excluded.run, part = excluded.part, external = excluded.external, path = excluded.path
-                 WHERE run <> excluded.run",
-            )?
-            .execute(params![kind, value, run.to_string(), signed(claimed.shard.part), file.root.name_in_manifest(), file.path.as_str()])?;
+        self.connection.prepare_cached("INSERT OR IGNORE INTO claim(kind, value, part, external, path) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            kind,
+            value,
+            signed(claimed.shard.part),
+            file.root.name_in_manifest(),
+            file.path.as_str()
+        ])?;
         Ok(())
+    }
+
+    fn newest_run(&self) -> rusqlite::Result<Option<String>> {
+        self.connection.prepare_cached("SELECT id FROM run WHERE outcome IS NULL ORDER BY first_entry DESC LIMIT 1")?.query_row([], |row| row.get(0)).optional()
     }
 
     fn verified(&self, sequence: i64, kind: &str, look: &Verification) -> rusqlite::Result<()> {

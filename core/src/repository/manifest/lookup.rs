@@ -3,6 +3,7 @@
 use super::super::key::Key;
 use super::apply::folder_id;
 use super::question::{CurrentFile, StoredContent, known_content};
+use super::removable::is_needed;
 use super::{ManifestError, page_rows, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
 use crate::model::{Digests, FilePath, Root, Sha1, Sha256};
@@ -205,5 +206,17 @@ impl Lookup {
     /// SQLite's.
     pub fn is_damaged(&self, key: &Key) -> Result<bool, ManifestError> {
         self.ask(|connection| connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM damage WHERE key = ?1)")?.query_row([key.as_str()], |row| row.get(0)))
+    }
+    /// Whether the log knows nothing of this object: it names it nowhere, not even as one that is damaged, or that was given up and may be removed
+    /// at any time.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_unnamed(&self, key: &Key) -> Result<bool, ManifestError> {
+        self.ask(|connection| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM damage WHERE key = ?1) OR EXISTS (SELECT 1 FROM pruned WHERE key = ?1)";
+            let is_given_up: bool = connection.prepare_cached(sql)?.query_row([key.as_str()], |row| row.get(0))?;
+            Ok(!is_given_up && !is_needed(connection, key.as_str())?)
+        })
     }
 }

@@ -58,7 +58,7 @@ CREATE TABLE run(
   fact          TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Of a run in shards, until the next snapshot: which of them are done, ...
+-- Of a run in shards, while it is not over: which of them are done, ...
 CREATE TABLE shard(
   run      TEXT NOT NULL,
   part     INTEGER NOT NULL,
@@ -70,7 +70,6 @@ CREATE TABLE shard(
 CREATE TABLE claim(
   kind     INTEGER NOT NULL CHECK (kind IN (0, 1)), -- 0: the first 8 bytes of a SHA-256 (as a signed number); 1: a size in bytes
   value    INTEGER NOT NULL,
-  run      TEXT NOT NULL,
   part     INTEGER NOT NULL,
   external TEXT NOT NULL,            -- as in `folder`
   path     TEXT NOT NULL,

@@ -3,7 +3,7 @@
 use super::super::log::{DumpFact, ShardDone, Subject};
 use super::lookup::Lookup;
 use super::question::{RunRow, converted, from_json};
-use super::{Manifest, ManifestError, page_rows, signed, unsigned};
+use super::{Manifest, ManifestError, page_rows, unsigned};
 use crate::model::{FilePath, Root, RootPath, RunId};
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -63,26 +63,16 @@ impl Manifest {
         rows.and_then(Iterator::collect).map_err(&failed)
     }
 
-    /// Which shard of the run `id` claimed this first.
+    /// Which shard of the newest run claimed this first.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn claimed_by(&self, id: RunId, claim: Subject) -> Result<Option<u64>, ManifestError> {
-        let (kind, value) = claim_row(claim);
-        let mut query = self.connection.prepare_cached("SELECT part FROM claim WHERE kind = ?1 AND value = ?2 AND run = ?3").map_err(self.failed("read"))?;
-        query.query_row(params![kind, value, id.to_string()], |row| row.get(0).map(unsigned)).optional().map_err(self.failed("read"))
+    pub fn claimed_by(&self, claim: Subject) -> Result<Option<u64>, ManifestError> {
+        let mut query = self.connection.prepare_cached("SELECT part FROM claim WHERE kind = ?1 AND value = ?2").map_err(self.failed("read"))?;
+        query.query_row(claim_row(claim), |row| row.get(0).map(unsigned)).optional().map_err(self.failed("read"))
     }
 
-    /// Whether this shard of the run `id` has claimed anything: it was here before.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn has_claimed(&self, id: RunId, part: u64) -> Result<bool, ManifestError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM claim WHERE run = ?1 AND part = ?2)";
-        self.connection.query_row(sql, params![id.to_string(), signed(part)], |row| row.get(0)).map_err(self.failed("read"))
-    }
-
-    /// Whether anything was claimed since the last snapshot.
+    /// Whether the newest run is one of shards that have claimed something.
     ///
     /// # Errors
     /// SQLite's.
@@ -92,7 +82,7 @@ impl Manifest {
 }
 
 impl Lookup {
-    /// The path for which this was claimed since the last snapshot: its object may be there though no fact says so.
+    /// The path for which a shard of the newest run claimed this: its object may be there though no fact says so.
     ///
     /// # Errors
     /// SQLite's.

@@ -189,6 +189,32 @@ fn what_hides_in_values_of_harmless_names_is_found() {
     assert!(redacted.contains("-u 1000:1000 server") && redacted.contains("user: \"1000:1000\"") && redacted.contains("stop_signal: SIGINT"), "{redacted}");
 }
 
+#[test]
+fn a_secret_that_yaml_takes_for_a_mapping_is_taken_out_with_its_keys() {
+    let text = "labels:\n  MY_TOKEN:\n    - hunter: two # kept\n    - { hunter3: 'x', hunter4: y }\n  LAST: 1\nenvironment:\n  - DB_PASSWORD=hunter5: six\n  \
+                - PGPASSWORD=hunter6\ncommand: [serve, --password, hunter7: eight]\nx-key:\n  ? [hunter8, nine]\n  : hunter9\n";
+    let redacted = of_yaml(text);
+    for text in ["P: a\nPASSWORD: !hunter2\n", "PASSWORD: &hunter2 x\n", "PASSWORD: !hunter2 {a: b}\n", "PASSWORD: [!hunter2 x, !!str y, &hunter3]\n"] {
+        let redacted = of_yaml(text);
+        assert!(!redacted.contains("hunter") && yaml::documents(&redacted).is_ok(), "{redacted}");
+    }
+    assert!(!redacted.contains("hunter") && !redacted.contains("six") && !redacted.contains("eight") && !redacted.contains("nine"), "{redacted}");
+    assert!(
+        redacted.contains("MY_TOKEN:\n    - \"") && redacted.contains("# kept") && redacted.contains("  LAST: 1\n") && redacted.contains("DB_PASSWORD="),
+        "{redacted}"
+    );
+    assert!(yaml::documents(&redacted).is_ok(), "{redacted}");
+}
+
+#[test]
+fn what_people_called_a_service_a_network_or_a_volume_is_no_secret() {
+    let text = "services:\n  keycloak:\n    image: keycloak:26\n    environment:\n      KC_PASSWORD: \"<redacted by immich-backup>\"\n    networks: [auth]\n\
+                networks:\n  auth:\n    driver: bridge\nvolumes:\n  token-store:\n    name: tokens\n";
+    assert_eq!(of_yaml(&text.replace("\"<redacted by immich-backup>\"", "hunter2")), text);
+    // What describes nothing is none.
+    assert_eq!(of_yaml("services:\n  PASSWORD: hunter2\n"), format!("services:\n  PASSWORD: \"{MARK}\"\n"));
+}
+
 /// Names that say that they are secret.
 fn secret_name() -> impl Strategy<Value = String> {
     let parts = ("[A-Z_]{0,6}", prop::sample::select(WORDS.to_vec()), "[A-Z0-9_]{0,6}", any::<bool>());
@@ -225,7 +251,7 @@ proptest! {
 
     #[test]
     fn no_value_of_a_secret_name_survives_in_yaml(
-        name in secret_name(), value in value(), quote in prop::sample::select(vec!["", "'", "\""]), form in 0..9,
+        name in secret_name(), value in value(), quote in prop::sample::select(vec!["", "'", "\""]), form in 0..13,
     ) {
         let quoted = format!("{quote}{value}{quote}");
         let body = match form {
@@ -237,6 +263,10 @@ proptest! {
             5 => format!("command: [\"server\", \"--{name}\", \"{value}\", \"KEPT\"]\n"),
             6 => format!("environment:\n      U: 'postgres://me:{}@db/KEPT'\n", value.replace([' ', '@'], "")),
             7 => format!("labels:\n      {name}:\n        - {quoted}\n        - {{ a: '{value}' }}\n      KEPT: 1\n"),
+            8 => format!("labels:\n      {name}:\n        {quoted}: {quoted}\n        b: {{ {quoted}: [{quoted}] }}\n      KEPT: 1\n"),
+            9 => format!("command: [\"server\", --{name}, {}: 1, \"KEPT\"]\n", quoted.replace(',', "")),
+            10 => format!("environment:\n      {name}: !{quoted}\n      KEPT: 1\n"),
+            11 => format!("environment:\n      {name}: &{value}\n      KEPT: 1\n"),
             _ => format!("command: run --{name}={} KEPT\n", value.replace([' ', '#'], "")),
         };
         let text = format!("services:\n  one:\n    {body}    image: x\n");
