@@ -48,8 +48,8 @@ pub struct Memory {
     pub limit_bytes: u64,
     /// The most that its control group had, files that the kernel keeps in memory included.
     pub peak_bytes: u64,
-    /// The most that was resident, for each program.
-    pub resident_bytes: BTreeMap<String, u64>,
+    /// The most that was its own (anonymous), for each program.
+    pub own_bytes: BTreeMap<String, u64>,
     /// Whether the kernel ended a process for want of memory.
     pub is_killed: bool,
 }
@@ -359,9 +359,9 @@ impl Memory {
     fn look_at(&mut self, process: &str) {
         let Ok(status) = fs::read_to_string(format!("/proc/{process}/status")) else { return };
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-        if let (Some(name), Some(peak)) = (field("Name"), field("VmHWM")) {
-            let kib: u64 = peak.trim_end_matches("kB").trim().parse().unwrap_or(0);
-            let most = self.resident_bytes.entry(name.to_owned()).or_default();
+        if let (Some(name), Some(now)) = (field("Name"), field("RssAnon")) {
+            let kib: u64 = now.trim_end_matches("kB").trim().parse().unwrap_or(0);
+            let most = self.own_bytes.entry(name.to_owned()).or_default();
             *most = (*most).max(kib << 10);
         }
     }
