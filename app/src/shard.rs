@@ -94,8 +94,8 @@ mod tests {
     fn what_is_no_shard_is_refused_by_name() {
         for (text, index, why) in [
             ("8/8", None, "0 to 7"),
-            ("0/0", None, "1 to 256"),
-            ("1/257", None, "1 to 256"),
+            ("0/0", None, "1 to 64"),
+            ("1/65", None, "1 to 64"),
             ("8", None, "JOB_COMPLETION_INDEX is not set"),
             ("8", Some("x"), "`x`"),
             ("8", Some("8"), "0 to 7"),

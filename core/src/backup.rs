@@ -40,7 +40,7 @@ use crate::model::{Class, ExternalName, FilePath, FileTimes, Part, Root, RootPat
 use crate::prove::ProveError;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Totals, Unread};
-use crate::repository::manifest::ManifestError;
+use crate::repository::manifest::{CurrentFile, ManifestError};
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::{OpenError, Session};
 use crate::stack::discover::Known;
@@ -302,6 +302,24 @@ pub struct NotUp {
 }
 
 impl Report {
+    /// That of a process that found nothing left to do.
+    fn of_nothing(run: RunId, ending: Ending, session: &Session) -> Self {
+        Self {
+            run,
+            ending,
+            counts: Counts::default(),
+            totals: session.manifest.totals(),
+            unread: Vec::new(),
+            bit_rot: Vec::new(),
+            doubtful: Vec::new(),
+            dump: None,
+            proof: None,
+            ignored: 0,
+            downtime: None,
+            not_up: None,
+        }
+    }
+
     /// Whether everything that should be in the backup is.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -382,6 +400,11 @@ pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
 }
 
 async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Report, BackupError> {
+    if let Some(shard) = plan.shard
+        && let Some(ending) = shards::how_it_ended(&session.manifest, shard.run)?
+    {
+        return Ok(Report::of_nothing(shard.run, ending, session));
+    }
     preflight::check(session, plan, monitor.as_ref())?;
     turn::wait_for_others(session, plan, monitor.as_ref(), stop).await?;
     // Waiting may have taken a while, and the other run may have changed what is known.
@@ -529,6 +552,9 @@ impl Run<'_> {
             self.commit(&[Fact::RunEnded(ended)]).await?;
             return Ok(Ending::Withheld { reason });
         }
+        if let Some(ending) = self.ended_meanwhile().await? {
+            return Ok(ending);
+        }
         self.archive(&unseen).await?;
         drop(unseen);
         if let (Some(database), Some(dump)) = (&self.plan.database, dump) {
@@ -538,7 +564,14 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             }
         }
+        if let Some(ending) = self.ended_meanwhile().await? {
+            return Ok(ending);
+        }
         self.commit_snapshot(started_at).await?;
+        if self.plan.shard.is_some() && self.session.manifest.latest_snapshot()?.is_none_or(|latest| latest.id != self.id) {
+            // Another run has begun in the very moment before: the log does not count it.
+            return Err(BackupError::RunIsOver { run: self.id.to_string() });
+        }
         self.unnamed.report(self.monitor.as_ref());
         if let Some(Err(error)) = stage.map(Stage::remove) {
             self.monitor.emit(Event::Warned { message: format!("what was copied is in the repository and not needed any more: {}", told(&error)) });
@@ -690,7 +723,7 @@ struct Item {
     /// A copy that is read in its place.
     copied: Option<stage::Copied>,
     /// What the repository has of it.
-    current: Option<crate::repository::manifest::CurrentFile>,
+    current: Option<CurrentFile>,
     /// Its size when it was walked.
     size_bytes: u64,
     /// Nothing differs; it is read to find damage.
@@ -701,8 +734,8 @@ struct Item {
 
 impl Item {
     /// A file that was found at its place after the walk.
-    fn found(file: FilePath, tree: Arc<Tree>, times: &FileTimes) -> Self {
-        Self { file, tree, copied: None, current: None, size_bytes: times.size_bytes, rehash: false, may: May::StoreAnything }
+    fn found(file: FilePath, tree: Arc<Tree>, times: &FileTimes, current: Option<CurrentFile>) -> Self {
+        Self { file, tree, copied: None, current, size_bytes: times.size_bytes, rehash: false, may: May::StoreAnything }
     }
 
     fn class(&self) -> Class {

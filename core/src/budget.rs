@@ -71,11 +71,13 @@ pub const CHECKPOINT_FILES_MAX: usize = 1_000;
 pub const CLAIM_FILES_MAX: usize = 1_000;
 /// See [`CLAIM_FILES_MAX`].
 pub const CLAIM_BYTES_MAX: u64 = 256 << 20;
+/// Larger files are claimed by their size instead of their content, and so read once.
+pub const CLAIM_HASHED_BYTES_MAX: u64 = 256 << 20;
 /// Longest time that a file waits for others to be claimed with it.
-pub const CLAIM_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+pub const CLAIM_WAIT: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Shards that a run may have.
-pub const SHARDS_MAX: u64 = 256;
+/// Shards that a run may have. Each entry of the log is written after those of the others, so that more of them would wait for one another.
+pub const SHARDS_MAX: u64 = 64;
 
 /// Longest time between two checkpoints; they are the run's heartbeat.
 pub const CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);

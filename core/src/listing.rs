@@ -8,6 +8,7 @@ use crate::model::decode_text;
 use crate::repository::fetch::Fetcher;
 use crate::repository::log::{DumpFact, SourceRoot};
 use crate::repository::manifest::{Manifest, ManifestError, SnapshotRow};
+use crate::repository::store::Store;
 use crate::repository::{ScratchFile, Session};
 use crate::task::blocking;
 use std::sync::Arc;
@@ -141,19 +142,26 @@ pub fn locations(roots: &[SourceRoot]) -> Locations {
 pub async fn list(session: &Session, snapshot: &SnapshotRow, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Listing, ListError> {
     let dump = dump_of(&session.manifest, snapshot)?;
     let roots = session.manifest.run_started(snapshot.id)?.map(|started| started.roots).unwrap_or_default();
-    let listing = list_dump(session, dump, locations(&roots), monitor, stop).await?;
+    let (store, file) = (Arc::clone(&session.repository.store), session.state.own_file("inventory.db"));
+    let listing = list_dump(store, file, dump, locations(&roots), monitor, stop).await?;
     if listing.inventory.summary().is_immich { Ok(listing) } else { Err(ListError::NotImmich { key: listing.dump.key }) }
 }
 
-/// Reads a stored dump and lists what it names; its object has to be what was stored, and whole. It may be of something else than Immich.
+/// Reads a stored dump and lists in `file` what it names; its object has to be what was stored, and whole. It may be of something else than Immich.
 ///
 /// # Errors
 /// See [`ListError`].
-pub async fn list_dump(session: &Session, dump: DumpFact, locations: Locations, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Listing, ListError> {
-    let file = session.state.own_file("inventory.db");
+pub async fn list_dump(
+    store: Arc<dyn Store>,
+    file: ScratchFile,
+    dump: DumpFact,
+    locations: Locations,
+    monitor: &dyn Monitor,
+    stop: &CancellationToken,
+) -> Result<Listing, ListError> {
     let failed = |source| ListError::Inventory { key: dump.key.clone(), source: Box::new(source) };
     monitor.emit(Event::PhaseStarted { phase: Phase::ReadDump, total_files: None, total_bytes: Some(dump.plain_size) });
-    let mut text = DumpText::of_object(Arc::new(Fetcher::new(Arc::clone(&session.repository.store))), &dump);
+    let mut text = DumpText::of_object(Arc::new(Fetcher::new(store)), &dump);
     let mut reading = Ok(Builder::create(&file, locations).map_err(failed)?);
     while let Some(piece) = text.next().await? {
         if stop.is_cancelled() {

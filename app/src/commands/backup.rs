@@ -201,7 +201,8 @@ async fn look_at_objects(app: &App, session: &mut Session) -> anyhow::Result<()>
     }
     let age = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
     // Another machine may be at it: what is found would go into the log beside its run, which a store without conditions cannot keep apart.
-    let others = session.manifest.runs(1)?.into_iter().any(|run| run.outcome.is_none() && run.writer != session.writer);
+    let own = shard::of(app)?.map(|shard| shard.run);
+    let others = session.manifest.runs(1)?.into_iter().any(|run| run.outcome.is_none() && run.writer != session.writer && Some(run.id) != own);
     if age > max_unseen && !others {
         let plan = verify::Plan { depth: verify::Depth::Listing, workers: app.workers()?, record: true };
         let report = verify::run(session, plan, app.monitor.as_ref(), &app.stop).await?;

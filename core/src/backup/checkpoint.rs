@@ -36,7 +36,7 @@ impl Run<'_> {
     pub(super) async fn store_all(&mut self, rehash: Option<Sample>, staged: Option<(&Stage, Seen, Option<Part>)>) -> Result<Unseen, BackupError> {
         let part = match &staged {
             Some((.., part)) => *part,
-            None => rehash.map(|sample| self.next_part(sample)).transpose()?,
+            None => rehash.map_or(Ok(None), |sample| self.next_part(sample))?,
         };
         self.rehashed = self.rehashed.or(part);
         self.slipped = 0;
@@ -78,13 +78,13 @@ impl Run<'_> {
         Ok(outcomes.any(|outcome| !matches!(outcome.as_deref(), Some("interrupted" | "withheld"))))
     }
 
-    /// The part of a sample that comes after the one that was read last.
-    pub(super) fn next_part(&self, sample: Sample) -> Result<Part, BackupError> {
+    /// The part of a sample that comes after the one that was read last; none before the first snapshot: all has just been read.
+    pub(super) fn next_part(&self, sample: Sample) -> Result<Option<Part>, BackupError> {
         // By the last snapshot, not by what was stored since: all shards of a run take the same part.
-        let files = self.session.manifest.latest_snapshot()?.map_or(0, |last| last.fact.totals.all().files);
-        let of = sample.parts(files);
+        let Some(last) = self.session.manifest.latest_snapshot()? else { return Ok(None) };
+        let of = sample.parts(last.fact.totals.all().files);
         let part = self.session.manifest.last_rehashed_of(of)?.map_or(0, |last| (last + 1) % of);
-        Ok(Part { of, part })
+        Ok(Some(Part { of, part }))
     }
 
     /// Files of folders that the walk did not come to: they were removed, or are not wanted any more. Folders with numbers after `last_folder`

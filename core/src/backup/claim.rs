@@ -3,9 +3,9 @@
 
 use super::send::Shared;
 use super::{BackupError, Done, Item, Run};
-use crate::budget::{CLAIM_BYTES_MAX, CLAIM_FILES_MAX, CLAIM_WAIT, ONE_SHOT_BYTES_MAX};
+use crate::budget::{CLAIM_BYTES_MAX, CLAIM_FILES_MAX, CLAIM_HASHED_BYTES_MAX, CLAIM_WAIT};
 use crate::library::read::{LiveFile, ReadError};
-use crate::model::{Class, Content, Part, Sha256};
+use crate::model::{Class, Content, Digests, Part};
 use crate::repository::log::{Claimed, Fact, Start, Subject};
 use crate::repository::manifest::ManifestError;
 use crate::task::blocking;
@@ -21,7 +21,7 @@ pub(super) enum May {
     /// Whatever is in it: nobody else stores anything.
     StoreAnything,
     /// This content, which is claimed.
-    Store(Sha256),
+    Store(Content),
     /// Any content of this size in bytes, which is claimed.
     StoreSize(u64),
     /// Nothing: the repository should have it.
@@ -33,7 +33,7 @@ impl May {
     pub(super) fn store(self, content: &Content) -> bool {
         match self {
             Self::StoreAnything => true,
-            Self::Store(sha256) => content.digests.sha256 == sha256,
+            Self::Store(claimed) => *content == claimed,
             Self::StoreSize(size_bytes) => content.size_bytes == size_bytes,
             Self::StoreNothing => false,
         }
@@ -100,13 +100,15 @@ pub(super) async fn claim(
 async fn next_batch(items: &mut mpsc::Receiver<Item>) -> Option<Vec<Item>> {
     let first = items.recv().await?;
     let until = Instant::now() + CLAIM_WAIT;
-    let mut bytes = first.size_bytes.min(ONE_SHOT_BYTES_MAX);
+    // What is claimed by its size is not read.
+    let read = |item: &Item| if item.size_bytes > CLAIM_HASHED_BYTES_MAX { 0 } else { item.size_bytes };
+    let mut bytes = read(&first);
     let mut batch = vec![first];
     while batch.len() < CLAIM_FILES_MAX
         && bytes < CLAIM_BYTES_MAX
         && let Ok(Some(item)) = tokio::time::timeout_at(until, items.recv()).await
     {
-        bytes += item.size_bytes.min(ONE_SHOT_BYTES_MAX);
+        bytes += read(&item);
         batch.push(item);
     }
     Some(batch)
@@ -124,7 +126,7 @@ async fn claim_batch(
     let mut claims = Vec::new();
     for (item, wanted) in &looked {
         let what = match wanted {
-            May::Store(sha256) => Subject::Content(Start::from(sha256)),
+            May::Store(content) => Subject::Content(Start::from(&content.digests.sha256)),
             May::StoreSize(size_bytes) => Subject::Size(*size_bytes),
             May::StoreAnything | May::StoreNothing => continue,
         };
@@ -159,7 +161,7 @@ async fn claim_batch(
 }
 
 async fn is_known(shared: &Arc<Shared>, may: May) -> Result<bool, ManifestError> {
-    let May::Store(sha256) = may else { return Ok(false) };
+    let May::Store(Content { digests: Digests { sha256, .. }, .. }) = may else { return Ok(false) };
     Ok(!shared.lookup(move |lookup| lookup.objects_with(&sha256)).await?.is_empty())
 }
 
@@ -171,7 +173,7 @@ async fn look(shared: &Arc<Shared>, item: Item) -> (Item, May) {
     } else if item.rehash {
         // It should not have changed.
         May::StoreNothing
-    } else if item.size_bytes > ONE_SHOT_BYTES_MAX {
+    } else if item.size_bytes > CLAIM_HASHED_BYTES_MAX {
         May::StoreSize(item.size_bytes)
     } else {
         look_into(shared, &item).await.unwrap_or(May::StoreNothing)
@@ -189,8 +191,8 @@ async fn look_into(shared: &Arc<Shared>, item: &Item) -> Result<May, ReadError> 
     let sha256 = content.digests.sha256;
     let stands = item.current.as_ref().is_some_and(|current| !current.damaged && current.digests.sha256 == sha256);
     // A manifest that cannot be asked ends the run when the file is stored.
-    let nothing = stands || is_known(shared, May::Store(sha256)).await.unwrap_or(false);
-    Ok(if nothing { May::StoreNothing } else { May::Store(sha256) })
+    let nothing = stands || is_known(shared, May::Store(content)).await.unwrap_or(false);
+    Ok(if nothing { May::StoreNothing } else { May::Store(content) })
 }
 
 impl Run<'_> {

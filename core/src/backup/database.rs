@@ -19,7 +19,7 @@ use crate::prove;
 use crate::repository::ScratchFile;
 use crate::repository::key::Key;
 use crate::repository::log::{DumpFact, Fact};
-use crate::repository::manifest::{Manifest, Unseen};
+use crate::repository::manifest::{Lookup, Manifest, Unseen};
 use crate::repository::store::{Attributes, Kind, Upload};
 use crate::task::blocking;
 use crate::told::told;
@@ -210,10 +210,13 @@ impl Run<'_> {
         let InHand { whole, form, names } = dump;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(whole.dumped.size_bytes) });
         let store = Arc::clone(&self.session.repository.store);
-        let fact = match form {
-            Form::Spool(spool) => whole.send(store.as_ref(), &spool).await?,
-            Form::Streamed(key, upload) => whole.finish(store.as_ref(), &key, upload).await?,
+        let sending = async move {
+            match form {
+                Form::Spool(spool) => whole.send(store.as_ref(), &spool).await,
+                Form::Streamed(key, upload) => whole.finish(store.as_ref(), &key, upload).await,
+            }
         };
+        let fact = self.alive_while(Box::pin(sending)).await?;
         self.commit(&[Fact::Dump(fact.clone())]).await?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::SendDump });
         self.monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
@@ -221,19 +224,19 @@ impl Run<'_> {
     }
 
     /// Proves what stands now. `None` where the dump is not Immich's.
-    async fn prove_now(&self, names: &Names) -> Result<Option<Proof>, BackupError> {
+    async fn prove_now(&mut self, names: &Names) -> Result<Option<Proof>, BackupError> {
         if !names.is_immich {
             return Ok(None);
         }
         self.monitor.emit(Event::PhaseStarted { phase: Phase::Prove, total_files: None, total_bytes: None });
         let (manifest, sequence, stop) = (self.session.manifest.path().to_owned(), self.session.manifest.head().sequence, self.stop.clone());
         let inventory = Arc::clone(&names.inventory);
-        let proof = blocking(move || {
+        let proving = blocking(move || {
             let manifest = Manifest::open_for_reading(&manifest)?;
             let inventory = inventory.lock().unwrap_or_else(PoisonError::into_inner);
             prove::prove_at(&manifest, sequence, Timestamp::now(), &inventory, &stop)
-        })
-        .await?;
+        });
+        let proof = self.alive_while(Box::pin(proving)).await?;
         self.monitor.emit(Event::PhaseFinished { phase: Phase::Prove });
         Ok(Some(proof))
     }
@@ -249,7 +252,8 @@ impl Run<'_> {
             if self.scope.takes(&file)
                 && let Ok(Some(times)) = look(folder, &path)
             {
-                found.push(Item::found(file, tree, &times));
+                let current = Lookup::open(self.session.manifest.path())?.current_of(&file)?;
+                found.push(Item::found(file, tree, &times, current));
             }
         }
         if found.is_empty() {

@@ -9,7 +9,7 @@ use crate::library::read::look;
 use crate::library::tree::Tree;
 use crate::model::{Class, FilePath, Root, Sha256};
 use crate::repository::log::{Fact, PathFact};
-use crate::repository::manifest::Unseen;
+use crate::repository::manifest::{Lookup, Unseen};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,6 +37,7 @@ impl Run<'_> {
         self.monitor.emit(Event::PhaseStarted { phase: Phase::LookAgain, total_files: None, total_bytes: None });
         let mut found = Vec::new();
         let mut last = None;
+        let lookup = Lookup::open(self.session.manifest.path())?;
         loop {
             let page = unseen.page(last.as_ref())?;
             let Some((end, ..)) = page.last() else { break };
@@ -51,7 +52,12 @@ impl Run<'_> {
                     Ok(None) => {}
                     Ok(Some(times)) => {
                         unseen.remove(&file)?;
-                        found.push(Item::found(file, tree, &times));
+                        let current = lookup.current_of(&file)?;
+                        if current.as_ref().is_some_and(|current| current.is_unchanged(&times)) {
+                            self.counts.unchanged.add(times.size_bytes);
+                            continue;
+                        }
+                        found.push(Item::found(file, tree, &times, current));
                     }
                     Err(error) => {
                         unseen.remove(&file)?;

@@ -428,10 +428,8 @@ impl Visitor for Scanner<'_> {
             None => RootPath::parse(folder).map_or_else(|_| folder.to_owned(), |path| FilePath { root: self.root.clone(), path }.to_string()),
         };
         self.seen.failed.add((self.root.clone(), folder.to_owned()));
-        // Whose folder it is says so.
-        if !self.is_passing_through() {
-            self.tell(Done::Unread { path, problem: error.to_string() });
-        }
+        // Also of a folder that another shard has: nobody sees what is below it from here.
+        self.tell(Done::Unread { path, problem: error.to_string() });
     }
 
     fn leave(&mut self, folder: &str, whole: bool) {

@@ -1,9 +1,10 @@
 //! One file: read once, known or sent, and the fact that says so.
 
+use super::claim::May;
 use super::contents::{Claim, Contents};
 use super::unnamed::{Unnamed, adoptable};
 use super::{BackupError, Done, Item};
-use crate::budget::{CHUNKS_QUEUED_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::budget::{CHUNKS_QUEUED_MAX, CLAIM_HASHED_BYTES_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Stored};
 use crate::library::read::ReadError;
@@ -127,7 +128,7 @@ pub(super) async fn store_one(shared: Arc<Shared>, item: Item, monitor: Arc<dyn 
         let permits = u32::try_from((bytes / 1_024 + 1).min(TRANSFER_BYTES_MAX / 1_024)).unwrap_or(u32::MAX);
         // One permit for the whole of a file, never a second: nothing can wait for itself.
         let Ok(_memory) = shared.memory.acquire_many(permits).await else { return Done::Left };
-        let tried = if small { store_small(&shared, &item, size_bytes, &monitor).await } else { store_large(&shared, &item, &monitor).await };
+        let tried = if small { store_small(&shared, &item, size_bytes, &monitor).await } else { store_large(&shared, &item, attempt == 1, &monitor).await };
         match tried {
             Ok(done) => return done,
             Err(Failure::Fatal(BackupError::Store(StoreError::UploadLost { key, source }))) if attempt < TRIES_MAX && !shared.halt.is_cancelled() => {
@@ -176,7 +177,7 @@ async fn store_small(shared: &Arc<Shared>, item: &Arc<Item>, size_bytes: u64, mo
 }
 
 /// Streams a file that is large, unless something speaks for the repository knowing its content: then it is hashed first.
-async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
+async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monitor: &Arc<dyn Monitor>) -> Result<Done, Failure> {
     let home = key::home(&item.file);
     let (size_bytes, file) = (item.size_bytes, item.file.clone());
     let is_left = match &shared.there.unnamed {
@@ -212,6 +213,12 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, monitor: &Arc<dyn M
     let material = blocking(move || {
         let (live, trusted) = reading.open()?;
         let times = live.times();
+        if let (May::Store(content), true) = (reading.may, first)
+            && content.size_bytes == times.size_bytes
+        {
+            // Hashed a moment ago, when it was claimed: what is sent is compared with that.
+            return Ok(Material { content, times, trusted, bytes: None });
+        }
         live.hash(|| !halt.is_cancelled()).map(|content| Material { content, times, trusted, bytes: None })
     })
     .await?;
@@ -320,7 +327,8 @@ async fn claimed_before(shared: &Arc<Shared>, item: &Arc<Item>, material: &Mater
     }
     let content = material.content;
     let sha256 = content.digests.sha256;
-    let claims = [Some(Subject::Content(Start::from(&sha256))), (content.size_bytes > ONE_SHOT_BYTES_MAX).then_some(Subject::Size(content.size_bytes))];
+    let by_size = (content.size_bytes > CLAIM_HASHED_BYTES_MAX).then_some(Subject::Size(content.size_bytes));
+    let claims = [Some(Subject::Content(Start::from(&sha256))), by_size];
     for claim in claims.into_iter().flatten() {
         let Some(file) = shared.lookup(move |lookup| lookup.claimed_for(claim)).await? else { continue };
         if file == item.file {

@@ -3,19 +3,20 @@
 
 use super::database::Kept;
 use super::stopped::Gathered;
-use super::turn::LOOK_EVERY;
+use super::turn::{DEAD_AFTER, LOOK_EVERY};
 use super::{BackupError, Database, Ending, Item, Run};
-use crate::budget::CHECKPOINT_FILES_MAX;
+use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL};
 use crate::event::Event;
 use crate::library::read::look;
 use crate::listing::list_dump;
-use crate::model::{FilePath, Part, Root};
+use crate::model::{FilePath, Part, Root, RunId};
 use crate::repository::log::{DumpFact, Fact, PathFact, ShardDone};
-use crate::repository::manifest::Unseen;
+use crate::repository::manifest::{Lookup, Manifest, Unseen};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a shard knows of the database before it walks.
 enum Dumped {
@@ -25,10 +26,21 @@ enum Dumped {
     Interrupted,
 }
 
+/// How the run ended, if it is over: another shard has done the rest.
+pub(super) fn how_it_ended(manifest: &Manifest, run: RunId) -> Result<Option<Ending>, BackupError> {
+    let Some(row) = manifest.run(run)? else { return Ok(None) };
+    match row.outcome.as_deref() {
+        Some("snapshot") => Ok(Some(Ending::Shard { waiting_for: Vec::new() })),
+        Some("withheld") => Ok(Some(Ending::Withheld { reason: row.reason.unwrap_or_default() })),
+        Some("died") => Err(BackupError::RunIsOver { run: run.to_string() }),
+        _ => Ok(None),
+    }
+}
+
 impl Run<'_> {
     /// Does this shard's part; and the rest of the run, should it be the last.
     pub(super) async fn work_on_shard(&mut self, shard: Part) -> Result<Ending, BackupError> {
-        if let Some(ending) = self.how_it_ended()? {
+        if let Some(ending) = how_it_ended(&self.session.manifest, self.id)? {
             return Ok(ending);
         }
         self.check_shards(shard)?;
@@ -43,7 +55,11 @@ impl Run<'_> {
             self.assets = Some(dump.names.assets);
         }
         let is_done = |done: &ShardDone| done.shard == shard;
-        if !self.session.manifest.shards_done(self.id)?.iter().any(is_done) {
+        if self.session.manifest.shards_done(self.id)?.iter().any(is_done) {
+            if let Some(ending) = self.wait_for_end(shard).await? {
+                return Ok(ending);
+            }
+        } else {
             let unseen = self.store_all(self.plan.rehash, None).await?;
             if self.stop.is_cancelled() {
                 return self.interrupted().await;
@@ -55,16 +71,56 @@ impl Run<'_> {
             self.leave(&unseen).await?;
             self.say_done(shard).await?;
         }
-        self.session.refresh(self.monitor.as_ref()).await?;
-        if let Some(ending) = self.how_it_ended()? {
+        if let Some(ending) = how_it_ended(&self.session.manifest, self.id)? {
             return Ok(ending);
         }
-        let done = self.session.manifest.shards_done(self.id)?;
-        let waiting_for: Vec<_> = (0..shard.of).filter(|part| done.iter().all(|done| done.shard.part != *part)).collect();
+        // As of this shard's own entry: only the last one's has all the others before it.
+        let waiting_for = self.waiting_for(shard)?;
         if !waiting_for.is_empty() {
             return Ok(Ending::Shard { waiting_for });
         }
+        let done = self.session.manifest.shards_done(self.id)?;
         Box::pin(self.end_all(done, dump)).await
+    }
+
+    fn waiting_for(&self, shard: Part) -> Result<Vec<u64>, BackupError> {
+        let done = self.session.manifest.shards_done(self.id)?;
+        Ok((0..shard.of).filter(|part| done.iter().all(|done| done.shard.part != *part)).collect())
+    }
+
+    /// This shard was done before it was started again. Whoever was the last ends the run, unless it died at that: then nothing is heard of it.
+    async fn wait_for_end(&mut self, shard: Part) -> Result<Option<Ending>, BackupError> {
+        let mut told = false;
+        loop {
+            self.session.refresh(self.monitor.as_ref()).await?;
+            if let Some(ending) = how_it_ended(&self.session.manifest, self.id)? {
+                return Ok(Some(ending));
+            }
+            if !self.waiting_for(shard)?.is_empty() || self.plan.take_over {
+                return Ok(None);
+            }
+            let last = self.session.manifest.run(self.id)?.map_or(Timestamp::UNIX_EPOCH, |run| run.last_entry_at);
+            if Duration::try_from(Timestamp::now().duration_since(last)).is_ok_and(|silent| silent > DEAD_AFTER) {
+                return Ok(None);
+            }
+            if !told {
+                told = true;
+                self.monitor.emit(Event::Waiting { what: "all shards are done, and one of them makes the snapshot".to_owned() });
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return self.interrupted().await.map(Some),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// How the run ended, if it is over by now: another one has begun, or another shard has made the snapshot.
+    pub(super) async fn ended_meanwhile(&mut self) -> Result<Option<Ending>, BackupError> {
+        if self.plan.shard.is_none() {
+            return Ok(None);
+        }
+        self.session.refresh(self.monitor.as_ref()).await?;
+        how_it_ended(&self.session.manifest, self.id)
     }
 
     /// Two writers of the log are kept apart by conditional writes alone.
@@ -72,17 +128,6 @@ impl Run<'_> {
         self.session.begin_writing().await?;
         let store = self.session.store();
         if store.capabilities().conditional_create { Ok(()) } else { Err(BackupError::ShardsNeedConditions { url: store.url().to_owned() }) }
-    }
-
-    /// How the run ended, if it is over: another shard has done the rest.
-    fn how_it_ended(&self) -> Result<Option<Ending>, BackupError> {
-        let Some(run) = self.session.manifest.run(self.id)? else { return Ok(None) };
-        match run.outcome.as_deref() {
-            Some("snapshot") => Ok(Some(Ending::Shard { waiting_for: Vec::new() })),
-            Some("withheld") => Ok(Some(Ending::Withheld { reason: run.reason.unwrap_or_default() })),
-            Some("died") => Err(BackupError::RunIsOver { run: self.id.to_string() }),
-            _ => Ok(None),
-        }
     }
 
     /// Each shard has to know the same number of them.
@@ -112,9 +157,10 @@ impl Run<'_> {
     }
 
     async fn read_back(&mut self, database: &Database, taken: DumpFact) -> Result<Dumped, BackupError> {
-        let locations = self.locations(database);
-        let listing = list_dump(self.session, taken, locations, self.monitor.as_ref(), self.stop).await;
-        match listing {
+        let (store, file, locations) = (Arc::clone(&self.session.repository.store), self.session.state.own_file("inventory.db"), self.locations(database));
+        let (monitor, stop) = (Arc::clone(self.monitor), self.stop.clone());
+        let listing = async move { list_dump(store, file, taken, locations, monitor.as_ref(), &stop).await };
+        match self.alive_while(Box::pin(listing)).await {
             Ok(listing) => Ok(Dumped::Kept(Box::new(Kept::read_back(listing)))),
             Err(_) if self.stop.is_cancelled() => Ok(Dumped::Interrupted),
             Err(error) => Err(error.into()),
@@ -123,28 +169,30 @@ impl Run<'_> {
 
     /// `None` where it was asked to stop.
     async fn wait_for_dump(&mut self) -> Result<Option<DumpFact>, BackupError> {
-        let (mut heard, mut since, mut told) = (0, Instant::now(), false);
+        let (began, mut beat, mut told) = (Timestamp::now(), Instant::now(), false);
         loop {
             self.session.refresh(self.monitor.as_ref()).await?;
             if let Some(taken) = self.session.manifest.dump_of_run(self.id)? {
                 return Ok(Some(taken));
             }
-            let run = self.session.manifest.run(self.id)?;
-            if run.as_ref().is_some_and(|run| run.outcome.is_some()) {
+            if how_it_ended(&self.session.manifest, self.id)?.is_some() {
                 return Err(BackupError::RunIsOver { run: self.id.to_string() });
             }
-            // Whoever dumps says now and then that it is alive.
-            let last_entry = run.map_or(0, |run| run.last_entry);
-            if last_entry != heard {
-                (heard, since) = (last_entry, Instant::now());
-            }
-            let left = self.plan.wait.saturating_sub(since.elapsed());
+            // Shard 0 says now and then that it is alive, once it has begun.
+            let heard = self.session.manifest.shard_seen_at(self.id, 0)?.map_or(began, |at| at.max(began));
+            let silent = Duration::try_from(Timestamp::now().duration_since(heard)).unwrap_or_default();
+            let left = self.plan.wait.saturating_sub(silent);
             if left.is_zero() {
                 return Err(BackupError::Busy { who: "shard 0 has not dumped the database, and says nothing".to_owned() });
             }
             if !told {
                 told = true;
                 self.monitor.emit(Event::Waiting { what: "shard 0 is to dump the database before the library is walked".to_owned() });
+            }
+            if beat.elapsed() > CHECKPOINT_INTERVAL {
+                // The run is not dead while one of its shards waits.
+                self.commit(&[]).await?;
+                beat = Instant::now();
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(None),
@@ -188,14 +236,24 @@ impl Run<'_> {
         self.take_over(done);
         self.refuse_empty()?;
         let unseen = Unseen::new(&self.session.state.scratch("unseen.db"))?;
+        let lookup = Lookup::open(self.session.manifest.path())?;
         let mut found = Vec::new();
+        let mut beat = Instant::now();
         let mut last: Option<FilePath> = None;
         loop {
             let page = self.session.manifest.remainder_page(self.id, last.as_ref())?;
             let Some(end) = page.last() else { break };
             last = Some(end.clone());
+            if beat.elapsed() > CHECKPOINT_INTERVAL {
+                self.commit(&[]).await?;
+                beat = Instant::now();
+            }
+            // Where another run has replaced this one, what was left is forgotten, and looks like the end of it.
+            if let Some(ending) = how_it_ended(&self.session.manifest, self.id)? {
+                return Ok(ending);
+            }
             for file in page {
-                self.look_at_left(file, &unseen, &mut found)?;
+                self.look_at_left(file, &lookup, &unseen, &mut found)?;
                 if found.len() >= CHECKPOINT_FILES_MAX {
                     self.store_found(std::mem::take(&mut found), &unseen).await?;
                 }
@@ -209,7 +267,7 @@ impl Run<'_> {
     }
 
     /// What of one path is to be done. A new one that is gone may have moved to where the walk has been.
-    fn look_at_left(&mut self, file: FilePath, unseen: &Unseen, found: &mut Vec<Item>) -> Result<(), BackupError> {
+    fn look_at_left(&mut self, file: FilePath, lookup: &Lookup, unseen: &Unseen, found: &mut Vec<Item>) -> Result<(), BackupError> {
         if self.add_unseen(unseen, &file)? {
             return Ok(());
         }
@@ -219,7 +277,10 @@ impl Run<'_> {
             look(folder, &path)
         };
         match times {
-            Ok(Some(times)) => found.push(Item::found(file, tree, &times)),
+            Ok(Some(times)) => {
+                let current = lookup.current_of(&file)?;
+                found.push(Item::found(file, tree, &times, current));
+            }
             Ok(None) => self.slipped += 1,
             Err(error) => self.note_unread(file.to_string(), error.to_string()),
         }
@@ -237,11 +298,19 @@ impl Run<'_> {
         let mut rehashed = done.iter().map(|done| done.rehashed);
         let first = rehashed.next().flatten();
         self.rehashed = first.filter(|first| rehashed.all(|part| part == Some(*first)));
-        for mut shard in done {
+        let mut unread = BTreeSet::new();
+        for shard in done {
             self.counts.merge(&shard.counts);
             self.seen_of_immich += shard.seen_of_immich;
             self.slipped += shard.slipped;
-            self.unread.append(&mut shard.unread);
+            for one in shard.unread {
+                // A folder that several shards could not pass through is one.
+                if unread.insert(one.path.clone()) {
+                    self.unread.push(one);
+                } else {
+                    self.counts.unread = self.counts.unread.saturating_sub(1);
+                }
+            }
             self.bit_rot.extend(shard.bit_rot.iter().map(PathFact::file));
             self.doubtful.extend(shard.doubtful.iter().map(PathFact::file));
         }

@@ -164,7 +164,7 @@ impl Run<'_> {
         if self.stop.is_cancelled() {
             return interrupted(None);
         }
-        let part = self.plan.rehash.map(|sample| self.next_part(sample)).transpose()?;
+        let part = self.plan.rehash.map_or(Ok(None), |sample| self.next_part(sample))?;
         let scanned = self.scan(self.sources.clone(), None)?;
         let at = folder.to_owned();
         let room = blocking(move || stage::measure(&at, &scanned)).await?;

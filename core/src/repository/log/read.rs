@@ -111,6 +111,14 @@ impl LogError {
 /// # Errors
 /// A gap, a fork, or the store.
 pub async fn listed_entries(store: &dyn Store, after: u64) -> Result<Heads, LogError> {
+    match list_entries(store, after).await {
+        // A listing that takes its time may show an entry that came after one that it has missed: both are there when it is asked again.
+        Err(LogError::Gap { .. }) => list_entries(store, after).await,
+        listed => listed,
+    }
+}
+
+async fn list_entries(store: &dyn Store, after: u64) -> Result<Heads, LogError> {
     let start = (after > 0).then(|| Key::parse(&format!("{}{:010}", key::LOG, after))).transpose().map_err(StoreError::from)?;
     let mut listing = store.list(key::LOG, start.as_ref());
     let mut entries = Heads::new();

@@ -1,6 +1,6 @@
 //! Applying log entries, one transaction each.
 
-use super::super::log::{Claimed, Damaged, Entry, Fact, Head, Header, Outcome, PathFact, Pruned, StoredFact};
+use super::super::log::{Claimed, Damaged, Entry, Fact, Head, Header, Outcome, PathFact, Pruned, RunStarted, StoredFact};
 use super::question::Verification;
 use super::removable::{is_needed, versions_in};
 use super::shards::claim_row;
@@ -82,10 +82,16 @@ impl Manifest {
     /// Every entry of a run is its heartbeat.
     fn beat(&self, header: &Header) -> rusqlite::Result<()> {
         let Some(run) = header.run else { return Ok(()) };
+        let (run, at) = (run.to_string(), header.written_at.to_string());
         self.connection.prepare_cached("UPDATE run SET last_entry = ?2, last_entry_at = ?3 WHERE id = ?1")?.execute(params![
-            run.to_string(),
+            run,
             signed(header.sequence),
-            header.written_at.to_string()
+            at
+        ])?;
+        self.connection.prepare_cached("UPDATE shard SET last_entry_at = ?3 WHERE run = ?1 AND writer = ?2")?.execute(params![
+            run,
+            header.writer.to_string(),
+            at
         ])?;
         Ok(())
     }
@@ -104,19 +110,25 @@ impl Manifest {
                     reason = CASE WHEN outcome IS NULL OR outcome IN ('failed', 'interrupted') THEN NULL ELSE reason END
                   WHERE id = ?1";
                 if self.connection.execute(again, [&id])? > 0 {
-                    return Ok(());
+                    return self.begin_shard(header, started);
                 }
-                // Whoever begins has made sure that no other run is alive.
-                self.connection.execute("UPDATE run SET outcome = 'died' WHERE outcome IS NULL", [])?;
-                self.forget_shards()?;
+                // Whoever begins has made sure that no other run is alive. One of shards could be taken up again after it had failed: not any more.
+                self.connection.execute(
+                    "UPDATE run SET outcome = 'died' WHERE outcome IS NULL OR (outcome IN ('failed', 'interrupted') AND json_extract(fact, '$.shard') IS NOT NULL)",
+                    [],
+                )?;
+                self.connection.execute_batch("DELETE FROM shard; DELETE FROM claim; DELETE FROM remainder;")?;
                 self.connection.execute(
                     "INSERT INTO run(id, writer, first_entry, last_entry, started_at, last_entry_at, fact) VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
                     params![id, header.writer.to_string(), sequence, started.at.to_string(), header.written_at.to_string(), json(started)],
                 )?;
-                Ok(())
+                self.begin_shard(header, started)
             }
             Fact::Snapshot(snapshot) => {
                 let Some(run) = header.run else { return Ok(()) };
+                if self.is_replaced(&run.to_string())? {
+                    return Ok(());
+                }
                 let all = snapshot.totals.all();
                 // The first snapshot of a run counts.
                 let added = self.connection.execute(
@@ -129,7 +141,9 @@ impl Manifest {
                         params![snapshot.taken_at.to_string(), snapshot.immich_version],
                     )?;
                     self.connection.execute("UPDATE run SET outcome = 'snapshot', reason = NULL WHERE id = ?1", [run.to_string()])?;
-                    self.forget_shards()?;
+                    if self.newest_run()?.is_none() {
+                        self.connection.execute_batch("DELETE FROM shard; DELETE FROM claim; DELETE FROM remainder;")?;
+                    }
                 }
                 Ok(())
             }
@@ -147,7 +161,7 @@ impl Manifest {
                     Outcome::Failed => "failed",
                 };
                 self.connection.execute(
-                    "UPDATE run SET outcome = ?2, reason = ?3, gone = ?4, changed = ?5 WHERE id = ?1 AND outcome IS NOT 'snapshot'",
+                    "UPDATE run SET outcome = ?2, reason = ?3, gone = ?4, changed = ?5 WHERE id = ?1 AND outcome IS NULL",
                     params![run.to_string(), outcome, ended.reason, ended.gone.map(signed), ended.changed.map(signed)],
                 )?;
                 Ok(())
@@ -201,19 +215,28 @@ impl Manifest {
             }
             Fact::ShardDone(done) => {
                 let Some(run) = header.run else { return Ok(()) };
-                self.connection.execute(
-                    "INSERT OR REPLACE INTO shard(run, part, fact) VALUES (?1, ?2, ?3)",
-                    params![run.to_string(), signed(done.shard.part), json(done)],
-                )?;
+                self.connection
+                    .execute("UPDATE shard SET fact = ?3 WHERE run = ?1 AND part = ?2", params![run.to_string(), signed(done.shard.part), json(done)])?;
                 Ok(())
             }
             Fact::Unknown => Ok(()),
         }
     }
 
-    /// What the shards of a run said is of no use once it is over: what it left unnamed, the next one finds by a listing.
-    fn forget_shards(&self) -> rusqlite::Result<()> {
-        self.connection.execute_batch("DELETE FROM shard; DELETE FROM claim; DELETE FROM remainder;")
+    fn begin_shard(&self, header: &Header, started: &RunStarted) -> rusqlite::Result<()> {
+        let (Some(run), Some(shard)) = (header.run, started.shard) else { return Ok(()) };
+        self.connection.execute(
+            "INSERT INTO shard(run, part, writer, last_entry_at) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (run, part) DO UPDATE SET writer = excluded.writer, last_entry_at = excluded.last_entry_at",
+            params![run.to_string(), signed(shard.part), header.writer.to_string(), header.written_at.to_string()],
+        )?;
+        Ok(())
+    }
+
+    /// Whether this is a run of shards that another run has replaced: what its shards have left was forgotten, so it can have no snapshot any more.
+    fn is_replaced(&self, run: &str) -> rusqlite::Result<bool> {
+        let sql = "SELECT outcome IS 'died' AND json_extract(fact, '$.shard') IS NOT NULL FROM run WHERE id = ?1";
+        Ok(self.connection.query_row(sql, [run], |row| row.get(0)).optional()?.unwrap_or(false))
     }
 
     /// The first shard that claims something has it.

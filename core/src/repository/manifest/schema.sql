@@ -60,9 +60,11 @@ CREATE TABLE run(
 
 -- Of a run in shards, while it is not over: which of them are done, ...
 CREATE TABLE shard(
-  run      TEXT NOT NULL,
-  part     INTEGER NOT NULL,
-  fact     TEXT NOT NULL,
+  run           TEXT NOT NULL,
+  part          INTEGER NOT NULL,
+  writer        TEXT NOT NULL,
+  last_entry_at TEXT NOT NULL,       -- its heartbeat
+  fact          TEXT,                -- what it did; NULL: it is not done
   PRIMARY KEY (run, part)
 ) STRICT, WITHOUT ROWID;
 

@@ -3,8 +3,9 @@
 use super::super::log::{DumpFact, ShardDone, Subject};
 use super::lookup::Lookup;
 use super::question::{RunRow, converted, from_json};
-use super::{Manifest, ManifestError, page_rows, unsigned};
+use super::{Manifest, ManifestError, page_rows, signed, unsigned};
 use crate::model::{FilePath, Root, RootPath, RunId};
+use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 /// The columns `kind` and `value` of a claim.
@@ -45,9 +46,19 @@ impl Manifest {
     /// SQLite's.
     pub fn shards_done(&self, id: RunId) -> Result<Vec<ShardDone>, ManifestError> {
         let failed = self.failed("read");
-        let mut query = self.connection.prepare_cached("SELECT fact FROM shard WHERE run = ?1 ORDER BY part").map_err(&failed)?;
+        let mut query = self.connection.prepare_cached("SELECT fact FROM shard WHERE run = ?1 AND fact IS NOT NULL ORDER BY part").map_err(&failed)?;
         let rows = query.query_map([id.to_string()], |row| from_json(row, 0));
         rows.and_then(Iterator::collect).map_err(&failed)
+    }
+
+    /// When this shard of the run `id` last wrote to the log, by its own clock; `None` where it has not begun.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn shard_seen_at(&self, id: RunId, part: u64) -> Result<Option<Timestamp>, ManifestError> {
+        let sql = "SELECT last_entry_at FROM shard WHERE run = ?1 AND part = ?2";
+        let row = |row: &Row<'_>| converted(0, row.get::<_, String>(0)?.parse());
+        self.connection.query_row(sql, params![id.to_string(), signed(part)], row).optional().map_err(self.failed("read"))
     }
 
     /// The next paths after `after` that the shards of the run `id` have left to the one that ends it; empty at the end.
