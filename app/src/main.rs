@@ -8,11 +8,13 @@ mod config;
 mod daemon;
 mod database;
 mod exit;
+mod metrics;
 mod privileges;
 mod schedule;
 mod screen;
 mod services;
 mod settings;
+mod standing;
 mod stack;
 
 use std::process::ExitCode;

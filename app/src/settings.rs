@@ -536,7 +536,15 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("TIME"),
         environment: &["IMMICH_BACKUP_MAX_AGE"],
         default: None,
-        help: "Fail (exit 1) if the newest snapshot is older than this, e.g. `26h`",
+        help: "Fail (exit 1) if the newest proven snapshot is older than this, e.g. `26h`; of a repository without a database, the newest",
+    },
+    Setting {
+        name: "metrics-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_METRICS_FILE"],
+        default: None,
+        help: "Write metrics for Prometheus into this file at the end, whatever the outcome; node_exporter's textfile collector reads it if it ends in `.prom`",
     },
     Setting {
         name: "json",
@@ -732,7 +740,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("ADDRESS"),
         environment: &["IMMICH_BACKUP_LISTEN"],
         default: None,
-        help: "Answer /healthz and /status over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are",
+        help: "Answer /healthz, /status and /metrics over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are",
     },
     Setting {
         name: "check",
@@ -832,6 +840,7 @@ pub const COMMANDS: &[CommandSpec] = &[
             "workers",
             "wait",
             "take-over",
+            "metrics-file",
         ],
         argument: None,
     },
@@ -847,7 +856,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "status",
         about: "Say whether the backup is recent and sound",
         more: "Shows the age of the newest snapshot, of the last look at every object, and of the last reading. For cron and probes: --max-age.",
-        settings: &["max-age"],
+        settings: &["max-age", "metrics-file"],
         argument: None,
     },
     CommandSpec {
@@ -855,7 +864,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Check that everything the log promises is there, and whole",
         more: "Reads the whole log and lists the store; with --read-data it reads objects back and compares every byte. Writes what it found to the log: \
                the next backup stores damaged content again from the library.",
-        settings: &["listing", "read-data", "sample", "proof", "snapshot", "until", "workers"],
+        settings: &["listing", "read-data", "sample", "proof", "snapshot", "until", "workers", "metrics-file"],
         argument: None,
     },
     CommandSpec {
@@ -905,7 +914,18 @@ pub const COMMANDS: &[CommandSpec] = &[
         more: "Loads the snapshot's dump into a PostgreSQL that is started for it from the programs found here (or into an empty database given by --database), counts \
                the rows of every table, then fetches a sample of the originals and compares them with the SHA-1 that stands in the restored database. Writes the result to \
                the log; `status` warns when the last drill is older than 35 days.",
-        settings: &["snapshot", "sample", "database", "database-user", "database-name", "database-password-file", "postgres-programs", "until", "workers"],
+        settings: &[
+            "snapshot",
+            "sample",
+            "database",
+            "database-user",
+            "database-name",
+            "database-password-file",
+            "postgres-programs",
+            "until",
+            "workers",
+            "metrics-file",
+        ],
         argument: None,
     },
     CommandSpec {
@@ -943,7 +963,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         more: "Shows the plan, then does it. Originals are never removed. A dump stays if any rule keeps it; without a rule all stay. Whatever the rules say, these \
                stay: the newest dump whose files are all proven, that of the newest snapshot, those of snapshots with a label (other than a mere date), and those newer \
                than the newest snapshot. Needs credentials that may delete, which `backup` should not have.",
-        settings: &["keep-last", "keep-within", "keep-daily", "keep-weekly", "keep-monthly", "keep-yearly", "database-keep", "derived", "dry-run", "wait"],
+        settings: &["keep-last", "keep-within", "keep-daily", "keep-weekly", "keep-monthly", "keep-yearly", "database-keep", "derived", "dry-run", "wait", "metrics-file"],
         argument: None,
     },
     CommandSpec {
@@ -959,8 +979,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Back up on a schedule, and verify, drill and prune if asked",
         more: "Takes what `backup`, `verify`, `drill` and `prune` take, and hands it on: each runs in a process of its own, one at a time. A time that was missed (no power) is \
                made up for once; a failed backup is tried again. SIGTERM lets the job that runs write its checkpoint (exit 130 then, 0 if none ran); a second one ends at \
-               once. With --listen it tells how it is: /healthz answers 200 while it is alive, /status 503 when a job ended badly or the newest snapshot is older than \
-               --max-age.",
+               once. With --listen it tells how it is: /healthz answers 200 while it is alive, /status 503 when a job ended badly or the newest proven snapshot is older \
+               than --max-age, /metrics what Prometheus may ask.",
         settings: &[
             "schedule",
             "verify-schedule",
