@@ -14,8 +14,8 @@ mod schedule;
 mod screen;
 mod services;
 mod settings;
-mod standing;
 mod stack;
+mod standing;
 
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;

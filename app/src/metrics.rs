@@ -52,23 +52,15 @@ pub const COMMAND: &str = "command";
 pub const COMMANDS: [&str; 5] = ["backup", "verify", "drill", "prune", "status"];
 
 /// How runs end.
-const OUTCOMES: [Exit; 9] = [
-    Exit::Done,
-    Exit::Failed,
-    Exit::Usage,
-    Exit::Incomplete,
-    Exit::Withheld,
-    Exit::NoRepository,
-    Exit::LogDamaged,
-    Exit::Damaged,
-    Exit::Interrupted,
-];
+const OUTCOMES: [Exit; 9] =
+    [Exit::Done, Exit::Failed, Exit::Usage, Exit::Incomplete, Exit::Withheld, Exit::NoRepository, Exit::LogDamaged, Exit::Damaged, Exit::Interrupted];
 
 /// All metrics, in the order in which they are written.
 pub const METRICS: &[Metric] = &[
     of_repository("last_success_timestamp_seconds", "When the newest snapshot was committed whose run had nothing to complain about."),
     of_repository("last_proven_timestamp_seconds", "When the newest snapshot was committed in which every asset that should be there is proven."),
     of_repository("last_snapshot_timestamp_seconds", "When the newest snapshot was committed."),
+    of_repository("first_snapshot_timestamp_seconds", "When the first snapshot was committed."),
     of_repository("last_drill_timestamp_seconds", "When the last drill began."),
     of_repository("last_drill_outcome", "How the last drill ended: 1 for that outcome, 0 for the others."),
     of_repository("last_verify_timestamp_seconds", "When objects of the store were last looked at: listed, or read back as a whole or in part."),
@@ -114,7 +106,7 @@ fn metric(name: &str) -> Option<&'static Metric> {
 
 /// A count as Prometheus takes it: exact up to 2^53.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus knows no other numbers")]
-fn number(count: u64) -> f64 {
+pub fn number(count: u64) -> f64 {
     count as f64
 }
 

@@ -963,7 +963,19 @@ pub const COMMANDS: &[CommandSpec] = &[
         more: "Shows the plan, then does it. Originals are never removed. A dump stays if any rule keeps it; without a rule all stay. Whatever the rules say, these \
                stay: the newest dump whose files are all proven, that of the newest snapshot, those of snapshots with a label (other than a mere date), and those newer \
                than the newest snapshot. Needs credentials that may delete, which `backup` should not have.",
-        settings: &["keep-last", "keep-within", "keep-daily", "keep-weekly", "keep-monthly", "keep-yearly", "database-keep", "derived", "dry-run", "wait", "metrics-file"],
+        settings: &[
+            "keep-last",
+            "keep-within",
+            "keep-daily",
+            "keep-weekly",
+            "keep-monthly",
+            "keep-yearly",
+            "database-keep",
+            "derived",
+            "dry-run",
+            "wait",
+            "metrics-file",
+        ],
         argument: None,
     },
     CommandSpec {

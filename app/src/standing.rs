@@ -19,7 +19,9 @@ pub const SILENT_MAX: Duration = Duration::from_secs(180);
 pub struct Standing {
     /// The newest snapshot.
     pub snapshot: Option<String>,
-    /// When it was committed.
+    /// When the first snapshot was committed.
+    pub first_snapshot_at: Option<Timestamp>,
+    /// When the newest was committed.
     pub snapshot_at: Option<Timestamp>,
     /// When the newest snapshot was committed whose run had nothing to complain about.
     pub success_at: Option<Timestamp>,
@@ -89,6 +91,7 @@ impl Standing {
             damaged_objects: manifest.count_lost()?,
             last_backup: manifest.runs(1)?.pop().and_then(|run| last_backup(&run, latest.as_ref())),
             snapshot: latest.as_ref().map(|row| row.id.to_string()),
+            first_snapshot_at: manifest.snapshot_times()?.into_iter().next().map(|(_, taken_at)| taken_at),
             snapshot_at: latest.as_ref().map(|row| row.fact.taken_at),
             has_database: latest.as_ref().is_some_and(|row| row.fact.dump.is_some()),
             proof: latest.as_ref().and_then(|row| row.fact.proof.clone()).map(|proof| Proof { named: Vec::new(), ..proof }),
@@ -102,10 +105,16 @@ impl Standing {
         self.guarded_at.is_none_or(|at| is_older(at, max_age, now))
     }
 
-    /// Whether there should have been a drill since the last one.
+    /// Whether there was no drill for too long; for a new repository that is so from its first snapshot on.
+    #[must_use]
+    pub fn lacks_drill(&self, now: Timestamp) -> bool {
+        self.has_database && self.drill_at.is_none_or(|at| is_older(at, DRILL_MAX_AGE, now))
+    }
+
+    /// Whether there was no drill for too long; a new repository has its time for the first.
     #[must_use]
     pub fn drill_is_overdue(&self, now: Timestamp) -> bool {
-        self.has_database && self.drill_at.is_none_or(|at| is_older(at, DRILL_MAX_AGE, now))
+        self.has_database && self.drill_at.or(self.first_snapshot_at).is_some_and(|at| is_older(at, DRILL_MAX_AGE, now))
     }
 }
 
@@ -126,4 +135,40 @@ fn last_backup(run: &RunRow, latest: Option<&SnapshotRow>) -> Option<LastBackup>
         None => return None,
     };
     Some(LastBackup { at: run.last_entry_at, outcome: exit.outcome().to_owned() })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Of a repository whose newest snapshot, without a database, is of this time, and counts.
+    pub(crate) fn standing(guarded_at: Option<&str>) -> Standing {
+        let at = guarded_at.map(|text| text.parse().unwrap());
+        Standing {
+            snapshot: Some("5f".into()),
+            first_snapshot_at: at,
+            snapshot_at: at,
+            success_at: at,
+            proven_at: None,
+            guarded_at: at,
+            has_database: false,
+            drill_at: None,
+            drill: None,
+            listed_at: None,
+            read_at: None,
+            verified_at: None,
+            damaged_objects: 0,
+            last_backup: None,
+            proof: None,
+            totals: None,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_tomorrow_has_no_age_and_none_is_too_old() {
+        let now = "2026-05-02T03:00Z".parse().unwrap();
+        let too_old = |at| standing(at).is_older_than(Duration::from_secs(86_400), now);
+        assert!(too_old(None) && too_old(Some("2026-05-01T02:59:59Z")) && too_old(Some("2026-05-03T03:00Z")));
+        assert!(!too_old(Some("2026-05-01T03:00Z")) && !too_old(Some("2026-05-02T03:00Z")));
+    }
 }

@@ -62,7 +62,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if latest.is_some() && !with_database {
         remarks.push("the newest snapshot has no database: files alone do not bring Immich back".to_owned());
     }
-    if standing.drill_is_overdue(now) {
+    if standing.lacks_drill(now) {
         remarks.push("no drill for more than 35 days: `immich-backup drill` shows whether this backup comes back".to_owned());
     }
     let too_old = latest.is_none() || max_age.is_some_and(|max_age| standing.is_older_than(max_age, now));
@@ -70,7 +70,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     match (&latest, max_age, standing.proven_at) {
         (None, ..) => problems.push("there is no snapshot yet".to_owned()),
         _ if !too_old => {}
-        (Some(snapshot), Some(max_age), _) if is_older(snapshot.fact.taken_at, max_age, now) => problems.push(format!("the newest snapshot is older than {said}")),
+        (Some(snapshot), Some(max_age), _) if is_older(snapshot.fact.taken_at, max_age, now) => {
+            problems.push(format!("the newest snapshot is older than {said}"))
+        }
         (_, _, Some(at)) => problems.push(format!("the newest proven snapshot is older than {said} ({}); those after it lack something", screen::age(at))),
         (_, _, None) => problems.push("no snapshot was ever proven".to_owned()),
     }

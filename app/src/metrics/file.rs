@@ -99,23 +99,8 @@ mod tests {
     }
 
     fn standing(snapshot: &str, last: Option<(&str, &str)>) -> Standing {
-        Standing {
-            snapshot: Some("5f".into()),
-            snapshot_at: Some(at(snapshot)),
-            success_at: Some(at(snapshot)),
-            proven_at: None,
-            guarded_at: None,
-            has_database: false,
-            drill_at: None,
-            drill: None,
-            listed_at: None,
-            read_at: None,
-            verified_at: None,
-            damaged_objects: 0,
-            last_backup: last.map(|(when, outcome)| LastBackup { at: at(when), outcome: outcome.into() }),
-            proof: None,
-            totals: None,
-        }
+        let last_backup = last.map(|(when, outcome)| LastBackup { at: at(when), outcome: outcome.into() });
+        Standing { last_backup, ..crate::standing::tests::standing(Some(snapshot)) }
     }
 
     fn value(path: &Path, name: &str, labels: &[(&str, &str)]) -> Option<f64> {

@@ -14,6 +14,7 @@ pub(super) fn samples(repository: &str, standing: &Standing) -> Vec<Sample> {
         ("last_success_timestamp_seconds", standing.success_at),
         ("last_proven_timestamp_seconds", standing.proven_at),
         ("last_snapshot_timestamp_seconds", standing.snapshot_at),
+        ("first_snapshot_timestamp_seconds", standing.first_snapshot_at),
         ("last_drill_timestamp_seconds", standing.drill_at),
         ("last_verify_timestamp_seconds", standing.verified_at),
         ("last_listed_timestamp_seconds", standing.listed_at),

@@ -40,7 +40,8 @@ impl Gcs {
             GcsCredentials::Ambient => builder(),
         };
         let credentials = Arc::clone(identified.with_retry(for_tokens()).build().map_err(|error| unusable(&access.gcs, &error))?.credentials());
-        let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle, Arc::clone(requests)).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
+        let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle, Arc::clone(requests))
+            .map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder().with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));
         let store = reading.build().map_err(failed)?;
