@@ -22,6 +22,7 @@ need_servers() {
   server moto_server "moto[server,s3]==$moto" from_pypi
   server azurite-blob "azurite@$azurite" from_npm
   server s3s-fs "s3s-fs@$s3s_fs" from_crates
+  server promtool prometheus from_debian
   need_postgresql
   need_docker
 }
@@ -64,6 +65,20 @@ from_crates() {
   local command=$1 package=$2
   cargo install --quiet --debug --locked --root "$tools/$command" --features binary "$package"
   ln -sf "../$command/bin/$command" "$tools/bin/$command"
+}
+
+# One program out of a package of the distribution: to install the package would start a server.
+from_debian() {
+  local command=$1 package=$2 folder
+  need_apt "$package"
+  as_root apt-get -qq update
+  folder=$(mktemp -d)
+  # apt-get downloads as somebody else.
+  chmod a+rwx "$folder"
+  (cd "$folder" && apt-get -qq download "$package")
+  dpkg-deb --extract "$folder"/*.deb "$folder/content"
+  install -m 0755 "$folder/content/usr/bin/$command" "$tools/bin/$command"
+  rm -rf "$folder"
 }
 
 # need_postgresql: the distribution's own, which lacks pgvector as many a server does, and one that has all that Immich needs.

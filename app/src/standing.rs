@@ -48,6 +48,9 @@ pub struct Standing {
     /// What the newest snapshot's proof says, without names.
     #[serde(skip)]
     pub proof: Option<Proof>,
+    /// How many assets that lie outside were left out of it on purpose.
+    #[serde(skip)]
+    pub ignored: u64,
     /// What the newest snapshot holds.
     #[serde(skip)]
     pub totals: Option<Totals>,
@@ -95,6 +98,7 @@ impl Standing {
             snapshot_at: latest.as_ref().map(|row| row.fact.taken_at),
             has_database: latest.as_ref().is_some_and(|row| row.fact.dump.is_some()),
             proof: latest.as_ref().and_then(|row| row.fact.proof.clone()).map(|proof| Proof { named: Vec::new(), ..proof }),
+            ignored: latest.as_ref().map_or(0, |row| row.fact.ignored),
             totals: latest.map(|row| row.fact.totals),
         })
     }
@@ -160,6 +164,7 @@ pub(crate) mod tests {
             damaged_objects: 0,
             last_backup: None,
             proof: None,
+            ignored: 0,
             totals: None,
         }
     }

@@ -68,6 +68,14 @@ pub(crate) fn tools() -> PathBuf {
     env::var_os("IMMICH_BACKUP_TEST_TOOLS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools"), PathBuf::from)
 }
 
+/// Prometheus' own checker of metrics and rules.
+///
+/// # Errors
+/// It is not installed.
+pub fn promtool() -> Result<PathBuf, ServerError> {
+    tool("promtool")
+}
+
 /// Path of an installed server.
 fn tool(name: &str) -> Result<PathBuf, ServerError> {
     let program = tools().join("bin").join(name);

@@ -27,16 +27,19 @@ pub(super) fn samples(repository: &str, standing: &Standing) -> Vec<Sample> {
     }
     if let Some(proof) = &standing.proof {
         let Proof { proven, unprovable, outside, offline, mismatched, missing, untracked, ages, .. } = proof;
+        // What was left out on purpose is nothing to be alarmed about.
+        let ignored = standing.ignored.min(*outside);
         let verdicts = [
-            ("proven", proven),
-            ("unprovable", unprovable),
-            ("outside", outside),
-            ("offline", offline),
-            ("mismatched", mismatched),
-            ("missing", missing),
-            ("untracked", untracked),
+            ("proven", *proven),
+            ("unprovable", *unprovable),
+            ("outside", outside.saturating_sub(ignored)),
+            ("ignored", ignored),
+            ("offline", *offline),
+            ("mismatched", *mismatched),
+            ("missing", *missing),
+            ("untracked", *untracked),
         ];
-        samples.extend(verdicts.map(|(word, count)| labelled("assets", "verdict", word, number(*count))));
+        samples.extend(verdicts.map(|(word, count)| labelled("assets", "verdict", word, number(count))));
         for (look, age) in [("recorded", ages.recorded), ("listed", ages.listed), ("read", ages.read)] {
             samples.push(labelled("proof_assets", "look", look, number(age.assets)));
             samples.extend(age.oldest.map(|at| labelled("proof_oldest_timestamp_seconds", "look", look, seconds(at))));
