@@ -6,6 +6,7 @@ use crate::config::{Settings, UsageError};
 use crate::daemon::child::PARENT;
 use crate::exit::{Exit, Failure};
 use crate::metrics::{self, Run, Tally};
+use crate::notify::Telling;
 use crate::screen::{self, Style};
 use crate::standing::Standing;
 use anyhow::Context as _;
@@ -139,13 +140,22 @@ fn run_command(name: &str, app: &App) -> Result<Outcome, Failure> {
     builder.enable_all().worker_threads(threads()).max_blocking_threads(blocking_threads(app));
     let runtime = builder.build().context("cannot start threads")?;
     let ended = runtime.block_on(async {
-        end_with_the_daemon()?;
+        let is_job = end_with_the_daemon()?;
         listen_for_signals(app)?;
+        // Of its jobs the daemon tells: one that is killed could not.
+        let telling = if is_job { None } else { Telling::begin(app, name).map_err(anyhow::Error::from)? };
         let mut ended = commands::run(name, app).await.map_err(Failure::from);
         if let (Ok(outcome), Some(standing)) = (&mut ended, app.standing()) {
             outcome.fields.insert("standing".to_owned(), json!(standing));
         }
         app.write_metrics(name, ended.as_ref().map_or_else(|failure| failure.exit, |outcome| outcome.exit), began);
+        if let Some(telling) = telling {
+            let summary = match &ended {
+                Ok(outcome) => summary(name, outcome.exit, outcome.fields.clone()),
+                Err(failure) => summary_of_failure(name, failure),
+            };
+            telling.end(app, summary).await;
+        }
         ended
     });
     // Threads that wait for a hung disk must not keep the program from ending.
@@ -163,17 +173,18 @@ fn blocking_threads(app: &App) -> usize {
     app.workers().map_or(4, NonZeroUsize::get) * 2 + 16
 }
 
-/// A job whose daemon died is asked to end, too: the next daemon would find it in its way.
-fn end_with_the_daemon() -> anyhow::Result<()> {
+/// A job whose daemon died is asked to end, too: the next daemon would find it in its way. Says whether this is a job.
+fn end_with_the_daemon() -> anyhow::Result<bool> {
     let parent = rustix::process::getppid().map(|parent| parent.as_raw_pid().to_string());
     // What this process starts has the same environment, and another parent.
-    if parent.is_some() && set(PARENT) == parent {
+    let is_job = parent.is_some() && set(PARENT) == parent;
+    if is_job {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)).context("cannot be bound to the daemon")?;
         if rustix::process::getppid().map(|parent| parent.as_raw_pid().to_string()) != parent {
             anyhow::bail!("the daemon that started this job has died");
         }
     }
-    Ok(())
+    Ok(is_job)
 }
 
 /// The first signal asks the command to end well; the second ends the program at once.
@@ -201,7 +212,7 @@ fn listen_for_signals(app: &App) -> anyhow::Result<()> {
 
 fn show(name: &str, json: bool, outcome: &Outcome) {
     if json {
-        screen::print_json(&summary(name, outcome.exit, outcome.fields.clone()));
+        screen::print_json(&Value::Object(summary(name, outcome.exit, outcome.fields.clone())));
     } else if !outcome.text.is_empty() {
         screen::print_line(&outcome.text);
     }
@@ -209,8 +220,7 @@ fn show(name: &str, json: bool, outcome: &Outcome) {
 
 fn show_failure(name: &str, json: bool, failure: &Failure) {
     if json {
-        let fields = Map::from_iter([("errors".to_owned(), json!([failure]))]);
-        screen::print_json(&summary(name, failure.exit, fields));
+        screen::print_json(&Value::Object(summary_of_failure(name, failure)));
         return;
     }
     screen::print_error(&format!("immich-backup: {}", failure.message));
@@ -219,12 +229,16 @@ fn show_failure(name: &str, json: bool, failure: &Failure) {
     }
 }
 
-fn summary(name: &str, exit: Exit, fields: Map<String, Value>) -> Value {
+fn summary_of_failure(name: &str, failure: &Failure) -> Map<String, Value> {
+    summary(name, failure.exit, Map::from_iter([("errors".to_owned(), json!([failure]))]))
+}
+
+fn summary(name: &str, exit: Exit, fields: Map<String, Value>) -> Map<String, Value> {
     let mut object =
         Map::from_iter([("type".to_owned(), json!("summary")), ("command".to_owned(), json!(name)), ("outcome".to_owned(), json!(exit.outcome()))]);
     object.insert("exit_code".to_owned(), json!(exit.code()));
     object.extend(fields);
-    Value::Object(object)
+    object
 }
 
 /// A name of the environment that has a value.

@@ -11,4 +11,5 @@ pub mod http;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
 pub mod turn;

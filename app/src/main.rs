@@ -9,6 +9,7 @@ mod daemon;
 mod database;
 mod exit;
 mod metrics;
+mod notify;
 mod privileges;
 mod schedule;
 mod screen;

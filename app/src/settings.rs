@@ -547,6 +547,94 @@ pub const SETTINGS: &[Setting] = &[
         help: "Write metrics for Prometheus into this file at the end, whatever the outcome; node_exporter's textfile collector reads it if it ends in `.prom`",
     },
     Setting {
+        name: "notify-ping",
+        short: None,
+        takes: Takes::Value("URL"),
+        environment: &["IMMICH_BACKUP_NOTIFY_PING"],
+        default: None,
+        help: "Ping this address as Healthchecks has it, with /start when a backup begins, itself when it ends well, /fail when not; `@FILE` holds it",
+    },
+    Setting {
+        name: "notify-webhook",
+        short: None,
+        takes: Takes::Value("URL"),
+        environment: &["IMMICH_BACKUP_NOTIFY_WEBHOOK"],
+        default: None,
+        help: "Post what happened to this address; `@FILE` holds it",
+    },
+    Setting {
+        name: "notify-webhook-as",
+        short: None,
+        takes: Takes::Value("STYLE"),
+        environment: &["IMMICH_BACKUP_NOTIFY_WEBHOOK_AS"],
+        default: Some("json"),
+        help: "What the webhook's receiver understands: `json` (all there is, docs/monitoring.md), `ntfy`, `gotify`, `discord` or `slack`",
+    },
+    Setting {
+        name: "notify-webhook-token-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_NOTIFY_WEBHOOK_TOKEN_FILE"],
+        default: None,
+        help: "A file that holds the webhook's token (sent as Bearer; to Gotify as X-Gotify-Key)",
+    },
+    Setting {
+        name: "notify-mail-to",
+        short: None,
+        takes: Takes::Values("ADDRESS"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_TO"],
+        default: None,
+        help: "Write to this address what happened",
+    },
+    Setting {
+        name: "notify-mail-from",
+        short: None,
+        takes: Takes::Value("ADDRESS"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_FROM"],
+        default: None,
+        help: "Whom the mail is from (default: the first of --notify-mail-to)",
+    },
+    Setting {
+        name: "notify-mail-server",
+        short: None,
+        takes: Takes::Value("URL"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_SERVER"],
+        default: None,
+        help: "The server that takes the mail: smtps://host (TLS), smtp://host (STARTTLS) or smtp-plain://host (no encryption: this machine's own)",
+    },
+    Setting {
+        name: "notify-mail-user",
+        short: None,
+        takes: Takes::Value("NAME"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_USER"],
+        default: None,
+        help: "The account at the mail's server",
+    },
+    Setting {
+        name: "notify-mail-password-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_PASSWORD_FILE"],
+        default: None,
+        help: "A file that holds that account's password",
+    },
+    Setting {
+        name: "notify-on",
+        short: None,
+        takes: Takes::Values("KIND"),
+        environment: &["IMMICH_BACKUP_NOTIFY_ON"],
+        default: None,
+        help: "What webhook and mail tell of: start, success, partial, failure, tripwire, bit-rot, drill-overdue, stale (default: all but the first two)",
+    },
+    Setting {
+        name: "test",
+        short: None,
+        takes: Takes::Switch,
+        environment: &[],
+        default: None,
+        help: "Send a message by every way that is set, and say how that went",
+    },
+    Setting {
         name: "json",
         short: None,
         takes: Takes::Switch,
@@ -987,6 +1075,14 @@ pub const COMMANDS: &[CommandSpec] = &[
         argument: Some(("TEXT", "Only names that have this in them; with `*` or `?`, that are like this")),
     },
     CommandSpec {
+        name: "notify",
+        about: "Show who is told of backups, and how; with --test, tell them",
+        more: "A ping service, a webhook, mail: what the settings name. `backup`, `verify`, `drill`, `prune` and the daemon tell them how they ended. That somebody cannot be \
+               told is a warning there and changes nothing; here it is exit 1.",
+        settings: &["test"],
+        argument: None,
+    },
+    CommandSpec {
         name: "daemon",
         about: "Back up on a schedule, and verify, drill and prune if asked",
         more: "Takes what `backup`, `verify`, `drill` and `prune` take, and hands it on: each runs in a process of its own, one at a time. A time that was missed (no power) is \
@@ -1013,13 +1109,33 @@ pub const COMMANDS: &[CommandSpec] = &[
 /// The commands that `daemon` runs, and whose settings it takes.
 const DAEMON_RUNS: [&str; 4] = ["backup", "verify", "drill", "prune"];
 
+/// Settings of whom to tell, which all that is told of takes.
+const NOTIFY: &[&str] = &[
+    "notify-ping",
+    "notify-webhook",
+    "notify-webhook-as",
+    "notify-webhook-token-file",
+    "notify-mail-to",
+    "notify-mail-from",
+    "notify-mail-server",
+    "notify-mail-user",
+    "notify-mail-password-file",
+    "notify-on",
+];
+
+/// The commands that take [`NOTIFY`].
+const NOTIFYING: [&str; 6] = ["backup", "verify", "drill", "prune", "daemon", "notify"];
+
 /// Settings that are meant for one run by hand: a daemon would say them each time.
 const FOR_ONE_RUN: [&str; 9] = ["dry-run", "accept", "ignore-missing-markers", "take-over", "drop-external", "snapshot", "until", "listing", "label"];
 
-/// The settings that a command takes besides [`EVERYWHERE`]: for `daemon`, also those of the commands that it runs.
+/// The settings that a command takes besides [`EVERYWHERE`]: also those of [`NOTIFY`], and for `daemon` those of the commands that it runs.
 #[must_use]
 pub fn settings_of(spec: &CommandSpec) -> Vec<&'static str> {
     let mut names = spec.settings.to_vec();
+    if NOTIFYING.contains(&spec.name) {
+        names.extend(NOTIFY);
+    }
     if spec.name == "daemon" {
         let theirs = COMMANDS.iter().filter(|command| DAEMON_RUNS.contains(&command.name)).flat_map(|command| command.settings);
         for name in theirs.filter(|name| !FOR_ONE_RUN.contains(name)) {

@@ -6,9 +6,11 @@ use crate::daemon::guard;
 use crate::daemon::log::Log;
 use crate::daemon::memory::{Found, MemoryFile, Remembered};
 use crate::daemon::metrics::{self, MetricsFile};
+use crate::daemon::notify::Teller;
 use crate::daemon::turn::Loop;
 use crate::daemon::{child, http};
 use crate::exit::Exit;
+use crate::notify::{Notifiers, Origin};
 use crate::schedule::Calendar;
 use crate::schedule::planner::{Job, Planner};
 use crate::screen::Style;
@@ -50,6 +52,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let repository = app.repository_name()?;
     let named = settings.text("metrics-file").filter(|path| !path.is_empty()).map(PathBuf::from);
     let metrics_file = MetricsFile { path: named.unwrap_or_else(|| app.state_base().join(metrics::NAME)), repository };
+    let (notifiers, origin) = (Notifiers::of(settings)?, Origin::of(metrics_file.repository.clone()));
     let sparse = max_age.and_then(|max_age| too_sparse(&calendars, max_age));
 
     let style = Style { json: app.json, quiet: settings.switch("quiet")?, verbose: settings.switch("verbose")? };
@@ -67,7 +70,14 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         Found::Damaged(why) => (Remembered::new(now), Some(why)),
     };
     let board = Arc::new(Board::new(&remembered, max_age));
-    let feed = Feed::default().with(Arc::new(log)).with(Arc::<Board>::clone(&board)).with(Arc::new(metrics_file.clone()));
+    let log = Arc::new(log);
+    let mut feed = Feed::default().with(Arc::<Log>::clone(&log)).with(Arc::<Board>::clone(&board)).with(Arc::new(metrics_file.clone()));
+    let mut delivery = None;
+    if !notifiers.is_empty() {
+        let (teller, delivered) = Teller::start(notifiers, origin, log);
+        feed = feed.with(teller);
+        delivery = Some(delivered);
+    }
     let mut planner = Planner::new(calendars, remembered.schedules.clone(), jitter, retry_after, now);
     if let Some(why) = &damaged {
         let message = format!("`{}` cannot be understood ({why}): a backup runs now, since nobody knows whether one was missed", file.path().display());
@@ -88,6 +98,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let guard = tokio::spawn(guard::watch(feed.clone(), Arc::clone(&board), max_age, remembered.since));
     let stopped = Loop { planner, told, feed, board, file, remembered }.run(&app.stop).await;
     guard.abort();
+    if let Some(delivery) = delivery {
+        delivery.end().await;
+    }
     let (exit, text) =
         if stopped.interrupted { (Exit::Interrupted, "stopped in the middle of a job; the next one goes on from there") } else { (Exit::Done, "stopped") };
     Ok(Outcome::new(exit, text.to_owned(), json!({ "runs": stopped.runs, "errors": [] })))
