@@ -8,6 +8,7 @@ seaweedfs=4.48
 moto=5.2.5
 azurite=3.35.0
 s3s_fs=0.14.1
+aiosmtpd=1.4.6
 # PostgreSQL 18.4 with pgvector, and, of the same version, the other extensions that Immich's dumps name.
 postgresql=0.6.0
 postgresql_contrib=18.4.0-beta.17
@@ -22,6 +23,7 @@ need_servers() {
   server moto_server "moto[server,s3]==$moto" from_pypi
   server azurite-blob "azurite@$azurite" from_npm
   server s3s-fs "s3s-fs@$s3s_fs" from_crates
+  server aiosmtpd "aiosmtpd==$aiosmtpd" from_pypi
   server promtool prometheus from_debian
   need_postgresql
   need_docker

@@ -26,7 +26,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// An attempt takes no longer.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(10);
 /// A delivery takes no longer, with all its attempts.
-const DELIVERY_WITHIN: Duration = Duration::from_secs(35);
+const DELIVERY_WITHIN: Duration = Duration::from_secs(20);
 /// A secret in a file is no longer.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
