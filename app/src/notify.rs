@@ -24,9 +24,9 @@ const ATTEMPTS_MAX: u32 = 3;
 /// The wait before the second attempt; it doubles.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// An attempt takes no longer.
-const ATTEMPT_WITHIN: Duration = Duration::from_secs(10);
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(8);
 /// A delivery takes no longer, with all its attempts.
-const DELIVERY_WITHIN: Duration = Duration::from_secs(20);
+const DELIVERY_WITHIN: Duration = Duration::from_secs(15);
 /// A secret in a file is no longer.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 

@@ -162,12 +162,15 @@ fn mail_is_sent_encrypted_and_with_its_account() {
         assert_eq!(last["to"], serde_json::json!(["anna@example.org", "ben@example.org"]));
         let content = last["content"].as_str().unwrap();
         assert!(content.contains("Auto-Submitted: auto-generated") && content.contains("Subject: ") && content.contains("text/plain"), "{content}");
+        set(&mut world, "ON", "success");
         let wrong = secret_file(&world, "wrong", "Tr0ub4dor-no-more");
         set(&mut world, "MAIL_PASSWORD_FILE", &wrong);
         silent(world.backup(&[]).ended(0)).says("cannot tell by mail: ");
         set(&mut world, "MAIL_PASSWORD_FILE", &password);
         assert_eq!(server.received().len(), 2);
+        set(&mut world, "ON", "success,start");
     }
+    set(&mut world, "ON", "success");
     // Whose certificate nobody knows gets no password.
     world.environment.retain(|(name, _)| name != "SSL_CERT_FILE");
     let server = MailServer::start(MailWay::Smtps(account), MailMode::Take).unwrap();
@@ -181,40 +184,51 @@ fn mail_is_sent_encrypted_and_with_its_account() {
     assert_eq!(server.received().len(), 0);
 }
 
-#[test]
-fn receivers_that_are_down_slow_or_refuse_change_nothing_and_are_reported() {
-    let ways = [
-        ("down", nobody(), nobody(), None, 10),
-        ("refusing", Receiver::start(&[403]).address, Receiver::start(&[500]).address, Some(MailMode::Refuse), 25),
-        ("slow", Receiver::start(&[0]).address, Receiver::start(&[0]).address, Some(MailMode::Hang), 60),
-    ];
-    for (what, ping, webhook, mail, within_s) in ways {
-        let mut world = World::new();
-        world.pictures(5);
-        let server = mail.map(|mode| MailServer::start(MailWay::Plain, mode).unwrap());
-        set(&mut world, "PING", &format!("http://{ping}/{SECRET}"));
-        set(&mut world, "WEBHOOK", &format!("http://{webhook}/{SECRET}"));
-        let port = server.as_ref().map_or_else(|| nobody().rsplit(':').next().unwrap().parse().unwrap(), MailServer::port);
-        set(&mut world, "MAIL_SERVER", &format!("smtp-plain://127.0.0.1:{port}"));
-        set(&mut world, "MAIL_TO", "anna@example.org");
-        set(&mut world, "ON", "start,success,failure");
-        let ran = silent(world.backup(&[]).ended(0));
-        assert_eq!(world.snapshots(), [ran.snapshot()], "{what}");
-        assert!(ran.took < Duration::from_secs(within_s), "{what} took {:?}", ran.took);
-        let warned: Vec<_> = ran.events("warned").into_iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
-        for way in ["ping", "webhook", "mail"] {
-            assert!(warned.iter().any(|message| message.starts_with(&format!("cannot tell by {way}: "))), "{what}, {way}: {warned:?}");
-        }
-        if what == "slow" {
-            continue;
-        }
-        // A failure stays the failure that it was.
-        fs::rename(&world.library, world.at("gone")).unwrap();
-        let failed = silent(world.backup(&[]).ended(1));
-        assert!(!failed.summary()["errors"][0]["message"].as_str().unwrap().contains("tell"), "{what}");
-        let tried = silent(world.run(&["notify", "--test", "--json"]).ended(1));
-        assert_eq!(tried.summary()["errors"].as_array().unwrap().len(), 3, "{what}");
+/// Ping, webhook and mail at these ports of this machine: a backup ends as it would, no later than this, and says that it could tell nobody.
+fn changes_nothing(ping: &str, webhook: &str, mail: u16, within_s: u64) -> World {
+    let mut world = World::new();
+    world.pictures(5);
+    set(&mut world, "PING", &format!("http://{ping}/{SECRET}"));
+    set(&mut world, "WEBHOOK", &format!("http://{webhook}/{SECRET}"));
+    set(&mut world, "MAIL_SERVER", &format!("smtp-plain://127.0.0.1:{mail}"));
+    set(&mut world, "MAIL_TO", "anna@example.org");
+    set(&mut world, "ON", "start,success,failure");
+    let ran = silent(world.backup(&[]).ended(0));
+    assert_eq!(world.snapshots(), [ran.snapshot()]);
+    assert!(ran.took < Duration::from_secs(within_s), "it took {:?}", ran.took);
+    let warned: Vec<_> = ran.events("warned").into_iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
+    for way in ["ping", "webhook", "mail"] {
+        assert!(warned.iter().any(|message| message.starts_with(&format!("cannot tell by {way}: "))), "{way}: {warned:?}");
     }
+    world
+}
+
+/// A failure stays the failure that it was, and `notify --test` says what is wrong.
+fn fails_as_before(world: &World) {
+    fs::rename(&world.library, world.at("gone")).unwrap();
+    let failed = silent(world.backup(&[]).ended(1));
+    assert!(!failed.summary()["errors"][0]["message"].as_str().unwrap().contains("tell"));
+    let tried = silent(world.run(&["notify", "--test", "--json"]).ended(1));
+    assert_eq!(tried.summary()["errors"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn receivers_that_are_down_change_nothing_and_are_reported() {
+    let world = changes_nothing(&nobody(), &nobody(), nobody().rsplit(':').next().unwrap().parse().unwrap(), 30);
+    fails_as_before(&world);
+}
+
+#[test]
+fn receivers_that_refuse_change_nothing_and_are_reported() {
+    let server = MailServer::start(MailWay::Plain, MailMode::Refuse).unwrap();
+    let world = changes_nothing(&Receiver::start(&[403]).address, &Receiver::start(&[500]).address, server.port(), 30);
+    fails_as_before(&world);
+}
+
+#[test]
+fn receivers_that_never_answer_change_nothing_and_are_reported() {
+    let server = MailServer::start(MailWay::Plain, MailMode::Hang).unwrap();
+    changes_nothing(&Receiver::start(&[0]).address, &Receiver::start(&[0]).address, server.port(), 50);
 }
 
 #[test]

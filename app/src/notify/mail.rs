@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A server that says nothing for so long is down.
-const SILENT_MAX: Duration = Duration::from_secs(8);
+const SILENT_MAX: Duration = Duration::from_secs(6);
 
 /// How the way to the server is kept secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,9 @@ impl Mail {
         let mail = mail.header(ContentType::TEXT_PLAIN).body(format!("{}\n\n{}\n", message.title, message.body())).map_err(failed)?;
         let host = if message.origin.host.is_empty() { "localhost" } else { &message.origin.host };
         let sent = self.transport(host)?.send(mail).await;
-        sent.map(drop).map_err(|error| if error.is_permanent() { Undelivered::for_good(told(&error)) } else { Undelivered::passing(told(&error)) })
+        sent.map(drop).map_err(|error| {
+            if error.is_permanent() || error.is_tls() || error.is_client() { Undelivered::for_good(told(&error)) } else { Undelivered::passing(told(&error)) }
+        })
     }
 }
 

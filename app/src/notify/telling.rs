@@ -3,6 +3,7 @@
 use super::{Message, Notifiers, Origin};
 use crate::app::App;
 use crate::config::UsageError;
+use crate::exit::Exit;
 use immich_backup_core::event::Event;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -50,11 +51,24 @@ impl Telling {
         // The end never overtakes the start.
         let mut problems = self.start.await.unwrap_or_default();
         let now = Timestamp::now();
+        // A part of a run that others end: who commits the snapshot tells of it.
+        let is_part = self.command == "backup" && is_done(&summary) && summary.get("snapshot").is_none_or(Value::is_null);
+        if is_part {
+            return tell(app, problems);
+        }
         let message = Message::end(&self.command, (self.began_at, now), summary, None, &self.origin).with_drill(app.standing().as_ref(), now);
         problems.extend(self.notifiers.tell(&message).await);
-        problems.dedup();
-        for problem in problems {
-            app.monitor.emit(Event::Warned { message: problem });
-        }
+        tell(app, problems);
+    }
+}
+
+fn is_done(summary: &Map<String, Value>) -> bool {
+    summary.get("exit_code").and_then(Value::as_u64) == Some(Exit::Done.code().into())
+}
+
+fn tell(app: &App, mut problems: Vec<String>) {
+    problems.dedup();
+    for message in problems {
+        app.monitor.emit(Event::Warned { message });
     }
 }
