@@ -8,6 +8,7 @@ seaweedfs=4.48
 moto=5.2.5
 azurite=3.35.0
 s3s_fs=0.14.1
+aiosmtpd=1.4.6
 # PostgreSQL 18.4 with pgvector, and, of the same version, the other extensions that Immich's dumps name.
 postgresql=0.6.0
 postgresql_contrib=18.4.0-beta.17
@@ -27,6 +28,8 @@ need_servers() {
   server moto_server "moto[server,s3]==$moto" from_pypi
   server azurite-blob "azurite@$azurite" from_npm
   server s3s-fs "s3s-fs@$s3s_fs" from_crates
+  server aiosmtpd "aiosmtpd==$aiosmtpd" from_pypi
+  server promtool prometheus from_debian
   need_postgresql
   need_docker
   need_kubectl
@@ -97,6 +100,20 @@ from_crates() {
   local command=$1 package=$2
   cargo install --quiet --debug --locked --root "$tools/$command" --features binary "$package"
   ln -sf "../$command/bin/$command" "$tools/bin/$command"
+}
+
+# One program out of a package of the distribution: to install the package would start a server.
+from_debian() {
+  local command=$1 package=$2 folder
+  need_apt "$package"
+  as_root apt-get -qq update
+  folder=$(mktemp -d)
+  # apt-get downloads as somebody else.
+  chmod a+rwx "$folder"
+  (cd "$folder" && apt-get -qq download "$package")
+  dpkg-deb --extract "$folder"/*.deb "$folder/content"
+  install -m 0755 "$folder/content/usr/bin/$command" "$tools/bin/$command"
+  rm -rf "$folder"
 }
 
 # need_postgresql: the distribution's own, which lacks pgvector as many a server does, and one that has all that Immich needs.

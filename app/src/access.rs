@@ -1,6 +1,7 @@
 //! With what a store is reached: the credentials of this environment, found where other programs look for them too.
 
 use crate::config::{Settings, UsageError};
+use crate::metrics::Tally;
 use async_trait::async_trait;
 use aws_config::BehaviorVersion;
 use aws_credential_types::Credentials;
@@ -27,7 +28,7 @@ const ASKED: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// A setting that cannot be understood.
-pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monitor>, stop: &CancellationToken) -> Result<Options, UsageError> {
+pub async fn options(settings: &Settings, place: &Place, tally: &Arc<Tally>, stop: &CancellationToken) -> Result<Options, UsageError> {
     let class = storage_class(settings, place)?;
     let usual = RetryPolicy::default();
     let retry =
@@ -37,7 +38,8 @@ pub async fn options(settings: &Settings, place: &Place, monitor: &Arc<dyn Monit
         return Err(UsageError("--idle-timeout has to be longer than nothing".to_owned()));
     }
     let original_class = class.map(|class| class.as_str().to_owned());
-    Ok(Options { access: access(place).await, retry, idle, original_class, monitor: Arc::clone(monitor), stop: stop.clone() })
+    let (monitor, requests): (Arc<dyn Monitor>, _) = (Arc::<Tally>::clone(tally), Arc::clone(&tally.requests));
+    Ok(Options { access: access(place).await, retry, idle, original_class, requests, monitor, stop: stop.clone() })
 }
 
 /// `--storage-class`, as `place` knows it.

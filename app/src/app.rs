@@ -5,20 +5,24 @@ use crate::commands;
 use crate::config::{Settings, UsageError};
 use crate::daemon::child::PARENT;
 use crate::exit::{Exit, Failure};
+use crate::metrics::{self, Run, Tally};
+use crate::notify::Telling;
 use crate::screen::{self, Style};
 use crate::shard;
+use crate::standing::Standing;
 use anyhow::Context as _;
 use clap::ArgMatches;
 use immich_backup_core::event::{Event, Monitor};
 use immich_backup_core::model::RepositoryId;
-use immich_backup_core::repository::place::{self, Place};
+use immich_backup_core::repository::place::{self, Place, without_secrets};
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
 use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -68,12 +72,15 @@ pub struct App {
     pub settings: Settings,
     /// Where events go.
     pub monitor: Arc<dyn Monitor>,
+    /// What they come to.
+    pub tally: Arc<Tally>,
     /// Set by Ctrl-C and SIGTERM.
     pub stop: CancellationToken,
     /// The positional argument.
     pub argument: Option<String>,
     /// Whether output is for programs.
     pub json: bool,
+    standing: Mutex<Option<Standing>>,
 }
 
 /// A session and, where it was needed, the temporary state folder that goes with it.
@@ -83,49 +90,78 @@ pub struct Reading {
     _temporary: Option<TempDir>,
 }
 
+/// What a command line comes to.
+enum Prepared {
+    /// A command to run.
+    Run(Box<App>),
+    /// Something to show.
+    Shown(bool, Outcome),
+}
+
 /// Runs the program.
 pub fn run(matches: &ArgMatches) -> Exit {
     let Some((name, matches)) = matches.subcommand() else { return Exit::Usage };
     let environment = |name: &str| std::env::var(name).ok();
-    let json_asked = matches.get_flag("json");
-    let result = Settings::resolve(matches, &environment).map_err(anyhow::Error::from).and_then(|settings| {
-        let style = Style { json: settings.switch("json")?, quiet: settings.switch("quiet")?, verbose: settings.switch("verbose")? };
-        if settings.switch("show-config")? {
-            return Ok((style.json, commands::show_config(name, &settings)));
+    let (json, ended) = match prepare(name, matches, &environment) {
+        Ok(Prepared::Run(app)) => (app.json, run_command(name, &app)),
+        Ok(Prepared::Shown(json, outcome)) => (json, Ok(outcome)),
+        Err(error) => {
+            let said = environment("IMMICH_BACKUP_JSON").is_some_and(|on| ["true", "1", "yes", "on"].contains(&on.to_ascii_lowercase().as_str()));
+            (matches.get_flag("json") || said, Err(Failure::from(error)))
         }
-        let argument = matches.try_get_one::<String>("argument").ok().flatten().cloned();
-        let app = App { monitor: screen::monitor(style), stop: CancellationToken::new(), argument, json: style.json, settings };
-        Ok((style.json, run_command(name, &app)?))
-    });
-    match result {
-        Ok((json, outcome)) => {
+    };
+    match ended {
+        Ok(outcome) => {
             show(name, json, &outcome);
             outcome.exit
         }
-        Err(error) => {
-            let failure = Failure::from(error);
-            show_failure(
-                name,
-                json_asked || environment("IMMICH_BACKUP_JSON").is_some_and(|on| ["true", "1", "yes", "on"].contains(&on.to_ascii_lowercase().as_str())),
-                &failure,
-            );
+        Err(failure) => {
+            show_failure(name, json, &failure);
             failure.exit
         }
     }
 }
 
-fn run_command(name: &str, app: &App) -> anyhow::Result<Outcome> {
+fn prepare(name: &str, matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Prepared> {
+    let settings = Settings::resolve(matches, environment)?;
+    let style = Style { json: settings.switch("json")?, quiet: settings.switch("quiet")?, verbose: settings.switch("verbose")? };
+    if settings.switch("show-config")? {
+        return Ok(Prepared::Shown(style.json, commands::show_config(name, &settings)));
+    }
+    let argument = matches.try_get_one::<String>("argument").ok().flatten().cloned();
+    let tally = Arc::new(Tally::new(screen::monitor(style)));
+    let monitor: Arc<dyn Monitor> = Arc::<Tally>::clone(&tally);
+    let app = App { monitor, tally, stop: CancellationToken::new(), argument, json: style.json, settings, standing: Mutex::default() };
+    Ok(Prepared::Run(Box::new(app)))
+}
+
+fn run_command(name: &str, app: &App) -> Result<Outcome, Failure> {
+    let began = Instant::now();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().worker_threads(threads()).max_blocking_threads(blocking_threads(app));
     let runtime = builder.build().context("cannot start threads")?;
-    let outcome = runtime.block_on(async {
-        end_with_the_daemon()?;
+    let ended = runtime.block_on(async {
+        let is_job = end_with_the_daemon()?;
         listen_for_signals(app)?;
-        commands::run(name, app).await
+        // Of its jobs the daemon tells: one that is killed could not.
+        let telling = if is_job { None } else { Telling::begin(app, name).map_err(anyhow::Error::from)? };
+        let mut ended = commands::run(name, app).await.map_err(Failure::from);
+        if let (Ok(outcome), Some(standing)) = (&mut ended, app.standing()) {
+            outcome.fields.insert("standing".to_owned(), json!(standing));
+        }
+        app.write_metrics(name, ended.as_ref().map_or_else(|failure| failure.exit, |outcome| outcome.exit), began);
+        if let Some(telling) = telling {
+            let summary = match &ended {
+                Ok(outcome) => summary(name, outcome.exit, outcome.fields.clone()),
+                Err(failure) => summary_of_failure(name, failure),
+            };
+            telling.end(app, summary).await;
+        }
+        ended
     });
     // Threads that wait for a hung disk must not keep the program from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
-    outcome
+    ended
 }
 
 fn threads() -> usize {
@@ -138,17 +174,18 @@ fn blocking_threads(app: &App) -> usize {
     app.workers().map_or(4, NonZeroUsize::get) * 2 + 16
 }
 
-/// A job whose daemon died is asked to end, too: the next daemon would find it in its way.
-fn end_with_the_daemon() -> anyhow::Result<()> {
+/// A job whose daemon died is asked to end, too: the next daemon would find it in its way. Says whether this is a job.
+fn end_with_the_daemon() -> anyhow::Result<bool> {
     let parent = rustix::process::getppid().map(|parent| parent.as_raw_pid().to_string());
     // What this process starts has the same environment, and another parent.
-    if parent.is_some() && set(PARENT) == parent {
+    let is_job = parent.is_some() && set(PARENT) == parent;
+    if is_job {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)).context("cannot be bound to the daemon")?;
         if rustix::process::getppid().map(|parent| parent.as_raw_pid().to_string()) != parent {
             anyhow::bail!("the daemon that started this job has died");
         }
     }
-    Ok(())
+    Ok(is_job)
 }
 
 /// The first signal asks the command to end well; the second ends the program at once.
@@ -176,7 +213,7 @@ fn listen_for_signals(app: &App) -> anyhow::Result<()> {
 
 fn show(name: &str, json: bool, outcome: &Outcome) {
     if json {
-        screen::print_json(&summary(name, outcome.exit, outcome.fields.clone()));
+        screen::print_json(&Value::Object(summary(name, outcome.exit, outcome.fields.clone())));
     } else if !outcome.text.is_empty() {
         screen::print_line(&outcome.text);
     }
@@ -184,8 +221,7 @@ fn show(name: &str, json: bool, outcome: &Outcome) {
 
 fn show_failure(name: &str, json: bool, failure: &Failure) {
     if json {
-        let fields = Map::from_iter([("errors".to_owned(), json!([failure]))]);
-        screen::print_json(&summary(name, failure.exit, fields));
+        screen::print_json(&Value::Object(summary_of_failure(name, failure)));
         return;
     }
     screen::print_error(&format!("immich-backup: {}", failure.message));
@@ -194,12 +230,16 @@ fn show_failure(name: &str, json: bool, failure: &Failure) {
     }
 }
 
-fn summary(name: &str, exit: Exit, fields: Map<String, Value>) -> Value {
+fn summary_of_failure(name: &str, failure: &Failure) -> Map<String, Value> {
+    summary(name, failure.exit, Map::from_iter([("errors".to_owned(), json!([failure]))]))
+}
+
+fn summary(name: &str, exit: Exit, fields: Map<String, Value>) -> Map<String, Value> {
     let mut object =
         Map::from_iter([("type".to_owned(), json!("summary")), ("command".to_owned(), json!(name)), ("outcome".to_owned(), json!(exit.outcome()))]);
     object.insert("exit_code".to_owned(), json!(exit.code()));
     object.extend(fields);
-    Value::Object(object)
+    object
 }
 
 /// A name of the environment that has a value.
@@ -257,13 +297,48 @@ impl App {
         set("GCS_BUCKET").map(|bucket| format!("gs://{}", bucket.trim_start_matches("gs://")))
     }
 
+    /// The repository as metrics and notifications name it.
+    ///
+    /// # Errors
+    /// See [`App::place`].
+    pub fn repository_name(&self) -> Result<String, UsageError> {
+        Ok(without_secrets(&self.place()?.to_string()))
+    }
+
+    /// Keeps how the repository of `session` stands: metrics and notifications are made of it, whatever comes after.
+    pub fn note(&self, session: &Session) {
+        match Standing::of(&session.manifest) {
+            Ok(standing) => *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing),
+            Err(error) => self.monitor.emit(Event::Warned { message: format!("what is told of the repository may be old: {error}") }),
+        }
+    }
+
+    /// How the repository stands, as far as this command has seen.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes `--metrics-file`, whatever came of the command; what goes wrong with that is told and stops nothing.
+    fn write_metrics(&self, command: &str, exit: Exit, began: Instant) {
+        let Some(path) = self.settings.text("metrics-file").filter(|path| !path.is_empty()) else { return };
+        if !metrics::COMMANDS.contains(&command) || self.settings.switch("dry-run").unwrap_or(false) {
+            return;
+        }
+        let Ok(repository) = self.repository_name() else { return };
+        let run = Run::new(command, exit, began.elapsed());
+        if let Err(error) = metrics::update(Path::new(path), &repository, &run, Some(&self.tally), self.standing().as_ref()) {
+            self.monitor.emit(Event::Warned { message: format!("cannot write the metrics to `{path}` (--metrics-file): {error}") });
+        }
+    }
+
     /// The store that the repository is in.
     ///
     /// # Errors
     /// It is not said which, or something to reach it is missing.
     pub async fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         let place = self.place()?;
-        let options = access::options(&self.settings, &place, &self.monitor, &self.stop).await?;
+        let options = access::options(&self.settings, &place, &self.tally, &self.stop).await?;
         Ok(open_store(&place, options)?)
     }
 

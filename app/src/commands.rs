@@ -7,6 +7,7 @@ mod drill;
 mod find;
 mod init;
 mod ls;
+mod notify;
 mod prune;
 mod restore;
 mod services;
@@ -44,6 +45,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
         "find" => find::run(app).await,
+        "notify" => notify::run(app).await,
         "daemon" => Box::pin(daemon::run(app)).await,
         "services" => Box::pin(services::run(app)).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
@@ -52,6 +54,11 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
 
 /// A value as it may be shown. What names a database and is no URL may be anything, a password too.
 fn shown(name: &str, value: &str) -> String {
+    // The path of such an address is what nobody may know; a file's name is no secret.
+    if matches!(name, "notify-ping" | "notify-webhook") && !value.starts_with('@') {
+        let host = value.split('/').take(3).collect::<Vec<_>>().join("/");
+        return format!("{}/…", without_secrets(&host));
+    }
     if name == "database" && !value.contains("://") { "…".to_owned() } else { without_secrets(value) }
 }
 

@@ -6,7 +6,10 @@
 pub mod board;
 pub mod child;
 pub mod feed;
+pub mod guard;
 pub mod http;
 pub mod log;
 pub mod memory;
+pub mod metrics;
+pub mod notify;
 pub mod turn;

@@ -8,6 +8,8 @@ mod config;
 mod daemon;
 mod database;
 mod exit;
+mod metrics;
+mod notify;
 mod privileges;
 mod schedule;
 mod screen;
@@ -15,6 +17,7 @@ mod services;
 mod settings;
 mod shard;
 mod stack;
+mod standing;
 
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;

@@ -552,7 +552,103 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("TIME"),
         environment: &["IMMICH_BACKUP_MAX_AGE"],
         default: None,
-        help: "Fail (exit 1) if the newest snapshot is older than this, e.g. `26h`",
+        help: "Fail (exit 1) if the newest proven snapshot is older than this, e.g. `26h`; of a repository without a database, the newest",
+    },
+    Setting {
+        name: "metrics-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_METRICS_FILE"],
+        default: None,
+        help: "Write metrics for Prometheus into this file at the end, whatever the outcome; node_exporter's textfile collector reads it if it ends in `.prom`",
+    },
+    Setting {
+        name: "notify-ping",
+        short: None,
+        takes: Takes::Value("URL"),
+        environment: &["IMMICH_BACKUP_NOTIFY_PING"],
+        default: None,
+        help: "Ping this address as Healthchecks has it, with /start when a backup begins, itself when it ends well, /fail when not; `@FILE` holds it",
+    },
+    Setting {
+        name: "notify-webhook",
+        short: None,
+        takes: Takes::Value("URL"),
+        environment: &["IMMICH_BACKUP_NOTIFY_WEBHOOK"],
+        default: None,
+        help: "Post what happened to this address; `@FILE` holds it",
+    },
+    Setting {
+        name: "notify-webhook-as",
+        short: None,
+        takes: Takes::Value("STYLE"),
+        environment: &["IMMICH_BACKUP_NOTIFY_WEBHOOK_AS"],
+        default: Some("json"),
+        help: "What the webhook's receiver understands: `json` (all there is, docs/monitoring.md), `ntfy`, `gotify`, `discord` or `slack`",
+    },
+    Setting {
+        name: "notify-webhook-token-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_NOTIFY_WEBHOOK_TOKEN_FILE"],
+        default: None,
+        help: "A file that holds the webhook's token (sent as Bearer; to Gotify as X-Gotify-Key)",
+    },
+    Setting {
+        name: "notify-mail-to",
+        short: None,
+        takes: Takes::Values("ADDRESS"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_TO"],
+        default: None,
+        help: "Write to this address what happened",
+    },
+    Setting {
+        name: "notify-mail-from",
+        short: None,
+        takes: Takes::Value("ADDRESS"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_FROM"],
+        default: None,
+        help: "Whom the mail is from (default: the first of --notify-mail-to)",
+    },
+    Setting {
+        name: "notify-mail-server",
+        short: None,
+        takes: Takes::Value("URL"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_SERVER"],
+        default: None,
+        help: "The server that takes the mail: smtps://host (TLS), smtp://host (STARTTLS) or smtp-plain://host (no encryption: this machine's own)",
+    },
+    Setting {
+        name: "notify-mail-user",
+        short: None,
+        takes: Takes::Value("NAME"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_USER"],
+        default: None,
+        help: "The account at the mail's server",
+    },
+    Setting {
+        name: "notify-mail-password-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_NOTIFY_MAIL_PASSWORD_FILE"],
+        default: None,
+        help: "A file that holds that account's password",
+    },
+    Setting {
+        name: "notify-on",
+        short: None,
+        takes: Takes::Values("KIND"),
+        environment: &["IMMICH_BACKUP_NOTIFY_ON"],
+        default: None,
+        help: "What webhook and mail tell of: start, success, partial, failure, tripwire, bit-rot, drill-overdue, stale (default: all but the first two)",
+    },
+    Setting {
+        name: "test",
+        short: None,
+        takes: Takes::Switch,
+        environment: &[],
+        default: None,
+        help: "Send a message by every way that is set, and say how that went",
     },
     Setting {
         name: "json",
@@ -748,7 +844,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("ADDRESS"),
         environment: &["IMMICH_BACKUP_LISTEN"],
         default: None,
-        help: "Answer /healthz and /status over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are",
+        help: "Answer /healthz, /status and /metrics over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are",
     },
     Setting {
         name: "check",
@@ -850,6 +946,7 @@ pub const COMMANDS: &[CommandSpec] = &[
             "take-over",
             "shard",
             "run-id",
+            "metrics-file",
         ],
         argument: None,
     },
@@ -865,7 +962,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "status",
         about: "Say whether the backup is recent and sound",
         more: "Shows the age of the newest snapshot, of the last look at every object, and of the last reading. For cron and probes: --max-age.",
-        settings: &["max-age"],
+        settings: &["max-age", "metrics-file"],
         argument: None,
     },
     CommandSpec {
@@ -873,7 +970,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Check that everything the log promises is there, and whole",
         more: "Reads the whole log and lists the store; with --read-data it reads objects back and compares every byte. Writes what it found to the log: \
                the next backup stores damaged content again from the library.",
-        settings: &["listing", "read-data", "sample", "proof", "snapshot", "until", "workers"],
+        settings: &["listing", "read-data", "sample", "proof", "snapshot", "until", "workers", "metrics-file"],
         argument: None,
     },
     CommandSpec {
@@ -923,7 +1020,18 @@ pub const COMMANDS: &[CommandSpec] = &[
         more: "Loads the snapshot's dump into a PostgreSQL that is started for it from the programs found here (or into an empty database given by --database), counts \
                the rows of every table, then fetches a sample of the originals and compares them with the SHA-1 that stands in the restored database. Writes the result to \
                the log; `status` warns when the last drill is older than 35 days.",
-        settings: &["snapshot", "sample", "database", "database-user", "database-name", "database-password-file", "postgres-programs", "until", "workers"],
+        settings: &[
+            "snapshot",
+            "sample",
+            "database",
+            "database-user",
+            "database-name",
+            "database-password-file",
+            "postgres-programs",
+            "until",
+            "workers",
+            "metrics-file",
+        ],
         argument: None,
     },
     CommandSpec {
@@ -961,7 +1069,19 @@ pub const COMMANDS: &[CommandSpec] = &[
         more: "Shows the plan, then does it. Originals are never removed. A dump stays if any rule keeps it; without a rule all stay. Whatever the rules say, these \
                stay: the newest dump whose files are all proven, that of the newest snapshot, those of snapshots with a label (other than a mere date), and those newer \
                than the newest snapshot. Needs credentials that may delete, which `backup` should not have.",
-        settings: &["keep-last", "keep-within", "keep-daily", "keep-weekly", "keep-monthly", "keep-yearly", "database-keep", "derived", "dry-run", "wait"],
+        settings: &[
+            "keep-last",
+            "keep-within",
+            "keep-daily",
+            "keep-weekly",
+            "keep-monthly",
+            "keep-yearly",
+            "database-keep",
+            "derived",
+            "dry-run",
+            "wait",
+            "metrics-file",
+        ],
         argument: None,
     },
     CommandSpec {
@@ -973,12 +1093,20 @@ pub const COMMANDS: &[CommandSpec] = &[
         argument: Some(("TEXT", "Only names that have this in them; with `*` or `?`, that are like this")),
     },
     CommandSpec {
+        name: "notify",
+        about: "Show who is told of backups, and how; with --test, tell them",
+        more: "A ping service, a webhook, mail: what the settings name. `backup`, `verify`, `drill`, `prune` and the daemon tell them how they ended. That somebody cannot be \
+               told is a warning there and changes nothing; here it is exit 1.",
+        settings: &["test"],
+        argument: None,
+    },
+    CommandSpec {
         name: "daemon",
         about: "Back up on a schedule, and verify, drill and prune if asked",
         more: "Takes what `backup`, `verify`, `drill` and `prune` take, and hands it on: each runs in a process of its own, one at a time. A time that was missed (no power) is \
                made up for once; a failed backup is tried again. SIGTERM lets the job that runs write its checkpoint (exit 130 then, 0 if none ran); a second one ends at \
-               once. With --listen it tells how it is: /healthz answers 200 while it is alive, /status 503 when a job ended badly or the newest snapshot is older than \
-               --max-age.",
+               once. With --listen it tells how it is: /healthz answers 200 while it is alive, /status 503 when a job ended badly or the newest proven snapshot is older \
+               than --max-age, /metrics what Prometheus may ask.",
         settings: &[
             "schedule",
             "verify-schedule",
@@ -999,14 +1127,34 @@ pub const COMMANDS: &[CommandSpec] = &[
 /// The commands that `daemon` runs, and whose settings it takes.
 const DAEMON_RUNS: [&str; 4] = ["backup", "verify", "drill", "prune"];
 
+/// Settings of whom to tell, which all that is told of takes.
+const NOTIFY: &[&str] = &[
+    "notify-ping",
+    "notify-webhook",
+    "notify-webhook-as",
+    "notify-webhook-token-file",
+    "notify-mail-to",
+    "notify-mail-from",
+    "notify-mail-server",
+    "notify-mail-user",
+    "notify-mail-password-file",
+    "notify-on",
+];
+
+/// The commands that take [`NOTIFY`].
+const NOTIFYING: [&str; 6] = ["backup", "verify", "drill", "prune", "daemon", "notify"];
+
 /// Settings that are meant for one run by hand: a daemon would say them each time.
 const FOR_ONE_RUN: [&str; 11] =
     ["dry-run", "accept", "ignore-missing-markers", "take-over", "drop-external", "snapshot", "until", "listing", "label", "shard", "run-id"];
 
-/// The settings that a command takes besides [`EVERYWHERE`]: for `daemon`, also those of the commands that it runs.
+/// The settings that a command takes besides [`EVERYWHERE`]: also those of [`NOTIFY`], and for `daemon` those of the commands that it runs.
 #[must_use]
 pub fn settings_of(spec: &CommandSpec) -> Vec<&'static str> {
     let mut names = spec.settings.to_vec();
+    if NOTIFYING.contains(&spec.name) {
+        names.extend(NOTIFY);
+    }
     if spec.name == "daemon" {
         let theirs = COMMANDS.iter().filter(|command| DAEMON_RUNS.contains(&command.name)).flat_map(|command| command.settings);
         for name in theirs.filter(|name| !FOR_ONE_RUN.contains(name)) {

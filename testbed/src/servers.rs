@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 mod azurite;
 mod bucket;
+mod mail;
 pub(crate) mod process;
 mod seaweedfs;
 mod small;
 
 pub use azurite::{Azurite, Container};
 pub use bucket::{Bucket, Credentials};
+pub use mail::{MailAccount, MailMode, MailServer, MailWay};
 pub use seaweedfs::{Identity, Options, SeaweedFs};
 pub use small::{Moto, S3sFs};
 
@@ -74,6 +76,14 @@ pub(crate) fn tools() -> PathBuf {
 /// It is not installed.
 pub fn installed(name: &str) -> Result<PathBuf, ServerError> {
     tool(name)
+}
+
+/// Prometheus' own checker of metrics and rules.
+///
+/// # Errors
+/// It is not installed.
+pub fn promtool() -> Result<PathBuf, ServerError> {
+    tool("promtool")
 }
 
 /// Path of an installed server.

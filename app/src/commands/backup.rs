@@ -71,6 +71,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let repository = open_or_init(app).await?;
     let state = app.state(&repository)?;
     let mut session = backup::open(repository, state, plan.wait, app.monitor.as_ref(), &app.stop).await?;
+    app.note(&session);
     let mut configuration = None;
     if let Some(findings) = &findings {
         // Named as they were before.
@@ -99,6 +100,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         dump_text(&database.client).await?;
     }
     let report = backup::run(&mut session, &plan, &app.monitor, &app.stop).await?;
+    // A prune that hangs or fails takes nothing from what is known of the backup.
+    app.note(&session);
     let pruned_dumps = if report.ending == Ending::Snapshot { prune_dumps(app, &mut session, &policy).await } else { 0 };
     Ok(outcome(&report, &After { without_database, pruned_dumps, would_dump: None, would_stop: None, configuration }, started.elapsed()))
 }

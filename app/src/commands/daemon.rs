@@ -2,11 +2,15 @@ use crate::app::{App, Outcome};
 use crate::config::UsageError;
 use crate::daemon::board::Board;
 use crate::daemon::feed::{Feed, Happened};
+use crate::daemon::guard;
 use crate::daemon::log::Log;
 use crate::daemon::memory::{Found, MemoryFile, Remembered};
+use crate::daemon::metrics::{self, MetricsFile};
+use crate::daemon::notify::Teller;
 use crate::daemon::turn::Loop;
 use crate::daemon::{child, http};
 use crate::exit::Exit;
+use crate::notify::{Notifiers, Origin};
 use crate::schedule::Calendar;
 use crate::schedule::planner::{Job, Planner};
 use crate::screen::Style;
@@ -18,7 +22,9 @@ use rustix::fs::FlockOperation;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The setting that each job's schedule is.
 const SCHEDULES: [(Job, &str); 4] =
@@ -43,7 +49,11 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let run_now = settings.switch("run-now")?;
     let max_age = settings.time("max-age")?;
     // Where the repository is has to be said, whether or not it can be reached now.
-    app.place()?;
+    let repository = app.repository_name()?;
+    let named = settings.text("metrics-file").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let metrics_file = MetricsFile { path: named.unwrap_or_else(|| app.state_base().join(metrics::NAME)), repository };
+    let (notifiers, origin) = (Notifiers::of(settings)?, Origin::of(metrics_file.repository.clone()));
+    let sparse = max_age.and_then(|max_age| too_sparse(&calendars, max_age));
 
     let style = Style { json: app.json, quiet: settings.switch("quiet")?, verbose: settings.switch("verbose")? };
     let log = Log::new(style, zone);
@@ -60,31 +70,47 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         Found::Damaged(why) => (Remembered::new(now), Some(why)),
     };
     let board = Arc::new(Board::new(&remembered, max_age));
-    let feed = Feed::default().with(Arc::new(log)).with(Arc::<Board>::clone(&board));
+    let log = Arc::new(log);
+    let mut feed = Feed::default().with(Arc::<Log>::clone(&log)).with(Arc::<Board>::clone(&board)).with(Arc::new(metrics_file.clone()));
+    let mut delivery = None;
+    if !notifiers.is_empty() {
+        let (teller, delivered) = Teller::start(notifiers, origin, log);
+        feed = feed.with(teller);
+        delivery = Some(delivered);
+    }
     let mut planner = Planner::new(calendars, remembered.schedules.clone(), jitter, retry_after, now);
     if let Some(why) = &damaged {
         let message = format!("`{}` cannot be understood ({why}): a backup runs now, since nobody knows whether one was missed", file.path().display());
+        feed.tell(&Happened::Warned(&message));
+    }
+    if let Some(message) = sparse {
         feed.tell(&Happened::Warned(&message));
     }
     if run_now || damaged.is_some() {
         planner.ask(Job::Backup);
     }
     if let Some(listener) = listener {
-        tokio::spawn(http::serve(listener, Arc::clone(&board)));
+        tokio::spawn(http::serve(listener, Arc::clone(&board), metrics_file.clone()));
     }
     before_jobs(app, &board).await;
-    let told = Job::ALL.into_iter().map(|job| (job, child::told(job, settings))).collect();
+    let told = |job| child::told(job, settings).with("IMMICH_BACKUP_METRICS_FILE", metrics_file.path.display().to_string());
+    let told = Job::ALL.into_iter().map(|job| (job, told(job))).collect();
+    let guard = tokio::spawn(guard::watch(feed.clone(), Arc::clone(&board), max_age, remembered.since));
     let stopped = Loop { planner, told, feed, board, file, remembered }.run(&app.stop).await;
+    guard.abort();
+    if let Some(delivery) = delivery {
+        delivery.end().await;
+    }
     let (exit, text) =
         if stopped.interrupted { (Exit::Interrupted, "stopped in the middle of a job; the next one goes on from there") } else { (Exit::Done, "stopped") };
     Ok(Outcome::new(exit, text.to_owned(), json!({ "runs": stopped.runs, "errors": [] })))
 }
 
 /// Less would be no wait at all.
-const MIN_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The daemon is seen to turn this often while it is not in its loop yet.
-const TURN_EVERY: std::time::Duration = std::time::Duration::from_secs(20);
+const TURN_EVERY: Duration = Duration::from_secs(20);
 
 /// Held while this is the one daemon of its state folder; freed with the process, whatever happens.
 struct Alone {
@@ -99,6 +125,16 @@ async fn before_jobs(app: &App, board: &Board) {
     while tokio::time::timeout(TURN_EVERY, &mut recovered).await.is_err() {
         board.turn();
     }
+}
+
+/// What is wrong with a schedule that leaves more time between two backups than `--max-age` has.
+fn too_sparse(calendars: &BTreeMap<Job, Calendar>, max_age: Duration) -> Option<String> {
+    let calendar = calendars.get(&Job::Backup)?;
+    let next = calendar.next_after(Timestamp::now())?;
+    let between = Duration::try_from(calendar.next_after(next)?.duration_since(next)).ok()?;
+    let text = calendar.text();
+    (between > max_age)
+        .then(|| format!("--schedule `{text}` leaves more time between two backups than --max-age allows: each snapshot becomes too old before the next"))
 }
 
 fn alone(app: &App) -> anyhow::Result<Alone> {

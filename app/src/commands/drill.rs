@@ -32,7 +32,13 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let snapshot = reading.session.manifest.select(&selector)?;
     let id = snapshot.id;
     let plan = DrillPlan { snapshot, sample, target, workers: app.workers()?, record };
+    if record {
+        app.note(&reading.session);
+    }
     let report = drill::run(&mut reading.session, &plan, app.monitor.as_ref(), &app.stop).await?;
+    if record {
+        app.note(&reading.session);
+    }
     let exit = match (&report, report.outcome) {
         (DrillReport { interrupted: true, .. }, _) => Exit::Interrupted,
         (_, DrillOutcome::Failed) => Exit::Damaged,

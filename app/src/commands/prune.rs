@@ -24,11 +24,13 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let state = app.state(&repository)?;
     let wait = app.settings.time("wait")?.unwrap_or_default();
     let mut session = prune::open(repository, state, wait, app.monitor.as_ref(), &app.stop).await?;
+    app.note(&session);
     let prepared = prune::prepare(&session, &options).await?;
     if !app.json && !app.settings.switch("quiet")? {
         screen::print_error(&plan_text(&prepared.plan));
     }
     let report = prepared.run(&mut session, app.monitor.as_ref(), &app.stop).await?;
+    app.note(&session);
     let exit = match &report {
         Report { interrupted: true, .. } if app.stop.is_cancelled() => Exit::Interrupted,
         Report { interrupted: true, .. } => Exit::Incomplete,

@@ -1,15 +1,12 @@
 use crate::app::{App, Outcome};
 use crate::exit::Exit;
 use crate::screen;
+use crate::standing::{SILENT_MAX, Standing, is_older};
 use immich_backup_core::repository::log::DrillOutcome;
 use immich_backup_core::repository::manifest::Verification;
 use immich_backup_core::verdict::{Age, Ages};
 use jiff::Timestamp;
 use serde_json::json;
-use std::time::Duration;
-
-/// A backup that was not restored for so long may have stopped being one.
-const DRILL_MAX_AGE: Duration = Duration::from_secs(35 * 86_400);
 
 /// Says whether the backup is recent and sound.
 pub async fn run(app: &App) -> anyhow::Result<Outcome> {
@@ -17,6 +14,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let reading = app.reading().await?;
     let session = &reading.session;
     let manifest = &session.manifest;
+    let (standing, now) = (Standing::of(manifest)?, Timestamp::now());
+    app.note(session);
     let latest = manifest.latest_snapshot()?;
     let last_run = manifest.runs(1)?.pop();
     let damaged = manifest.count_lost()?;
@@ -30,7 +29,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
 
     let ended = last_run.as_ref().and_then(|run| run.outcome.as_deref());
     // A run writes at least every minute: one that is silent for longer than three has died.
-    let silent = last_run.as_ref().is_some_and(|run| run.outcome.is_none() && is_older(run.last_entry_at, Duration::from_secs(180)));
+    let silent = last_run.as_ref().is_some_and(|run| run.outcome.is_none() && is_older(run.last_entry_at, SILENT_MAX, now));
     let rotten = latest.as_ref().map_or(0, |snapshot| snapshot.fact.bit_rot_count);
     let mut problems = Vec::new();
     if silent {
@@ -63,15 +62,19 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if latest.is_some() && !with_database {
         remarks.push("the newest snapshot has no database: files alone do not bring Immich back".to_owned());
     }
-    if with_database && drill.as_ref().is_none_or(|drill| is_older(drill.fact.at, DRILL_MAX_AGE)) {
+    if standing.lacks_drill(now) {
         remarks.push("no drill for more than 35 days: `immich-backup drill` shows whether this backup comes back".to_owned());
     }
-    match (&latest, max_age) {
-        (None, _) => problems.push("there is no snapshot yet".to_owned()),
-        (Some(snapshot), Some(max_age)) if is_older(snapshot.fact.taken_at, max_age) => {
-            problems.push(format!("the newest snapshot is older than {}", app.settings.text("max-age").unwrap_or_default()));
+    let too_old = latest.is_none() || max_age.is_some_and(|max_age| standing.is_older_than(max_age, now));
+    let said = app.settings.text("max-age").unwrap_or_default();
+    match (&latest, max_age, standing.proven_at) {
+        (None, ..) => problems.push("there is no snapshot yet".to_owned()),
+        _ if !too_old => {}
+        (Some(snapshot), Some(max_age), _) if is_older(snapshot.fact.taken_at, max_age, now) => {
+            problems.push(format!("the newest snapshot is older than {said}"))
         }
-        _ => {}
+        (_, _, Some(at)) => problems.push(format!("the newest proven snapshot is older than {said} ({}); those after it lack something", screen::age(at))),
+        (_, _, None) => problems.push("no snapshot was ever proven".to_owned()),
     }
     if let Some(run) = last_run.as_ref().filter(|run| !matches!(run.outcome.as_deref(), Some("snapshot") | None)) {
         let reason = run.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
@@ -140,7 +143,6 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         "problems": problems,
         "warnings": remarks,
     });
-    let too_old = latest.is_none() || matches!((&latest, max_age), (Some(snapshot), Some(max_age)) if is_older(snapshot.fact.taken_at, max_age));
     let exit = match () {
         () if too_old => Exit::Failed,
         () if damaged > 0 => Exit::Damaged,
@@ -152,9 +154,4 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         () => Exit::Done,
     };
     Ok(Outcome::new(exit, lines.join("\n"), fields))
-}
-
-/// A time in the future has no age: a clock is wrong, and nothing is known.
-fn is_older(at: Timestamp, max_age: Duration) -> bool {
-    Duration::try_from(Timestamp::now().duration_since(at)).map_or(true, |age| age > max_age)
 }

@@ -30,6 +30,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if !prove && app.settings.found("snapshot").is_some_and(|found| found.origin == crate::config::Origin::Flag) {
         return Err(UsageError("--snapshot goes with --proof: all else looks at every object of every snapshot".to_owned()).into());
     }
+    if record {
+        app.note(&reading.session);
+    }
     let report = verify::run(&mut reading.session, plan, app.monitor.as_ref(), &app.stop).await?;
     let proof = if prove && !report.interrupted {
         let snapshot = reading.session.manifest.select(&selector)?;
@@ -37,6 +40,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     } else {
         None
     };
+    if record {
+        app.note(&reading.session);
+    }
     let ignored = reading.session.manifest.select(&selector).map_or(0, |snapshot| snapshot.fact.ignored);
     Ok(outcome(&report, proof.as_ref(), ignored))
 }

@@ -4,6 +4,7 @@ use super::feed::{Happened, LastRun, Watcher};
 use super::memory::{Remembered, Snapshot};
 use crate::schedule::planner::Job;
 use crate::screen::Progress;
+use crate::standing::{Standing, is_older};
 use immich_backup_core::event::Phase;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -46,8 +47,29 @@ pub struct Status {
     version: &'static str,
     snapshot: Option<Snapshot>,
     snapshot_age_s: Option<i64>,
+    standing: Option<Standing>,
     running: Option<RunningStatus>,
     jobs: BTreeMap<Job, JobStatus>,
+}
+
+impl Status {
+    /// What there is to complain about.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// When each job runs next.
+    pub fn next_runs(&self) -> impl Iterator<Item = (Job, Timestamp)> {
+        self.jobs.iter().filter_map(|(job, status)| Some((*job, status.next?)))
+    }
+
+    /// Each job, and whether it runs.
+    pub fn jobs_running(&self) -> impl Iterator<Item = (Job, bool)> {
+        let running = self.running.as_ref().map(|running| running.job);
+        let jobs = self.jobs.keys().copied().chain(running.filter(|job| !self.jobs.contains_key(job)));
+        jobs.map(move |job| (job, Some(job) == running))
+    }
 }
 
 struct State {
@@ -55,6 +77,7 @@ struct State {
     last: BTreeMap<Job, LastRun>,
     next: BTreeMap<Job, Timestamp>,
     snapshot: Option<Snapshot>,
+    standing: Option<Standing>,
     running: Option<(Job, Timestamp, Progress)>,
 }
 
@@ -69,8 +92,8 @@ impl Board {
     /// A board that begins with what is remembered. A snapshot older than `max_age` is something to complain about.
     #[must_use]
     pub fn new(remembered: &Remembered, max_age: Option<Duration>) -> Self {
-        let Remembered { since, last, snapshot, .. } = remembered.clone();
-        let state = State { since, last, next: BTreeMap::new(), snapshot, running: None };
+        let Remembered { since, last, snapshot, standing, .. } = remembered.clone();
+        let state = State { since, last, next: BTreeMap::new(), snapshot, standing, running: None };
         Self { state: Mutex::new(state), turned: Mutex::new(Instant::now()), max_age }
     }
 
@@ -85,11 +108,17 @@ impl Board {
         self.turned.lock().unwrap_or_else(PoisonError::into_inner).elapsed() <= TURN_MAX
     }
 
-    /// Last runs and the newest snapshot, to be remembered.
+    /// Last runs, the newest snapshot and how the repository stands, to be remembered.
     #[must_use]
-    pub fn kept(&self) -> (BTreeMap<Job, LastRun>, Option<Snapshot>) {
+    pub fn kept(&self) -> (BTreeMap<Job, LastRun>, Option<Snapshot>, Option<Standing>) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.last.clone(), state.snapshot.clone())
+        (state.last.clone(), state.snapshot.clone(), state.standing.clone())
+    }
+
+    /// How the repository stands, as the last job that could tell has told.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).standing.clone()
     }
 
     /// How everything is at `now`.
@@ -104,11 +133,12 @@ impl Board {
             .collect();
         let age = |at: Timestamp| now.duration_since(at);
         if let Some(max_age) = self.max_age {
-            let is_older = |at| Duration::try_from(age(at)).map_or(true, |age| age > max_age);
-            match &state.snapshot {
-                Some(snapshot) if is_older(snapshot.at) => problems.push("the newest snapshot is older than --max-age".to_owned()),
+            // What an older version remembered says nothing of proofs.
+            let counted = state.standing.as_ref().map_or_else(|| state.snapshot.as_ref().map(|snapshot| snapshot.at), |standing| standing.guarded_at);
+            match counted {
+                Some(at) if is_older(at, max_age, now) => problems.push("the newest proven snapshot is older than --max-age".to_owned()),
                 // The first one has its time, too.
-                None if is_older(state.since) => problems.push("there is no snapshot, for longer than --max-age".to_owned()),
+                None if is_older(state.since, max_age, now) => problems.push("there is no proven snapshot, for longer than --max-age".to_owned()),
                 _ => {}
             }
         }
@@ -131,6 +161,7 @@ impl Board {
             version: env!("CARGO_PKG_VERSION"),
             snapshot: state.snapshot.clone(),
             snapshot_age_s: state.snapshot.as_ref().map(|snapshot| age(snapshot.at).as_secs()),
+            standing: state.standing.clone(),
             running,
             jobs: jobs.collect(),
         }
@@ -161,10 +192,13 @@ impl Watcher for Board {
                 if let Some(id) = last.snapshot.clone() {
                     state.snapshot = Some(Snapshot { id, at: last.began_at });
                 }
+                if let Some(standing) = &report.standing {
+                    state.standing = Some(standing.clone());
+                }
                 state.last.insert(report.job, last);
             }
             Happened::Planned(next) => (*next).clone_into(&mut state.next),
-            Happened::Wrote(_) | Happened::Warned(_) => {}
+            Happened::Wrote(_) | Happened::Warned(_) | Happened::Noticed(_) => {}
         }
     }
 }
@@ -210,6 +244,21 @@ mod tests {
         assert!(!board.status(at("2026-05-01T09:00Z")).ok);
         board.notice(&Happened::Ended(&report(Job::Drill, 12, "2026-05-02T06:00Z", None)));
         assert!(!board.status(at("2026-05-02T06:00Z")).ok);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_not_proven_does_not_make_the_last_proven_one_younger() {
+        let board = Board::new(&Remembered::new(at("2026-05-01T00:00Z")), Some(Duration::from_secs(26 * 3_600)));
+        let told = |guarded: &str, began: &str| {
+            let standing = crate::standing::tests::standing(Some(guarded));
+            Report { standing: Some(standing), ..report(Job::Backup, 0, began, Some("5f")) }
+        };
+        board.notice(&Happened::Ended(&told("2026-05-02T03:10Z", "2026-05-02T03:00Z")));
+        board.notice(&Happened::Ended(&told("2026-05-02T03:10Z", "2026-05-03T03:00Z")));
+        assert!(board.status(at("2026-05-03T05:00Z")).ok);
+        let status = board.status(at("2026-05-03T06:00Z"));
+        assert_eq!(status.problems, ["the newest proven snapshot is older than --max-age"]);
+        assert_eq!(status.snapshot_age_s, Some(3 * 3_600));
     }
 
     #[test]

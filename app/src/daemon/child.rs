@@ -45,6 +45,15 @@ pub struct Told {
     environment: Vec<(&'static str, String)>,
 }
 
+impl Told {
+    /// Tells this name of the environment as well.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: String) -> Self {
+        self.environment.push((name, value));
+        self
+    }
+}
+
 /// What to tell `job`.
 ///
 /// The environment serves better than flags: no password of a URL shows in a list of processes, and `drill` takes only what is said to it on its own

@@ -2,12 +2,14 @@
 
 use crate::exit::Exit;
 use crate::schedule::planner::{Job, Why};
+use crate::standing::Standing;
 use immich_backup_core::event::Event;
 use immich_backup_core::verdict::Proof;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// How a run of a job ended.
@@ -19,6 +21,8 @@ pub struct Report {
     pub last: LastRun,
     /// What may help.
     pub hint: Option<String>,
+    /// How the repository stands, where the command could tell.
+    pub standing: Option<Standing>,
     /// The command's own summary, as `--json` prints it; empty if it died before.
     pub summary: Map<String, Value>,
 }
@@ -61,7 +65,8 @@ impl Report {
         let error = |field: &str| summary.get("errors")?.get(0)?.get(field)?.as_str().map(str::to_owned);
         let message = died.or_else(|| error("message")).unwrap_or_else(|| headline(job, &summary));
         let snapshot = summary.get("snapshot").and_then(Value::as_str).filter(|_| job == Job::Backup).map(str::to_owned);
-        Self { job, hint: error("hint"), last: LastRun { began_at, ended_at, exit_code, outcome, message, snapshot }, summary }
+        let standing = summary.get("standing").and_then(|standing| Standing::deserialize(standing).ok());
+        Self { job, standing, hint: error("hint"), last: LastRun { began_at, ended_at, exit_code, outcome, message, snapshot }, summary }
     }
 }
 
@@ -112,6 +117,50 @@ pub enum Happened<'a> {
     Planned(&'a BTreeMap<Job, Timestamp>),
     /// The daemon itself has something to say, that stops nothing.
     Warned(&'a str),
+    /// The daemon has noticed what no job tells.
+    Noticed(&'a Notice),
+}
+
+/// What is so without anything having happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The snapshot that `--max-age` counts is too old, or there is none.
+    Stale {
+        /// When it was committed.
+        guarded_at: Option<Timestamp>,
+    },
+    /// There was no drill for too long.
+    DrillOverdue {
+        /// When the last one was.
+        drill_at: Option<Timestamp>,
+    },
+    /// The clock was set, or the machine slept.
+    ClockJumped {
+        /// By how much: back where it is less than nothing.
+        by_s: i64,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours = |seconds: u64| if seconds < 7_200 { format!("{} min", seconds / 60) } else { format!("{} h", seconds / 3_600) };
+        match self {
+            Self::Stale { guarded_at: Some(at) } => write!(f, "the newest proven snapshot is too old: {} ({at:.0})", crate::screen::age(*at)),
+            Self::Stale { guarded_at: None } => f.write_str("no snapshot was ever proven, for longer than --max-age"),
+            Self::DrillOverdue { drill_at: Some(at) } => write!(f, "no drill for more than 35 days: the last one was {} ({at:.0})", crate::screen::age(*at)),
+            Self::DrillOverdue { drill_at: None } => f.write_str("there was never a drill: `immich-backup drill` shows whether this backup comes back"),
+            Self::ClockJumped { by_s: ..0 } => write!(f, "the clock was set back by {}: nothing runs twice for that", hours(self.jump_s())),
+            Self::ClockJumped { .. } => {
+                write!(f, "the clock went ahead by {}: it was set, or this machine slept; what was missed is made up for once", hours(self.jump_s()))
+            }
+        }
+    }
+}
+
+impl Notice {
+    fn jump_s(&self) -> u64 {
+        if let Self::ClockJumped { by_s } = self { by_s.unsigned_abs() } else { 0 }
+    }
 }
 
 /// Is told what happens; must return soon.

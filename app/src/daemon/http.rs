@@ -1,6 +1,7 @@
-//! `/healthz` and `/status` over HTTP, for probes and for people; and the one who asks, for a container's health check.
+//! `/healthz`, `/status` and `/metrics` over HTTP, for probes, for Prometheus and for people; and the one who asks, for a container's health check.
 
 use super::board::Board;
+use super::metrics::MetricsFile;
 use crate::config::UsageError;
 use anyhow::{Context as _, bail};
 use axum::extract::State;
@@ -51,8 +52,17 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (--listen)"))
 }
 
-fn routes(board: Arc<Board>) -> Router {
-    Router::new().route("/healthz", get(health)).route("/status", get(status)).with_state(board)
+fn routes(board: Arc<Board>, file: MetricsFile) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state((Arc::clone(&board), file));
+    Router::new().route("/healthz", get(health)).route("/status", get(status)).with_state(board).merge(metrics)
+}
+
+async fn metrics(State((board, file)): State<(Arc<Board>, MetricsFile)>) -> Response {
+    // The file may lie on a disk that hangs.
+    match tokio::task::spawn_blocking(move || file.text(&board)).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::CACHE_CONTROL, "no-store")], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn health(State(board): State<Arc<Board>>) -> Response {
@@ -66,8 +76,8 @@ async fn status(State(board): State<Arc<Board>>) -> Response {
 }
 
 /// Answers whoever asks, for as long as the process lives.
-pub async fn serve(listener: TcpListener, board: Arc<Board>) {
-    let routes = routes(board);
+pub async fn serve(listener: TcpListener, board: Arc<Board>, file: MetricsFile) {
+    let routes = routes(board, file);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -130,7 +140,8 @@ mod tests {
         let listener = listen(address("127.0.0.1:0").unwrap()).await.unwrap();
         let place = listener.local_addr().unwrap();
         let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), None));
-        tokio::spawn(serve(listener, Arc::clone(&board)));
+        let file = MetricsFile { path: "/nowhere/metrics.prom".into(), repository: "r".into() };
+        tokio::spawn(serve(listener, Arc::clone(&board), file));
         (place, board)
     }
 
@@ -149,6 +160,8 @@ mod tests {
         check(place).await.unwrap();
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").into_bytes();
         assert!(said(place, &get("/status")).await.starts_with("HTTP/1.1 200"));
+        let metrics = said(place, &get("/metrics")).await;
+        assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("immich_backup_problems{repository=\"r\"} 0\n"), "{metrics}");
         assert!(said(place, &get("/")).await.starts_with("HTTP/1.1 404"));
         assert!(said(place, b"DELETE /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.starts_with("HTTP/1.1 405"));
         assert!(check(address("127.0.0.1:1").unwrap()).await.unwrap_err().to_string().contains("nobody answers"));

@@ -104,6 +104,7 @@ impl Watcher for Log {
             Happened::Ended(report) => self.ended(report),
             Happened::Planned(next) if self.style.json || !self.style.quiet => self.planned(next),
             Happened::Planned(_) => {}
+            Happened::Noticed(notice) => self.monitor.emit(Event::Warned { message: notice.to_string() }),
             Happened::Warned(message) => self.monitor.emit(Event::Warned { message: (*message).to_owned() }),
         }
     }

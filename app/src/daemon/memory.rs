@@ -2,6 +2,7 @@
 
 use super::feed::LastRun;
 use crate::schedule::planner::{Job, Memory};
+use crate::standing::Standing;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,13 +43,16 @@ pub struct Remembered {
     /// The newest snapshot that a job committed.
     #[serde(default)]
     pub snapshot: Option<Snapshot>,
+    /// How the repository stood when a job last told.
+    #[serde(default)]
+    pub standing: Option<Standing>,
 }
 
 impl Remembered {
     /// Nothing yet.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { version: VERSION, since: now, schedules: BTreeMap::new(), last: BTreeMap::new(), snapshot: None }
+        Self { version: VERSION, since: now, schedules: BTreeMap::new(), last: BTreeMap::new(), snapshot: None, standing: None }
     }
 }
 

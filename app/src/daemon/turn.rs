@@ -81,8 +81,8 @@ impl Loop {
 
     /// What cannot be written down costs a run too many after the next start: no reason to stop.
     fn keep(&mut self) {
-        let (last, snapshot) = self.board.kept();
-        (self.remembered.last, self.remembered.snapshot) = (last, snapshot);
+        let remembered = &mut self.remembered;
+        (remembered.last, remembered.snapshot, remembered.standing) = self.board.kept();
         self.remembered.schedules = self.planner.memory();
         if let Err(error) = self.file.write(&self.remembered) {
             let message = format!("cannot write `{}`, so a start of the daemon may make up for what was done: {error}", self.file.path().display());

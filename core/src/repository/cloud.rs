@@ -16,11 +16,13 @@ mod journal;
 mod listing;
 mod parts;
 mod provider;
+mod requests;
 mod retry;
 mod s3;
 mod session;
 mod wire;
 
+pub use requests::{RequestKind, Requests};
 pub use retry::RetryPolicy;
 
 use super::checksum::Comparison;
@@ -93,6 +95,8 @@ pub struct Options {
     pub idle: Duration,
     /// The storage class of originals; everything else has the usual one.
     pub original_class: Option<String>,
+    /// Where requests are counted.
+    pub requests: Arc<Requests>,
     /// Where retries are told.
     pub monitor: Arc<dyn Monitor>,
     /// Once it is set, nothing is tried again.
@@ -112,6 +116,7 @@ impl Default for Options {
             retry: RetryPolicy::default(),
             idle: IDLE,
             original_class: None,
+            requests: Arc::default(),
             monitor: Arc::new(crate::event::Silent),
             stop: CancellationToken::new(),
         }
@@ -182,9 +187,9 @@ impl CloudStore {
     /// Credentials or a part of the address are missing. A directory is no object store.
     pub fn open(place: &Place, options: Options) -> Result<Self, OpenStoreError> {
         let (prefix, provider): (&str, Box<dyn Provider>) = match place {
-            Place::S3(place) => (&place.prefix, Box::new(s3::S3::open(place, &options.access, options.idle)?)),
-            Place::Gcs(place) => (&place.prefix, Box::new(gcs::Gcs::open(place, &options.access, options.idle)?)),
-            Place::Azure(place) => (&place.prefix, Box::new(azure::Azure::open(place, &options.access, options.idle)?)),
+            Place::S3(place) => (&place.prefix, Box::new(s3::S3::open(place, &options.access, options.idle, &options.requests)?)),
+            Place::Gcs(place) => (&place.prefix, Box::new(gcs::Gcs::open(place, &options.access, options.idle, &options.requests)?)),
+            Place::Azure(place) => (&place.prefix, Box::new(azure::Azure::open(place, &options.access, options.idle, &options.requests)?)),
             Place::Directory(path) => return Err(OpenStoreError::Client { problem: format!("`{}` is a directory", path.display()) }),
         };
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };

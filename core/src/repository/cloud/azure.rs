@@ -5,7 +5,7 @@ use super::super::place::AzurePlace;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, md5_of, query, rfc3339};
 use super::wire::{Line, Reader, Request, Signer, Wire, describe, for_tokens};
-use super::{Access, OpenStoreError};
+use super::{Access, OpenStoreError, Requests};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ pub(super) struct Azure {
 }
 
 impl Azure {
-    pub(super) fn open(place: &AzurePlace, access: &Access, idle: Duration) -> Result<Self, OpenStoreError> {
+    pub(super) fn open(place: &AzurePlace, access: &Access, idle: Duration, requests: &Arc<Requests>) -> Result<Self, OpenStoreError> {
         let failed = |error: object_store::Error| OpenStoreError::Client { problem: describe(&error) };
         let mut builder = MicrosoftAzureBuilder::new()
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
@@ -42,7 +42,7 @@ impl Azure {
         let endpoint = endpoint.unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
         builder = builder.with_endpoint(endpoint.clone());
         let credentials = Arc::clone(builder.clone().with_retry(for_tokens()).build().map_err(failed)?.credentials());
-        let wire = Wire::new(Signer::Azure { credentials: Arc::clone(&credentials), account }, idle)
+        let wire = Wire::new(Signer::Azure { credentials: Arc::clone(&credentials), account }, idle, Arc::clone(requests))
             .map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder.with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));

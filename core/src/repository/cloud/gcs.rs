@@ -6,7 +6,7 @@ use super::super::place::GcsPlace;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Provider, Put, Streaming, base64, created, encoded, from_base64, query, rfc3339};
 use super::wire::{Line, Reader, Request, Signer, Wire, describe, for_tokens};
-use super::{Access, GcsCredentials, OpenStoreError};
+use super::{Access, GcsCredentials, OpenStoreError, Requests};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
@@ -24,7 +24,7 @@ pub(super) struct Gcs {
 }
 
 impl Gcs {
-    pub(super) fn open(place: &GcsPlace, access: &Access, idle: Duration) -> Result<Self, OpenStoreError> {
+    pub(super) fn open(place: &GcsPlace, access: &Access, idle: Duration, requests: &Arc<Requests>) -> Result<Self, OpenStoreError> {
         let failed = |error: object_store::Error| OpenStoreError::Client { problem: describe(&error) };
         let endpoint = place.endpoint.clone().unwrap_or_else(|| ENDPOINT.to_owned());
         let builder = || {
@@ -40,7 +40,8 @@ impl Gcs {
             GcsCredentials::Ambient => builder(),
         };
         let credentials = Arc::clone(identified.with_retry(for_tokens()).build().map_err(|error| unusable(&access.gcs, &error))?.credentials());
-        let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
+        let wire = Wire::new(Signer::Gcs(Arc::clone(&credentials)), idle, Arc::clone(requests))
+            .map_err(|source| OpenStoreError::Client { problem: source.to_string() })?;
         let wire = Arc::new(wire);
         let reading = builder().with_credentials(credentials).with_skip_signature(true).with_http_connector(Reader(Arc::clone(&wire)));
         let store = reading.build().map_err(failed)?;

@@ -5,7 +5,7 @@ use super::super::place::S3Place;
 use super::answer::{Answer, Fault};
 use super::provider::{About, Part, Provider, Put, Streaming, base64, created, encoded, from_base64, md5_of, query, seconds};
 use super::wire::{Line, Reader, Request, Signer, Wire};
-use super::{Access, OpenStoreError};
+use super::{Access, OpenStoreError, Requests};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,7 +52,7 @@ fn base(place: &S3Place, region: &str) -> String {
 }
 
 impl S3 {
-    pub(super) fn open(place: &S3Place, access: &Access, idle: Duration) -> Result<Self, OpenStoreError> {
+    pub(super) fn open(place: &S3Place, access: &Access, idle: Duration, requests: &Arc<Requests>) -> Result<Self, OpenStoreError> {
         let credentials = access.aws.clone().ok_or(OpenStoreError::NoCredentials)?;
         let known = place.region.clone().or_else(|| access.aws_region.clone());
         let region = match (&place.endpoint, known) {
@@ -62,7 +62,7 @@ impl S3 {
         };
         let base = base(place, &region);
         let signer = Signer::Aws { credentials, region: region.clone(), payload: place.signed_payload };
-        let wire = Arc::new(Wire::new(signer, idle).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?);
+        let wire = Arc::new(Wire::new(signer, idle, Arc::clone(requests)).map_err(|source| OpenStoreError::Client { problem: source.to_string() })?);
         let store = AmazonS3Builder::new()
             .with_bucket_name(&place.bucket)
             .with_region(region)

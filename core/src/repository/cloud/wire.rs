@@ -4,6 +4,7 @@
 //! ([`Reader`]). So one place signs, one gives up on a store that is silent, and one keeps what it said.
 
 use super::answer::{Answer, NoAnswer};
+use super::requests::{RequestKind, Requests};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -56,6 +57,7 @@ pub(super) struct Wire {
     client: reqwest::Client,
     signer: Signer,
     idle: Duration,
+    requests: Arc<Requests>,
     /// Credentials were had once: where they are not to be had now, it is worth another try.
     known: AtomicBool,
 }
@@ -129,7 +131,7 @@ pub(super) fn for_tokens() -> RetryConfig {
 }
 
 impl Wire {
-    pub(super) fn new(signer: Signer, idle: Duration) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(signer: Signer, idle: Duration, requests: Arc<Requests>) -> Result<Self, reqwest::Error> {
         // Many connections move more than one that is shared: HTTP/1.1.
         let client = reqwest::Client::builder()
             .user_agent("immich-backup")
@@ -139,7 +141,7 @@ impl Wire {
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { client, signer, idle, known: AtomicBool::new(false) })
+        Ok(Self { client, signer, idle, requests, known: AtomicBool::new(false) })
     }
 
     /// Sends a request and reads the whole answer.
@@ -213,6 +215,7 @@ impl Wire {
     /// Sends what is signed, and gives up where nothing moves for too long.
     async fn execute(&self, request: HttpRequest, idle: Duration) -> Result<http::Response<reqwest::Body>, NoAnswer> {
         let (parts, body) = request.into_parts();
+        self.requests.note(RequestKind::of(&parts.method, parts.uri.query()));
         let url = parts.uri.to_string().parse().map_err(|_| NoAnswer::Unsent("its address is none".to_owned()))?;
         let mut sending = reqwest::Request::new(parts.method, url);
         *sending.headers_mut() = parts.headers;

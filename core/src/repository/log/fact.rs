@@ -345,6 +345,22 @@ pub struct SnapshotFact {
     pub doubtful: Vec<String>,
 }
 
+impl SnapshotFact {
+    /// Whether each asset that should be in it is proven: there is a proof, and nothing lacks but what was left out on purpose.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.is_complete_inside() && proof.outside <= self.ignored)
+    }
+
+    /// Whether its run had nothing to complain about.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        // A dump that is not Immich's proves nothing.
+        let proven = self.dump.is_none() || self.is_proven();
+        self.unread_count == 0 && self.bit_rot_count == 0 && self.doubtful_count == 0 && proven
+    }
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }

@@ -374,6 +374,17 @@ impl Manifest {
             .map_err(self.failed("read"))
     }
 
+    /// The newest snapshot that fits.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest_snapshot_that(&self, mut fits: impl FnMut(&SnapshotFact) -> bool) -> Result<Option<SnapshotRow>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT sequence, id, fact FROM snapshot ORDER BY sequence DESC").map_err(&failed)?;
+        let mut rows = query.query_map([], snapshot_row).map_err(&failed)?;
+        rows.find(|row| row.as_ref().map_or(true, |row| fits(&row.fact))).transpose().map_err(&failed)
+    }
+
     /// The newest runs, newest first.
     ///
     /// # Errors

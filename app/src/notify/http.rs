@@ -1,0 +1,155 @@
+//! Pings and webhooks.
+
+use super::message::{Kind, Message};
+use super::{Secret, Undelivered, read_secret};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use serde_json::json;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Whoever does not even answer the phone is not there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A ping's body: what services keep of it.
+const PING_BYTES_MAX: usize = 10_000;
+/// What Discord takes.
+const DISCORD_CHARACTERS_MAX: usize = 2_000;
+
+fn client() -> Result<Client, Undelivered> {
+    // A redirect would carry a token to somebody else.
+    let client = Client::builder().user_agent("immich-backup").connect_timeout(CONNECT_WITHIN).redirect(reqwest::redirect::Policy::none());
+    client.build().map_err(|error| Undelivered::for_good(in_words(error)))
+}
+
+/// The error and its causes, without the address, which may be a secret.
+fn in_words(error: reqwest::Error) -> String {
+    immich_backup_core::told::told(&error.without_url())
+}
+
+fn url(secret: &Secret) -> Result<Url, Undelivered> {
+    let url = secret.read()?.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| Undelivered::for_good("its address is none: write it like https://…"))
+}
+
+/// Sends a request, and looks at nothing of the answer but its status.
+async fn send(request: RequestBuilder) -> Result<(), Undelivered> {
+    let answer = request.send().await.map_err(|error| Undelivered::passing(in_words(error)))?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) => Err(Undelivered::passing(format!("it answers {status}"))),
+        status if status.is_server_error() => Err(Undelivered::passing(format!("it answers {status}"))),
+        status => Err(Undelivered::for_good(format!("it answers {status}"))),
+    }
+}
+
+/// A service that notices silence, as Healthchecks has it: `/start`, the address itself, `/fail`.
+#[derive(Debug)]
+pub(super) struct Ping {
+    pub(super) url: Secret,
+}
+
+impl Ping {
+    /// What is pinged: the backup. A verification that went well must not stand for a backup that did not run; what fails counts.
+    pub(super) fn wants(message: &Message) -> bool {
+        match message.kind {
+            Kind::Test => true,
+            // The daemon's own: the service has noticed by itself that nothing came, and a drill is no failure.
+            Kind::DrillOverdue | Kind::Stale if message.command == "daemon" => false,
+            _ if message.command == "backup" => true,
+            kind => kind.is_bad(),
+        }
+    }
+
+    pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
+        let mut url = url(&self.url)?;
+        let end = match message.kind {
+            Kind::Start => "start",
+            Kind::Success | Kind::DrillOverdue => "",
+            // Noted, and no sign of life.
+            Kind::Test => "log",
+            _ => "fail",
+        };
+        if !end.is_empty() {
+            let mut path = url.path_segments_mut().map_err(|()| Undelivered::for_good("its address is none: write it like https://…"))?;
+            path.pop_if_empty().push(end);
+        }
+        let mut body = format!("{}\n{}", message.title, message.body());
+        body.truncate(body.floor_char_boundary(PING_BYTES_MAX));
+        send(client()?.post(url).body(body)).await
+    }
+}
+
+/// What a webhook expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Style {
+    /// All there is, as our own JSON.
+    #[default]
+    Json,
+    Ntfy,
+    Gotify,
+    Discord,
+    Slack,
+}
+
+impl FromStr for Style {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "json" => Ok(Self::Json),
+            "ntfy" => Ok(Self::Ntfy),
+            "gotify" => Ok(Self::Gotify),
+            "discord" => Ok(Self::Discord),
+            "slack" => Ok(Self::Slack),
+            _ => Err("say json, ntfy, gotify, discord or slack"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Webhook {
+    pub(super) url: Secret,
+    pub(super) style: Style,
+    pub(super) token: Option<PathBuf>,
+}
+
+impl Webhook {
+    pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
+        let mut url = url(&self.url)?;
+        let both = |bold: &str| format!("{bold}{}{bold}\n{}", message.title, message.body());
+        let body = match self.style {
+            Style::Json => message.json(),
+            Style::Slack => json!({ "text": both("*") }),
+            Style::Discord => {
+                let content: String = both("**").chars().take(DISCORD_CHARACTERS_MAX).collect();
+                // A file's name must not call anybody.
+                json!({ "content": content, "allowed_mentions": { "parse": [] } })
+            }
+            Style::Gotify => {
+                let is_whole = url.path().ends_with("/message");
+                let mut path = url.path_segments_mut().map_err(|()| Undelivered::for_good("its address is none: write it like https://…"))?;
+                if !is_whole {
+                    path.pop_if_empty().push("message");
+                }
+                drop(path);
+                // From 0 to 10 there.
+                json!({ "title": message.title, "message": message.body(), "priority": message.kind.priority() * 2 })
+            }
+            Style::Ntfy => {
+                let topic = url.path_segments().and_then(|mut segments| segments.rfind(|segment| !segment.is_empty())).map(str::to_owned);
+                let topic = topic.ok_or_else(|| Undelivered::for_good("the address names no topic: write it like https://ntfy.sh/topic"))?;
+                let mut path = url.path_segments_mut().map_err(|()| Undelivered::for_good("its address is none: write it like https://…"))?;
+                path.pop_if_empty().pop();
+                drop(path);
+                let tag = if message.kind.is_bad() { "warning" } else { "white_check_mark" };
+                json!({ "topic": topic, "title": message.title, "message": message.body(), "priority": message.kind.priority(), "tags": [tag] })
+            }
+        };
+        let mut request = client()?.post(url).header("content-type", "application/json").body(body.to_string());
+        if let Some(file) = &self.token {
+            let token = read_secret(file)?;
+            request = if self.style == Style::Gotify { request.header("x-gotify-key", token) } else { request.bearer_auth(token) };
+        }
+        send(request).await
+    }
+}
