@@ -368,12 +368,6 @@ async fn another_writers_run_that_was_silent_for_three_minutes_is_dead() {
     assert!(recorder.events().contains(&Event::DeadRunFound { run: other }));
 }
 
-async fn until_it_waits(recorder: &Recorder) {
-    while !recorder.events().iter().any(|event| matches!(event, Event::Waiting { .. })) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_run_that_ends_while_it_is_waited_for_lets_the_next_begin() {
     let world = World::with_files(12).await;
@@ -382,11 +376,10 @@ async fn a_run_that_ends_while_it_is_waited_for_lets_the_next_begin() {
     let run = RunId::random();
     let started = Fact::RunStarted(RunStarted { at: Timestamp::now(), host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None });
     other.commit(Some(run), &[started], &Silent).await.unwrap();
-    let recorder = Arc::new(Recorder::default());
-    let monitor: Arc<dyn Monitor> = Arc::clone(&recorder) as _;
+    let monitor = silent();
     let waiting = world.back_up_with(world.directory(), "state", &monitor, |plan| plan.wait = Duration::from_secs(30));
     let ending = async {
-        until_it_waits(&recorder).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let ended = log::Ended { outcome: Outcome::Interrupted, reason: None, gone: None, changed: None };
         other.commit(Some(run), &[Fact::RunEnded(ended)], &Silent).await.unwrap();
     };
@@ -405,7 +398,9 @@ async fn from_one_state_folder_only_one_run_writes() {
     let recorder = Recorder::default();
     let waiting = backup::open(repository, state, Duration::from_secs(30), &recorder, &stop);
     let letting_go = async {
-        until_it_waits(&recorder).await;
+        while !recorder.events().iter().any(|event| matches!(event, Event::Waiting { .. })) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         drop(held);
     };
     let (opened, ()) = tokio::join!(waiting, letting_go);
