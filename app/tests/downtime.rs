@@ -26,7 +26,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Random, World};
+use support::{Random, Running, World};
 
 const LINE_BYTES_PER_SECOND: u64 = 20_000_000;
 const FILE_BYTES: usize = 50_000_000;
@@ -55,6 +55,8 @@ fn a_staged_run_is_down_for_a_local_copy_and_no_longer() {
     let store = SeaweedFs::start(Options::default()).unwrap();
     let line = Line::start(store.endpoint(), LINE_BYTES_PER_SECOND).unwrap();
     let before = ups(&stack);
+    // Four times as long as the line needs.
+    let limit = Duration::from_mins(1) + Duration::from_secs(4 * megabytes as u64 * 1_000_000 / LINE_BYTES_PER_SECOND);
     let run = |name: &str, staged: bool| {
         let mut host = Host { world: World::new(), docker: engine.host() };
         host.world.repository = PathBuf::from(format!("s3://{}/{name}?endpoint={}", store.bucket().name, line.endpoint()));
@@ -66,7 +68,7 @@ fn a_staged_run_is_down_for_a_local_copy_and_no_longer() {
         let stage = stage.display().to_string();
         let began = Instant::now();
         let more: Vec<&str> = if staged { vec!["--stage", &stage] } else { Vec::new() };
-        let ran = host.backup(&stack, &more).ended(0);
+        let ran = Running::start(host.backup_command(&stack, &more)).wait_within(limit).ended(0);
         assert_eq!(ups(&stack), before);
         (Duration::from_millis(ran.number("/downtime_ms")), began.elapsed())
     };

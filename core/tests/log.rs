@@ -395,9 +395,12 @@ async fn from_one_state_folder_only_one_run_writes() {
     assert!(matches!(second, Err(BackupError::Busy { .. })));
     let (repository, state) = world.open(world.directory(), "state").await.unwrap();
     let stop = CancellationToken::new();
-    let waiting = backup::open(repository, state, Duration::from_secs(30), &Silent, &stop);
+    let recorder = Recorder::default();
+    let waiting = backup::open(repository, state, Duration::from_secs(30), &recorder, &stop);
     let letting_go = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        while !recorder.events().iter().any(|event| matches!(event, Event::Waiting { .. })) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         drop(held);
     };
     let (opened, ()) = tokio::join!(waiting, letting_go);

@@ -166,15 +166,21 @@ impl Running {
 
     /// Waits for its end, at most [`DEADLINE`].
     #[track_caller]
-    pub fn wait(mut self) -> Ran {
+    pub fn wait(self) -> Ran {
+        self.wait_within(DEADLINE)
+    }
+
+    /// Waits for its end, at most so long.
+    #[track_caller]
+    pub fn wait_within(mut self, limit: Duration) -> Ran {
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if self.began.elapsed() > DEADLINE {
+            if self.began.elapsed() > limit {
                 let said = self.said();
                 drop(self.child.kill());
-                panic!("HANGS after {DEADLINE:?}: {}\n{said}", self.shown);
+                panic!("HANGS after {limit:?}: {}\n{said}", self.shown);
             }
             std::thread::sleep(Duration::from_millis(2));
         };
