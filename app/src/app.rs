@@ -2,13 +2,13 @@
 
 use crate::access;
 use crate::commands;
+use crate::commands::shard;
 use crate::config::{Settings, UsageError};
 use crate::daemon::child::PARENT;
 use crate::exit::{Exit, Failure};
 use crate::metrics::{self, Run, Tally};
 use crate::notify::Telling;
 use crate::screen::{self, Style};
-use crate::shard;
 use crate::standing::Standing;
 use anyhow::Context as _;
 use clap::ArgMatches;

@@ -11,6 +11,7 @@ mod notify;
 mod prune;
 mod restore;
 mod services;
+pub mod shard;
 mod snapshots;
 mod status;
 mod verify;

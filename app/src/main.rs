@@ -15,7 +15,6 @@ mod schedule;
 mod screen;
 mod services;
 mod settings;
-mod shard;
 mod stack;
 mod standing;
 

@@ -1,10 +1,10 @@
 use crate::app::{App, Outcome};
+use crate::commands::shard;
 use crate::config::{Origin, UsageError};
 use crate::database::{self, Said, Wanted};
 use crate::exit::Exit;
 use crate::screen;
 use crate::services;
-use crate::shard;
 use crate::stack::{self, Externals, Findings, Stack};
 use immich_backup_core::backup::{self, Counts, Database, Downtime, Ending, NotUp, Plan, Report, Source};
 use immich_backup_core::database::client::Client;
