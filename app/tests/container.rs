@@ -375,6 +375,32 @@ fn on_s3_every_cronjob_does_its_work_as_the_cluster_starts_it_each_with_its_own_
     assert_eq!(immich.server.rows("back"), immich.server.rows("immich"));
 }
 
+#[test]
+fn the_pods_of_an_indexed_job_make_one_proven_snapshot() {
+    let Some(engine) = engine() else { return };
+    let Some(immich) = Immich::new(&Options::default()) else { return };
+    let server = SeaweedFs::start(servers::Options { versioning: true, ..servers::Options::default() }).unwrap();
+    let repository = format!("s3://{}/immich?endpoint={}&region=us-east-1", server.bucket().name, server.endpoint());
+    let config = [immich.config().as_slice(), &[("repository", repository), ("shards", "3".to_owned())]].concat();
+    let objects = overlay("s3", &["sharded"], &pairs(&config));
+    let job = &objects.get("CronJob", "immich-backup")["spec"]["jobTemplate"]["spec"];
+    assert_eq!((&job["completionMode"], &job["completions"], &job["parallelism"]), (&"Indexed".into(), &3.into(), &3.into()), "{job}");
+    name_for_pods(&engine, &objects);
+    let mut node = Node::new(&engine, objects);
+    immich.join(&mut node);
+    let keys = [("AWS_ACCESS_KEY_ID", server.credentials().access_key.as_str()), ("AWS_SECRET_ACCESS_KEY", server.credentials().secret_key.as_str())];
+    node.secret("backup-secrets", &[keys.as_slice(), &[("DB_PASSWORD", Postgres::PASSWORD)]].concat());
+    // The first has the dump, which the others need before they walk.
+    for (index, said) in [(0, "shards 1, 2 are done"), (2, "shards 1 are done"), (2, "shards 1 are done"), (1, "proven 93 of 93")] {
+        node.index.set(Some(index));
+        told(&format!("shard {index}"), &node.run("immich-backup").ended(0).says(said));
+    }
+    let versions = server.bucket().versions().unwrap();
+    assert!(versions.iter().all(|(key, count)| *count == 1 || key == ".ready"), "{versions:?}");
+    node.index.set(None);
+    told("verify", &node.run("immich-backup-verify").ended(0).says("sound").says("proven 93 of 93"));
+}
+
 /// `docker run` with nothing but these names in the environment.
 fn run(engine: &Engine, options: &[String], environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let mut command = Command::new("docker");

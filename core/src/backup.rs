@@ -435,8 +435,9 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         settled: Settled::default(),
         shard: plan.shard.map(|shard| shard.part),
     };
-    if plan.shard.is_some() {
+    if let Some(shard) = plan.shard {
         run.check_store_of_shards().await?;
+        run.check_shards(shard.part)?;
     }
     run.start().await?;
     let ending = match Box::pin(run.work()).await {

@@ -37,6 +37,8 @@ pub struct Node<'a> {
     pub played: Vec<String>,
     /// The `ServiceAccount` of the pod that runs: who asks the cloud for a token.
     pub account: Arc<Mutex<String>>,
+    /// Of an indexed Job: which of its pods runs next.
+    pub index: Cell<Option<u32>>,
     folder: TempDir,
     pods: Cell<u32>,
 }
@@ -97,6 +99,7 @@ impl<'a> Node<'a> {
             hosts: Vec::new(),
             played: Vec::new(),
             account: Arc::default(),
+            index: Cell::new(None),
             folder,
             pods: Cell::new(0),
         }
@@ -194,6 +197,9 @@ impl<'a> Pod<'a> {
         // A kubelet says so to everybody.
         for (name, value) in [("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("KUBERNETES_SERVICE_PORT", "443")] {
             pod.variables.insert(name.to_owned(), value.to_owned());
+        }
+        if let Some(index) = node.index.get() {
+            pod.variables.insert("JOB_COMPLETION_INDEX".to_owned(), index.to_string());
         }
         pod
     }

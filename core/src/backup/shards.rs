@@ -43,6 +43,7 @@ impl Run<'_> {
         if let Some(ending) = how_it_ended(&self.session.manifest, self.id)? {
             return Ok(ending);
         }
+        // Others may have begun at the same time.
         self.check_shards(shard)?;
         let dump = match Box::pin(self.dump_of_shards(shard)).await? {
             Dumped::Interrupted => return self.interrupted().await,
@@ -131,7 +132,7 @@ impl Run<'_> {
     }
 
     /// Each shard has to know the same number of them.
-    fn check_shards(&self, shard: Part) -> Result<(), BackupError> {
+    pub(super) fn check_shards(&self, shard: Part) -> Result<(), BackupError> {
         let begun = self.session.manifest.run(self.id)?.map(|run| run.started.shard.map_or(1, |first| first.of));
         match begun {
             Some(of) if of != shard.of => Err(BackupError::OtherShards { run: self.id.to_string(), of, mine: shard.of }),
