@@ -1,6 +1,6 @@
 //! Facts about Immich's media location, read off its source at 1.113 to 3.1. No other module knows a folder's name.
 
-use crate::model::{Class, FilePath, Root};
+use crate::model::{Class, FilePath, Root, RootPath};
 
 /// The folders of the media location; Immich refuses to start where one lacks its [`MARKER`] (since 1.115).
 pub const FOLDERS: [&str; 6] = ["backups", "encoded-video", "library", "profile", "thumbs", "upload"];
@@ -10,6 +10,13 @@ pub const MARKER: &str = ".immich";
 
 /// Holds Immich's own dumps of the database.
 const OWN_DUMPS: &str = "backups";
+
+/// Whether this is, or lies in, what a file system keeps for itself at its top: `lost+found` of ext4, which only root may read, and which is in the way wherever a
+/// volume of its own is a library. (<https://man7.org/linux/man-pages/man8/mklost+found.8.html>)
+#[must_use]
+pub fn is_of_file_system(path: &RootPath) -> bool {
+    path.as_str().split('/').next() == Some("lost+found")
+}
 
 /// Names that only ever belong to a file being written or held open after its removal: ours while restoring, and those
 /// of NFS and FUSE.

@@ -97,7 +97,7 @@ impl Scope {
             // Given or not given; patterns and classes are about Immich's files.
             return true;
         }
-        if layout::is_own_dump(file) || layout::is_temporary(file.path.split().1) {
+        if layout::is_own_dump(file) || layout::is_temporary(file.path.split().1) || layout::is_of_file_system(&file.path) {
             return false;
         }
         let class = layout::class_of(file);
@@ -115,11 +115,13 @@ impl Scope {
     /// Whether nothing below this folder can belong to the backup, so that it need not be walked.
     #[must_use]
     pub fn skips_folder(&self, folder: &FilePath) -> bool {
-        folder.root.is_of_immich() && (layout::is_own_dump(folder) || self.excludes_folder(folder))
+        layout::is_of_file_system(&folder.path) || (folder.root.is_of_immich() && (layout::is_own_dump(folder) || self.excludes_folder(folder)))
     }
 
     fn excludes_folder(&self, folder: &FilePath) -> bool {
-        self.include.is_empty() && self.is_excluded(folder) && folder.path.as_str().contains('/')
+        // The markers in Immich's own folders are taken whatever is left out.
+        let may_have_marker = layout::FOLDERS.contains(&folder.path.as_str());
+        self.include.is_empty() && self.is_excluded(folder) && !may_have_marker
     }
 }
 
@@ -142,6 +144,18 @@ mod tests {
         let scope = scope(false, &[], &[]);
         assert!(takes(&scope, "thumbs/a.webp") && takes(&scope, "anything/else") && takes(&scope, "backups2/x"));
         assert!(!takes(&scope, "backups/immich-db-backup.sql.gz") && !takes(&scope, "upload/.immich-backup.00.part"));
+    }
+
+    #[test]
+    fn what_a_file_system_keeps_for_itself_is_left_out_and_not_looked_into() {
+        let scope = scope(false, &["anna", "thumbs"], &[]);
+        let skips = |path: &str| scope.skips_folder(&FilePath::library(RootPath::parse(path).unwrap()));
+        assert!(skips("lost+found") && !takes(&scope, "lost+found/#1234"));
+        assert!(!skips("library/lost+found") && takes(&scope, "library/lost+found/x.jpg"));
+        let external = FilePath { root: crate::model::Root::External("nas".parse().unwrap()), path: RootPath::parse("lost+found").unwrap() };
+        assert!(scope.skips_folder(&external));
+        // Nobody may be able to read a folder that is left out; but Immich's own have markers.
+        assert!(skips("anna") && !skips("thumbs"));
     }
 
     #[test]
