@@ -273,6 +273,27 @@ fn names_that_are_used_are_declared_and_names_that_are_declared_are_used() {
     }
 }
 
+#[test]
+fn outputs_that_the_documents_ask_for_are_there() {
+    let mut asked = 0;
+    for document in ["deploy/terraform/README.md", "docs/kubernetes.md"].map(|path| sources().join(path)) {
+        let (text, mut cloud) = (fs::read_to_string(&document).unwrap(), String::new());
+        for line in text.lines() {
+            if let Some((_, folder)) = line.split_once("cd deploy/terraform/") {
+                folder.split_whitespace().next().unwrap().clone_into(&mut cloud);
+            }
+            let Some((_, arguments)) = line.split_once("terraform output ") else { continue };
+            let Some(name) = arguments.split_whitespace().find(|word| !word.starts_with('-') && !word.starts_with('>')) else { continue };
+            let name = name.trim_matches(|letter: char| !letter.is_alphanumeric() && letter != '_');
+            let clouds: Vec<_> = if cloud.is_empty() { vec!["gcs", "s3"] } else { vec![cloud.as_str()] };
+            let has = |cloud: &&str| Terraform::open(cloud).text().contains(&format!("output \"{name}\""));
+            assert!(clouds.iter().any(has), "{}: {clouds:?} has no output `{name}`: {line}", document.display());
+            asked += 1;
+        }
+    }
+    assert!(asked >= 4, "{asked}");
+}
+
 /// A library of so many TB as the README supposes one.
 fn supposed(terabytes: u64) -> Contents {
     let mut contents = Contents::default();
