@@ -79,6 +79,21 @@ fn a_backup_is_pinged_when_it_begins_and_as_it_ends_and_a_verification_only_if_i
 }
 
 #[test]
+fn shards_tell_no_start_and_only_the_one_that_commits_or_fails_tells_an_end() {
+    let mut world = World::new();
+    world.pictures(10);
+    let receiver = Receiver::start(&[200]);
+    set(&mut world, "PING", &receiver.url("/p"));
+    let run = immich_backup_core::model::RunId::random().to_string();
+    let shard = |index: &str| world.backup(&["--shard", index, "--run-id", &run]);
+    shard("1/2").ended(0);
+    assert_eq!(receiver.paths(), Vec::<String>::new());
+    shard("2/2").ended(2);
+    shard("0/2").ended(0);
+    assert_eq!(receiver.paths(), ["/p/fail", "/p"]);
+}
+
+#[test]
 fn a_webhook_is_told_what_its_receiver_understands() {
     let mut world = World::new();
     world.pictures(3);

@@ -19,11 +19,11 @@ pub struct Telling {
     origin: Origin,
     command: String,
     began_at: Timestamp,
-    start: JoinHandle<Vec<String>>,
+    start: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Telling {
-    /// Tells that `command` begins, while it does; nothing where nobody wants to know.
+    /// Tells that `command` begins, while it does, unless it is a shard; nothing where nobody wants to know.
     ///
     /// # Errors
     /// A setting that cannot be understood.
@@ -38,10 +38,11 @@ impl Telling {
         // What is wrong with the repository's name, the command will say.
         let origin = Origin::of(app.repository_name().unwrap_or_default());
         let began_at = Timestamp::now();
-        let message = Message::start(command, began_at, &origin);
-        let start = tokio::spawn({
-            let notifiers = Arc::clone(&notifiers);
-            async move { notifiers.tell(&message).await }
+        // Most shards end without a word, and a service that was told of a start would wait for its end.
+        let is_shard = command == "backup" && app.settings.text("shard").is_some();
+        let start = (!is_shard).then(|| {
+            let (notifiers, message) = (Arc::clone(&notifiers), Message::start(command, began_at, &origin));
+            tokio::spawn(async move { notifiers.tell(&message).await })
         });
         Ok(Some(Self { notifiers, origin, command: command.to_owned(), began_at, start }))
     }
@@ -49,7 +50,10 @@ impl Telling {
     /// Tells that it has ended, with this summary. What could not be told is a warning.
     pub async fn end(self, app: &App, summary: Map<String, Value>) {
         // The end never overtakes the start.
-        let mut problems = self.start.await.unwrap_or_default();
+        let mut problems = match self.start {
+            Some(start) => start.await.unwrap_or_default(),
+            None => Vec::new(),
+        };
         let now = Timestamp::now();
         // A part of a run that others end: who commits the snapshot tells of it.
         let is_part = self.command == "backup" && is_done(&summary) && summary.get("snapshot").is_none_or(Value::is_null);
