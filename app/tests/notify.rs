@@ -134,6 +134,12 @@ fn a_webhook_is_told_what_its_receiver_understands() {
     set(&mut world, "ON", "failure");
     silent(world.backup(&[]).ended(0));
     assert_eq!(receiver.requests().len(), before);
+    // What is quoted calls nobody.
+    world.repository = world.at("a <!channel> & b");
+    set(&mut world, "WEBHOOK_AS", "slack");
+    silent(world.run(&["notify", "--test"]).ended(0));
+    let text = receiver.requests().pop().unwrap().json()["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("/a &lt;!channel&gt; &amp; b"), "{text}");
     // A configuration that is shown shows no secret.
     silent(world.run(&["backup", "--show-config"]).ended(0)).says("http://127.0.0.1").says("notify-webhook");
 }

@@ -119,7 +119,8 @@ impl Webhook {
         let both = |bold: &str| format!("{bold}{}{bold}\n{}", message.title, message.body());
         let body = match self.style {
             Style::Json => message.json(),
-            Style::Slack => json!({ "text": both("*") }),
+            // What stands in angle brackets would call somebody, or be a link.
+            Style::Slack => json!({ "text": both("*").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;") }),
             Style::Discord => {
                 let content: String = both("**").chars().take(DISCORD_CHARACTERS_MAX).collect();
                 // A file's name must not call anybody.
