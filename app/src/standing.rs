@@ -14,6 +14,9 @@ pub const DRILL_MAX_AGE: Duration = Duration::from_secs(35 * 86_400);
 /// A run writes to the log at least every minute: one that is silent for longer than three has died.
 pub const SILENT_MAX: Duration = Duration::from_secs(180);
 
+/// The clocks of two machines differ by so much without anybody minding.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(600);
+
 /// What the log says of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -122,10 +125,10 @@ impl Standing {
     }
 }
 
-/// A time in the future has no age: a clock is wrong, and nothing is known.
+/// A time in the future has no age: a clock is wrong, and nothing is known. What another machine wrote just now may be a little ahead.
 #[must_use]
 pub fn is_older(at: Timestamp, max_age: Duration, now: Timestamp) -> bool {
-    Duration::try_from(now.duration_since(at)).map_or(true, |age| age > max_age)
+    Duration::try_from(now.duration_since(at)).map_or_else(|_| now.duration_until(at).unsigned_abs() > CLOCKS_DIFFER_MAX, |age| age > max_age)
 }
 
 fn last_backup(run: &RunRow, latest: Option<&SnapshotRow>) -> Option<LastBackup> {
@@ -175,5 +178,6 @@ pub(crate) mod tests {
         let too_old = |at| standing(at).is_older_than(Duration::from_secs(86_400), now);
         assert!(too_old(None) && too_old(Some("2026-05-01T02:59:59Z")) && too_old(Some("2026-05-03T03:00Z")));
         assert!(!too_old(Some("2026-05-01T03:00Z")) && !too_old(Some("2026-05-02T03:00Z")));
+        assert!(!too_old(Some("2026-05-02T03:10Z")) && too_old(Some("2026-05-02T03:10:01Z")), "clocks differ a little");
     }
 }
