@@ -31,8 +31,8 @@ pub fn read(path: &Path) -> io::Result<Vec<Sample>> {
     }
 }
 
-/// Writes down how `run` went, what `tally` counted of it, and how the repository stands, where that is known: whoever reads `path` finds the old text or
-/// the new.
+/// Writes down how `run` went, what `tally` counted of it, and how the repository stands, where that is known and what was written before is not newer: whoever
+/// reads `path` finds the old text or the new.
 ///
 /// # Errors
 /// It cannot be written.
@@ -58,7 +58,16 @@ pub fn update(path: &Path, repository: &str, run: &Run<'_>, tally: Option<&Tally
     Ok(())
 }
 
+/// Whether `before` has a time of the repository that the samples of a standing do not have yet: another command has written since that standing was noted.
+fn knows_more(before: &[Sample], repository: &str, noted: &[Sample]) -> bool {
+    let is_time = |sample: &&Sample| sample.name.starts_with("last_") && metric(&sample.name).is_some_and(|metric| metric.scope == Scope::Repository);
+    let times = before.iter().filter(|sample| sample.label(REPOSITORY) == Some(repository)).filter(is_time).filter(|sample| sample.name.ends_with("_seconds"));
+    times.into_iter().any(|time| noted.iter().find(|sample| sample.name == time.name).is_none_or(|sample| sample.value < time.value))
+}
+
 fn merged(mut samples: Vec<Sample>, repository: &str, run: &Run<'_>, tally: Option<&Tally>, standing: Option<&Standing>) -> Vec<Sample> {
+    // What a command that failed knows, it may have noted hours ago, at its start.
+    let standing = standing.filter(|standing| run.is_done() || !knows_more(&samples, repository, &standing::samples(repository, standing)));
     let is_ours = |sample: &Sample| sample.label(REPOSITORY) == Some(repository);
     let is_of_run = |sample: &Sample, command: &str| is_ours(sample) && sample.label(COMMAND) == Some(command);
     samples.retain(|sample| match metric(&sample.name).map(|metric| metric.scope) {
@@ -143,6 +152,24 @@ mod tests {
         assert_eq!(outcome("failed"), Some(1.0), "the log does not know of it");
         update(&path, "r", &status, None, Some(&standing("2026-05-01T12:00Z", Some(("2026-05-01T12:00Z", "done"))))).unwrap();
         assert_eq!((outcome("done"), outcome("failed")), (Some(1.0), Some(0.0)));
+    }
+
+    #[test]
+    fn a_failed_run_does_not_take_back_what_another_one_wrote_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.prom");
+        let (old, new) = (standing("2026-05-01T03:00Z", None), standing("2026-05-02T03:00Z", None));
+        let snapshot = |path: &Path| value(path, "last_snapshot_timestamp_seconds", &[]);
+        update(&path, "r", &run("verify", Exit::Failed, "2026-05-01T04:00Z"), None, Some(&old)).unwrap();
+        assert_eq!(snapshot(&path), Some(seconds(at("2026-05-01T03:00Z"))), "where nothing is known, it serves");
+        update(&path, "r", &run("backup", Exit::Done, "2026-05-02T03:00Z"), None, Some(&new)).unwrap();
+        update(&path, "r", &run("verify", Exit::Failed, "2026-05-02T04:00Z"), None, Some(&old)).unwrap();
+        assert_eq!(snapshot(&path), Some(seconds(at("2026-05-02T03:00Z"))));
+        assert_eq!(value(&path, "last_run_outcome", &[("command", "verify"), ("outcome", "failed")]), Some(1.0));
+        update(&path, "r", &run("verify", Exit::Failed, "2026-05-02T05:00Z"), None, Some(&Standing { damaged_objects: 3, ..new })).unwrap();
+        assert_eq!(value(&path, "damaged_objects", &[]), Some(3.0), "what is no older counts");
+        update(&path, "r", &run("status", Exit::Done, "2026-05-02T06:00Z"), None, Some(&old)).unwrap();
+        assert_eq!(snapshot(&path), Some(seconds(at("2026-05-01T03:00Z"))), "a log that was made anew");
     }
 
     #[test]
