@@ -165,9 +165,7 @@ impl Notifiers {
             let token = text("notify-webhook-token-file").map(PathBuf::from);
             ways.push(Way::Webhook(Webhook { url: address("notify-webhook", url)?, style, token }));
         }
-        if let Some(mail) = Mail::of(settings)? {
-            ways.push(Way::Mail(Box::new(mail)));
-        }
+        ways.extend(Mail::of(settings)?.into_iter().map(|mail| Way::Mail(Box::new(mail))));
         let said = settings.texts("notify-on").iter().map(|word| word.parse().map_err(UsageError)).collect::<Result<Vec<Kind>, _>>()?;
         let kinds = if said.is_empty() { USUAL.to_vec() } else { said };
         Ok(Self { ways, kinds })
@@ -187,7 +185,9 @@ impl Notifiers {
             Way::Ping(_) => "the start and the end of each backup, and what fails otherwise".to_owned(),
             Way::Webhook(_) | Way::Mail(_) => kinds.join(", "),
         };
-        self.ways.iter().map(|way| (way.name(), told(way))).collect()
+        let mut ways: Vec<_> = self.ways.iter().map(|way| (way.name(), told(way))).collect();
+        ways.dedup();
+        ways
     }
 
     fn wants(&self, way: &Way, message: &Message) -> bool {

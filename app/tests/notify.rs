@@ -177,10 +177,12 @@ fn mail_is_sent_encrypted_and_with_its_account() {
         let ran = silent(world.backup(&[]).ended(0));
         assert!(!ran.told().contains("cannot tell"), "{}", ran.told());
         let received = mail(&server.received());
-        assert_eq!(received.len(), 2, "{received:?}");
-        let last = &received[1];
+        let mut to: Vec<_> = received.iter().map(|mail| mail["to"].to_string()).collect();
+        to[2..].sort();
+        assert_eq!(to[2..], [r#"["anna@example.org"]"#, r#"["ben@example.org"]"#], "each has their own: {received:?}");
+        assert_eq!(to.len(), 4);
+        let last = &received[3];
         assert_eq!((&last["authenticated"], &last["encrypted"], &last["from"]), (&true.into(), &true.into(), &"anna@example.org".into()));
-        assert_eq!(last["to"], serde_json::json!(["anna@example.org", "ben@example.org"]));
         let content = last["content"].as_str().unwrap();
         assert!(content.contains("Auto-Submitted: auto-generated") && content.contains("Subject: ") && content.contains("text/plain"), "{content}");
         set(&mut world, "ON", "success");
@@ -188,7 +190,7 @@ fn mail_is_sent_encrypted_and_with_its_account() {
         set(&mut world, "MAIL_PASSWORD_FILE", &wrong);
         silent(world.backup(&[]).ended(0)).says("cannot tell by mail: ");
         set(&mut world, "MAIL_PASSWORD_FILE", &password);
-        assert_eq!(server.received().len(), 2);
+        assert_eq!(server.received().len(), 4);
         set(&mut world, "ON", "success,start");
     }
     set(&mut world, "ON", "success");
@@ -203,6 +205,29 @@ fn mail_is_sent_encrypted_and_with_its_account() {
     set(&mut world, "MAIL_SERVER", &format!("smtp://localhost:{}", server.port()));
     silent(world.backup(&[]).ended(0)).says("cannot tell by mail: ");
     assert_eq!(server.received().len(), 0);
+}
+
+#[test]
+fn an_address_that_is_refused_keeps_nobody_from_their_mail_and_each_try_is_the_same_mail() {
+    let mut world = World::new();
+    let server = MailServer::start(MailWay::Plain, MailMode::Take).unwrap();
+    set(&mut world, "MAIL_TO", "anna@example.org, refused@example.org, ben@example.org");
+    set(&mut world, "MAIL_SERVER", &format!("smtp-plain://127.0.0.1:{}", server.port()));
+    world.run(&["notify", "--test"]).ended(1).says("cannot tell by mail: refused@example.org: ").says("550");
+    let mut to: Vec<_> = mail(&server.received()).iter().map(|mail| mail["to"].to_string()).collect();
+    to.sort();
+    assert_eq!(to, [r#"["anna@example.org"]"#, r#"["ben@example.org"]"#]);
+
+    let server = MailServer::start(MailWay::Plain, MailMode::Hesitate).unwrap();
+    set(&mut world, "MAIL_TO", "anna@example.org");
+    set(&mut world, "MAIL_SERVER", &format!("smtp-plain://127.0.0.1:{}", server.port()));
+    for _ in 0..2 {
+        world.run(&["notify", "--test"]).ended(0).says("told by mail");
+    }
+    let received = mail(&server.received());
+    let name = |mail: &Value| mail["content"].as_str().unwrap().lines().find(|line| line.starts_with("Message-ID: <")).unwrap().to_owned();
+    let names: Vec<_> = received.iter().map(name).collect();
+    assert!(names.len() == 3 && names[0] == names[1] && names[1] != names[2], "{names:?}");
 }
 
 /// Ping, webhook and mail at these ports of this machine: a backup ends as it would, no later than this, and says that it could tell nobody.
