@@ -11,6 +11,7 @@ mod exit;
 mod metrics;
 mod notify;
 mod privileges;
+mod regular;
 mod schedule;
 mod screen;
 mod services;

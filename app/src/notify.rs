@@ -12,6 +12,7 @@ pub use message::{Message, Origin};
 pub use telling::Telling;
 
 use crate::config::{Settings, UsageError};
+use crate::regular;
 use http::{Ping, Style, Webhook};
 use mail::Mail;
 use message::Kind;
@@ -63,10 +64,10 @@ impl Secret {
         text.strip_prefix('@').map_or_else(|| Self::Text(text.to_owned()), |path| Self::File(PathBuf::from(path)))
     }
 
-    fn read(&self) -> Result<String, Undelivered> {
+    async fn read(&self) -> Result<String, Undelivered> {
         match self {
             Self::Text(text) => Ok(text.clone()),
-            Self::File(path) => read_secret(path),
+            Self::File(path) => read_secret(path).await,
         }
     }
 }
@@ -81,12 +82,17 @@ impl fmt::Debug for Secret {
 }
 
 /// The secret in a file, without the end of its line.
-fn read_secret(path: &Path) -> Result<String, Undelivered> {
+async fn read_secret(path: &Path) -> Result<String, Undelivered> {
     use std::io::Read as _;
-    let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text));
-    read.map_err(|error| Undelivered::for_good(format!("cannot read `{}`: {error}", path.display())))?;
-    Ok(text.trim().to_owned())
+    let named = path.to_owned();
+    // The file may lie on a disk that hangs.
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        regular::open(&named)?.take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    });
+    let read = read.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    read.map_err(|error| Undelivered::for_good(format!("cannot read `{}`: {error}", path.display())))
 }
 
 /// One way to tell.

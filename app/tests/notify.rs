@@ -292,6 +292,11 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
     world.run(&["notify"]).ended(0).says("partial, failure, tripwire, bit-rot, drill-overdue, stale");
     set(&mut world, "WEBHOOK", "@/nowhere/hook");
     world.run(&["notify", "--test"]).ended(1).says("cannot read `/nowhere/hook`");
+    let fifo = world.at("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    set(&mut world, "WEBHOOK", &format!("@{}", fifo.display()));
+    let ran = world.run(&["notify", "--test"]).ended(1).says("fifo`: it is no regular file");
+    assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
     world.environment.clear();
     world.run(&["notify", "--test"]).ended(2).says("--notify-ping");
     world.backup(&["--notify-on", "sometimes"]).ended(2).says("drill-overdue");

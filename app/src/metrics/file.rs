@@ -2,6 +2,7 @@
 
 use super::text::{Sample, parse, render};
 use super::{COMMAND, REPOSITORY, Run, Scope, Tally, metric, run, seconds, standing};
+use crate::regular;
 use crate::standing::Standing;
 use rustix::fs::FlockOperation;
 use std::fs::{File, Permissions};
@@ -24,7 +25,7 @@ const TURN: Duration = Duration::from_millis(20);
 /// It cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<Sample>> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut bytes)) {
+    match regular::open(path).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut bytes)) {
         Ok(_) => Ok(parse(&String::from_utf8_lossy(&bytes))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -35,9 +36,12 @@ pub fn read(path: &Path) -> io::Result<Vec<Sample>> {
 /// reads `path` finds the old text or the new.
 ///
 /// # Errors
-/// It cannot be written.
+/// It cannot be written, or something else than a file is there.
 pub fn update(path: &Path, repository: &str, run: &Run<'_>, tally: Option<&Tally>, standing: Option<&Standing>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(regular::none());
+    }
     let lock = File::open(folder)?;
     // The folder itself is what is locked: nothing is left lying in it. Who waits too long goes on: then the last one wins.
     for _ in 0..TURNS_MAX {
@@ -173,12 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_somebody_else_is_replaced_and_a_folder_that_is_not_there_is_an_error() {
+    fn a_file_of_somebody_else_is_replaced_and_a_fifo_or_a_folder_that_is_not_there_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.prom");
         std::fs::write(&path, [0xff, 0x00, b'\n', b'x']).unwrap();
         update(&path, "r", &run("prune", Exit::Done, "2026-05-01T03:00Z"), None, None).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("# HELP immich_backup_last_run_outcome "));
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        assert!(read(&path).is_err() && update(&path, "r", &run("prune", Exit::Done, "2026-05-01T03:00Z"), None, None).is_err());
         assert!(update(&folder.path().join("nowhere/a.prom"), "r", &run("prune", Exit::Done, "2026-05-01T03:00Z"), None, None).is_err());
     }
 }

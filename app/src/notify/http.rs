@@ -26,8 +26,8 @@ fn in_words(error: reqwest::Error) -> String {
     immich_backup_core::told::told(&error.without_url())
 }
 
-fn url(secret: &Secret) -> Result<Url, Undelivered> {
-    let url = secret.read()?.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+async fn url(secret: &Secret) -> Result<Url, Undelivered> {
+    let url = secret.read().await?.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     url.ok_or_else(|| Undelivered::for_good("its address is none: write it like https://…"))
 }
 
@@ -61,7 +61,7 @@ impl Ping {
     }
 
     pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
-        let mut url = url(&self.url)?;
+        let mut url = url(&self.url).await?;
         let end = match message.kind {
             Kind::Start => "start",
             Kind::Success | Kind::DrillOverdue => "",
@@ -115,7 +115,7 @@ pub(super) struct Webhook {
 
 impl Webhook {
     pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
-        let mut url = url(&self.url)?;
+        let mut url = url(&self.url).await?;
         let both = |bold: &str| format!("{bold}{}{bold}\n{}", message.title, message.body());
         let body = match self.style {
             Style::Json => message.json(),
@@ -148,7 +148,7 @@ impl Webhook {
         };
         let mut request = client()?.post(url).header("content-type", "application/json").body(body.to_string());
         if let Some(file) = &self.token {
-            let token = read_secret(file)?;
+            let token = read_secret(file).await?;
             request = if self.style == Style::Gotify { request.header("x-gotify-key", token) } else { request.bearer_auth(token) };
         }
         send(request).await

@@ -84,7 +84,7 @@ impl Mail {
         Ok(to.iter().map(one).collect())
     }
 
-    fn transport(&self, hello: &str) -> Result<AsyncSmtpTransport<Tokio1Executor>, Undelivered> {
+    async fn transport(&self, hello: &str) -> Result<AsyncSmtpTransport<Tokio1Executor>, Undelivered> {
         let failed = |error: lettre::transport::smtp::Error| Undelivered::for_good(told(&error));
         let builder: AsyncSmtpTransportBuilder = match self.tls {
             Tls::Always => AsyncSmtpTransport::<Tokio1Executor>::relay(&self.host).map_err(failed)?,
@@ -96,7 +96,7 @@ impl Mail {
             builder = builder.port(port);
         }
         if let Some((user, file)) = &self.account {
-            builder = builder.credentials(Credentials::new(user.clone(), read_secret(file)?));
+            builder = builder.credentials(Credentials::new(user.clone(), read_secret(file).await?));
         }
         Ok(builder.build())
     }
@@ -108,7 +108,7 @@ impl Mail {
         // Nobody answers a machine, and no machine should.
         let mail = mail.message_id(Some(format!("<{}@{host}>", name_of(message)))).header(AutoSubmitted);
         let mail = mail.header(ContentType::TEXT_PLAIN).body(format!("{}\n\n{}\n", message.title, message.body())).map_err(failed)?;
-        let sent = self.transport(host)?.send(mail).await;
+        let sent = self.transport(host).await?.send(mail).await;
         sent.map(drop).map_err(|error| {
             let problem = format!("{}: {}", self.to.email, told(&error));
             if error.is_permanent() || error.is_tls() || error.is_client() { Undelivered::for_good(problem) } else { Undelivered::passing(problem) }

@@ -1,6 +1,6 @@
 //! Telling of one command: that it begins, and how it ends.
 
-use super::{Message, Notifiers, Origin};
+use super::{DELIVERY_WITHIN, Message, Notifiers, Origin};
 use crate::app::App;
 use crate::config::UsageError;
 use crate::exit::Exit;
@@ -51,7 +51,11 @@ impl Telling {
     pub async fn end(self, app: &App, summary: Map<String, Value>) {
         // The end never overtakes the start.
         let mut problems = match self.start {
-            Some(start) => start.await.unwrap_or_default(),
+            // Whatever keeps it: the end is what matters.
+            Some(start) => match tokio::time::timeout(DELIVERY_WITHIN, start).await {
+                Ok(told) => told.unwrap_or_default(),
+                Err(_) => vec![format!("cannot tell that it began: not delivered within {} s", DELIVERY_WITHIN.as_secs())],
+            },
             None => Vec::new(),
         };
         let now = Timestamp::now();
