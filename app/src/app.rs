@@ -145,11 +145,11 @@ fn run_command(name: &str, app: &App) -> Result<Outcome, Failure> {
     builder.enable_all().worker_threads(threads()).max_blocking_threads(blocking_threads(app));
     let runtime = builder.build().context("cannot start threads")?;
     let ended = runtime.block_on(async {
-        let is_job = end_with_the_daemon()?;
-        listen_for_signals(app)?;
-        // Of its jobs the daemon tells: one that is killed could not.
-        let telling = if is_job { None } else { Telling::begin(app, name).map_err(anyhow::Error::from)? };
-        let mut ended = commands::run(name, app).await.map_err(Failure::from);
+        let (mut ended, telling) = match begin(name, app) {
+            Ok(telling) => (commands::run(name, app).await.map_err(Failure::from), telling),
+            // That is an end, too.
+            Err(error) => (Err(Failure::from(error)), None),
+        };
         if let (Ok(outcome), Some(standing)) = (&mut ended, app.standing()) {
             outcome.fields.insert("standing".to_owned(), json!(standing));
         }
@@ -169,6 +169,14 @@ fn run_command(name: &str, app: &App) -> Result<Outcome, Failure> {
     // Threads that wait for a hung disk must not keep the program from ending.
     runtime.shutdown_timeout(Duration::from_secs(5));
     ended
+}
+
+/// What comes before the command.
+fn begin(name: &str, app: &App) -> anyhow::Result<Option<Telling>> {
+    let is_job = end_with_the_daemon()?;
+    listen_for_signals(app)?;
+    // Of its jobs the daemon tells: one that is killed could not.
+    if is_job { Ok(None) } else { Ok(Telling::begin(app, name)?) }
 }
 
 fn threads() -> usize {

@@ -107,6 +107,10 @@ fn each_command_writes_its_end_and_a_failed_backup_lets_the_older_times_stand() 
     assert_eq!(value(&metrics, "last_snapshot_timestamp_seconds", &[]), Some(snapshot));
     assert!(value(&metrics, "last_read_timestamp_seconds", &[]).unwrap() >= snapshot);
 
+    // What fails before the command begins, fails.
+    world.backup(&["--notify-on", "sometimes"]).ended(2);
+    assert_eq!(outcome(&read(&path), "backup", "usage"), Some(1.0));
+
     // Not even the repository is there.
     fs::rename(&world.repository, world.at("away")).unwrap();
     world.run(&["verify"]).ended(10);
