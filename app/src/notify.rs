@@ -148,6 +148,15 @@ impl Way {
     }
 }
 
+/// How telling went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What could not be told, in words.
+    pub problems: Vec<String>,
+    /// Whether it was to be told, and has reached nobody.
+    pub in_vain: bool,
+}
+
 /// All ways to tell, and what of.
 #[derive(Debug)]
 pub struct Notifiers {
@@ -203,10 +212,12 @@ impl Notifiers {
         }
     }
 
-    /// Tells all who want to know, at once; what could not be told comes back in words. Takes no longer than [`DELIVERY_WITHIN`].
-    pub async fn tell(&self, message: &Message) -> Vec<String> {
+    /// Tells all who want to know, at once. Takes no longer than [`DELIVERY_WITHIN`].
+    pub async fn tell(&self, message: &Message) -> Told {
         let wanted = self.ways.iter().filter(|way| self.wants(way, message));
-        self.told(wanted, message).await.into_iter().filter_map(|(_, told)| told.err()).collect()
+        let told = self.told(wanted, message).await;
+        let in_vain = !told.is_empty() && told.iter().all(|(_, told)| told.is_err());
+        Told { problems: told.into_iter().filter_map(|(_, told)| told.err()).collect(), in_vain }
     }
 
     /// Tells everybody, whatever they want to know, and how that went.

@@ -303,6 +303,22 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
 }
 
 #[test]
+fn a_failure_that_reached_nobody_is_told_at_the_next_try_and_then_no_more() {
+    let mut world = World::new();
+    fs::rename(&world.library, world.at("gone")).unwrap();
+    let receiver = Receiver::start(&[404, 200]);
+    set(&mut world, "WEBHOOK", &receiver.url("/hook"));
+    let mut command = world.command(&["daemon", "--json", "--schedule", "@yearly", "--run-now", "--init", "--no-database", "--retry-after", "1s"]);
+    command.arg("--library").arg(&world.library);
+    let mut running = Running::start(command);
+    assert!(running.until(|running| running.said().matches("\"job_ended\"").count() >= 4), "{}", running.said());
+    running.signal("TERM");
+    running.wait().ended(0);
+    let kinds: Vec<_> = receiver.requests().iter().map(|request| request.json()["kind"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["failure", "failure"]);
+}
+
+#[test]
 fn the_daemon_tells_of_each_job_once_also_of_one_that_was_killed_and_that_nothing_comes_any_more() {
     let mut world = World::new();
     world.pictures(3_000);

@@ -42,7 +42,7 @@ impl Telling {
         let is_shard = command == "backup" && app.settings.text("shard").is_some();
         let start = (!is_shard).then(|| {
             let (notifiers, message) = (Arc::clone(&notifiers), Message::start(command, began_at, &origin));
-            tokio::spawn(async move { notifiers.tell(&message).await })
+            tokio::spawn(async move { notifiers.tell(&message).await.problems })
         });
         Ok(Some(Self { notifiers, origin, command: command.to_owned(), began_at, start }))
     }
@@ -65,7 +65,7 @@ impl Telling {
             return tell(app, problems);
         }
         let message = Message::end(&self.command, (self.began_at, now), summary, None, &self.origin).with_drill(app.standing().as_ref(), now);
-        problems.extend(self.notifiers.tell(&message).await);
+        problems.extend(self.notifiers.tell(&message).await.problems);
         tell(app, problems);
     }
 }
