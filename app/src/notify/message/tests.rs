@@ -91,7 +91,8 @@ fn a_drill_that_is_overdue_is_mentioned_each_time_and_takes_the_place_of_success
         assert_eq!(message.body().contains("no drill"), backup * every_hours + 1 > 35 * 24, "{backup}");
         message.kind == Kind::DrillOverdue
     };
-    let days = |every_hours: usize| (0..70 * 24 / every_hours).filter(|backup| told(*backup, every_hours)).map(|backup| backup * every_hours / 24).collect::<Vec<_>>();
+    let days =
+        |every_hours: usize| (0..70 * 24 / every_hours).filter(|backup| told(*backup, every_hours)).map(|backup| backup * every_hours / 24).collect::<Vec<_>>();
     assert_eq!(days(24), [35, 42, 49, 56, 63], "each night");
     assert_eq!(days(7 * 24), [35, 42, 49, 56, 63], "each week");
     assert_eq!(days(10 * 24), [40, 50, 60], "less often than that");
