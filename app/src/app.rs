@@ -18,16 +18,20 @@ use immich_backup_core::repository::place::{self, Place, without_secrets};
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
 use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// Who made a repository; stands in its `format.json`.
 const PROGRAM: &str = concat!("immich-backup ", env!("CARGO_PKG_VERSION"));
+
+/// The end of a command waits no longer for the metrics.
+const METRICS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A repository was there and is not there now.
 #[derive(Debug, thiserror::Error)]
@@ -141,15 +145,16 @@ fn run_command(name: &str, app: &App) -> Result<Outcome, Failure> {
     builder.enable_all().worker_threads(threads()).max_blocking_threads(blocking_threads(app));
     let runtime = builder.build().context("cannot start threads")?;
     let ended = runtime.block_on(async {
-        let is_job = end_with_the_daemon()?;
-        listen_for_signals(app)?;
-        // Of its jobs the daemon tells: one that is killed could not.
-        let telling = if is_job { None } else { Telling::begin(app, name).map_err(anyhow::Error::from)? };
-        let mut ended = commands::run(name, app).await.map_err(Failure::from);
+        let (mut ended, telling) = match begin(name, app) {
+            Ok(telling) => (commands::run(name, app).await.map_err(Failure::from), telling),
+            // That is an end, too.
+            Err(error) => (Err(Failure::from(error)), None),
+        };
         if let (Ok(outcome), Some(standing)) = (&mut ended, app.standing()) {
             outcome.fields.insert("standing".to_owned(), json!(standing));
         }
-        app.write_metrics(name, ended.as_ref().map_or_else(|failure| failure.exit, |outcome| outcome.exit), began);
+        let exit = ended.as_ref().map_or_else(|failure| failure.exit, |outcome| outcome.exit);
+        let (ended_at, took) = (Timestamp::now(), began.elapsed());
         if let Some(telling) = telling {
             let summary = match &ended {
                 Ok(outcome) => summary(name, outcome.exit, outcome.fields.clone()),
@@ -157,11 +162,21 @@ fn run_command(name: &str, app: &App) -> Result<Outcome, Failure> {
             };
             telling.end(app, summary).await;
         }
+        // Last: the disk that they go to may hang.
+        app.write_metrics(Run { ended_at, ..Run::new(name, exit, took) }).await;
         ended
     });
     // Threads that wait for a hung disk must not keep the program from ending.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    runtime.shutdown_timeout(Duration::from_secs(5));
     ended
+}
+
+/// What comes before the command.
+fn begin(name: &str, app: &App) -> anyhow::Result<Option<Telling>> {
+    let is_job = end_with_the_daemon()?;
+    listen_for_signals(app)?;
+    // Of its jobs the daemon tells: one that is killed could not.
+    if is_job { Ok(None) } else { Ok(Telling::begin(app, name)?) }
 }
 
 fn threads() -> usize {
@@ -320,16 +335,26 @@ impl App {
     }
 
     /// Writes `--metrics-file`, whatever came of the command; what goes wrong with that is told and stops nothing.
-    fn write_metrics(&self, command: &str, exit: Exit, began: Instant) {
+    async fn write_metrics(&self, run: Run<'_>) {
         let Some(path) = self.settings.text("metrics-file").filter(|path| !path.is_empty()) else { return };
-        if !metrics::COMMANDS.contains(&command) || self.settings.switch("dry-run").unwrap_or(false) {
+        if !metrics::COMMANDS.contains(&run.command) || self.settings.switch("dry-run").unwrap_or(false) {
             return;
         }
         let Ok(repository) = self.repository_name() else { return };
-        let run = Run::new(command, exit, began.elapsed());
-        if let Err(error) = metrics::update(Path::new(path), &repository, &run, Some(&self.tally), self.standing().as_ref()) {
-            self.monitor.emit(Event::Warned { message: format!("cannot write the metrics to `{path}` (--metrics-file): {error}") });
-        }
+        let (named, command, outcome) = (PathBuf::from(path), run.command.to_owned(), run.outcome.0.to_owned());
+        let (code, ended_at, took) = (run.outcome.1, run.ended_at, run.took);
+        let (tally, standing) = (Arc::clone(&self.tally), self.standing());
+        let written = tokio::task::spawn_blocking(move || {
+            let run = Run { command: &command, outcome: (&outcome, code), ended_at, took };
+            metrics::update(&named, &repository, &run, Some(&tally), standing.as_ref())
+        });
+        let problem = match tokio::time::timeout(METRICS_WITHIN, written).await {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("not written within {} s: does its disk hang?", METRICS_WITHIN.as_secs()),
+        };
+        self.monitor.emit(Event::Warned { message: format!("cannot write the metrics to `{path}` (--metrics-file): {problem}") });
     }
 
     /// The store that the repository is in.

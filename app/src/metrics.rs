@@ -6,6 +6,7 @@
 //! repository leaves the older times standing, where they age.
 
 mod file;
+pub mod regular;
 mod run;
 mod standing;
 mod tally;

@@ -12,6 +12,7 @@ pub use message::{Message, Origin};
 pub use telling::Telling;
 
 use crate::config::{Settings, UsageError};
+use crate::metrics::regular;
 use http::{Ping, Style, Webhook};
 use mail::Mail;
 use message::Kind;
@@ -63,10 +64,10 @@ impl Secret {
         text.strip_prefix('@').map_or_else(|| Self::Text(text.to_owned()), |path| Self::File(PathBuf::from(path)))
     }
 
-    fn read(&self) -> Result<String, Undelivered> {
+    async fn read(&self) -> Result<String, Undelivered> {
         match self {
             Self::Text(text) => Ok(text.clone()),
-            Self::File(path) => read_secret(path),
+            Self::File(path) => read_secret(path).await,
         }
     }
 }
@@ -81,12 +82,17 @@ impl fmt::Debug for Secret {
 }
 
 /// The secret in a file, without the end of its line.
-fn read_secret(path: &Path) -> Result<String, Undelivered> {
+async fn read_secret(path: &Path) -> Result<String, Undelivered> {
     use std::io::Read as _;
-    let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(SECRET_BYTES_MAX).read_to_string(&mut text));
-    read.map_err(|error| Undelivered::for_good(format!("cannot read `{}`: {error}", path.display())))?;
-    Ok(text.trim().to_owned())
+    let named = path.to_owned();
+    // The file may lie on a disk that hangs.
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        regular::open(&named)?.take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    });
+    let read = read.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    read.map_err(|error| Undelivered::for_good(format!("cannot read `{}`: {error}", path.display())))
 }
 
 /// One way to tell.
@@ -142,6 +148,15 @@ impl Way {
     }
 }
 
+/// How telling went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What could not be told, in words.
+    pub problems: Vec<String>,
+    /// Whether it was to be told, and has reached nobody.
+    pub in_vain: bool,
+}
+
 /// All ways to tell, and what of.
 #[derive(Debug)]
 pub struct Notifiers {
@@ -165,9 +180,7 @@ impl Notifiers {
             let token = text("notify-webhook-token-file").map(PathBuf::from);
             ways.push(Way::Webhook(Webhook { url: address("notify-webhook", url)?, style, token }));
         }
-        if let Some(mail) = Mail::of(settings)? {
-            ways.push(Way::Mail(Box::new(mail)));
-        }
+        ways.extend(Mail::of(settings)?.into_iter().map(|mail| Way::Mail(Box::new(mail))));
         let said = settings.texts("notify-on").iter().map(|word| word.parse().map_err(UsageError)).collect::<Result<Vec<Kind>, _>>()?;
         let kinds = if said.is_empty() { USUAL.to_vec() } else { said };
         Ok(Self { ways, kinds })
@@ -187,7 +200,9 @@ impl Notifiers {
             Way::Ping(_) => "the start and the end of each backup, and what fails otherwise".to_owned(),
             Way::Webhook(_) | Way::Mail(_) => kinds.join(", "),
         };
-        self.ways.iter().map(|way| (way.name(), told(way))).collect()
+        let mut ways: Vec<_> = self.ways.iter().map(|way| (way.name(), told(way))).collect();
+        ways.dedup();
+        ways
     }
 
     fn wants(&self, way: &Way, message: &Message) -> bool {
@@ -197,10 +212,12 @@ impl Notifiers {
         }
     }
 
-    /// Tells all who want to know, at once; what could not be told comes back in words. Takes no longer than [`DELIVERY_WITHIN`].
-    pub async fn tell(&self, message: &Message) -> Vec<String> {
+    /// Tells all who want to know, at once. Takes no longer than [`DELIVERY_WITHIN`].
+    pub async fn tell(&self, message: &Message) -> Told {
         let wanted = self.ways.iter().filter(|way| self.wants(way, message));
-        self.told(wanted, message).await.into_iter().filter_map(|(_, told)| told.err()).collect()
+        let told = self.told(wanted, message).await;
+        let in_vain = !told.is_empty() && told.iter().all(|(_, told)| told.is_err());
+        Told { problems: told.into_iter().filter_map(|(_, told)| told.err()).collect(), in_vain }
     }
 
     /// Tells everybody, whatever they want to know, and how that went.

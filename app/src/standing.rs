@@ -11,8 +11,14 @@ use std::time::Duration;
 /// A backup that was not restored for so long may have stopped being one.
 pub const DRILL_MAX_AGE: Duration = Duration::from_secs(35 * 86_400);
 
+/// A drill that is overdue is told again after so long.
+const DRILL_TOLD_EVERY: Duration = Duration::from_secs(7 * 86_400);
+
 /// A run writes to the log at least every minute: one that is silent for longer than three has died.
 pub const SILENT_MAX: Duration = Duration::from_secs(180);
+
+/// The clocks of two machines differ by so much without anybody minding.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(600);
 
 /// What the log says of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +29,9 @@ pub struct Standing {
     pub first_snapshot_at: Option<Timestamp>,
     /// When the newest was committed.
     pub snapshot_at: Option<Timestamp>,
+    /// When the one before it was committed.
+    #[serde(skip)]
+    pub before_at: Option<Timestamp>,
     /// When the newest snapshot was committed whose run had nothing to complain about.
     pub success_at: Option<Timestamp>,
     /// When the newest snapshot was committed in which each asset that should be there is proven.
@@ -72,6 +81,7 @@ impl Standing {
     /// It cannot be read.
     pub fn of(manifest: &Manifest) -> Result<Self, ManifestError> {
         let latest = manifest.latest_snapshot()?;
+        let times = manifest.snapshot_times()?;
         let at = |row: Option<SnapshotRow>| row.map(|row| row.fact.taken_at);
         let proven_at = at(manifest.newest_snapshot_that(SnapshotFact::is_proven)?);
         let guarded_at = match (proven_at, manifest.newest_snapshot_that(|fact| fact.dump.is_some())?) {
@@ -94,7 +104,8 @@ impl Standing {
             damaged_objects: manifest.count_lost()?,
             last_backup: manifest.runs(1)?.pop().and_then(|run| last_backup(&run, latest.as_ref())),
             snapshot: latest.as_ref().map(|row| row.id.to_string()),
-            first_snapshot_at: manifest.snapshot_times()?.into_iter().next().map(|(_, taken_at)| taken_at),
+            first_snapshot_at: times.first().map(|(_, taken_at)| *taken_at),
+            before_at: times.iter().rev().nth(1).map(|(_, taken_at)| *taken_at),
             snapshot_at: latest.as_ref().map(|row| row.fact.taken_at),
             has_database: latest.as_ref().is_some_and(|row| row.fact.dump.is_some()),
             proof: latest.as_ref().and_then(|row| row.fact.proof.clone()).map(|proof| Proof { named: Vec::new(), ..proof }),
@@ -120,12 +131,27 @@ impl Standing {
     pub fn drill_is_overdue(&self, now: Timestamp) -> bool {
         self.has_database && self.drill_at.or(self.first_snapshot_at).is_some_and(|at| is_older(at, DRILL_MAX_AGE, now))
     }
+
+    /// Whether it is time to say so: the newest snapshot is the first one since the drill is overdue, or since one more week of that has begun. Nobody has to
+    /// remember what was told, however seldom there are backups.
+    #[must_use]
+    pub fn drill_is_to_be_told(&self) -> bool {
+        self.drill_weeks(self.snapshot_at) > self.drill_weeks(self.before_at)
+    }
+
+    /// In which week of being overdue the drill was at this time, from 1; 0 where it was not.
+    fn drill_weeks(&self, at: Option<Timestamp>) -> u64 {
+        let since = self.drill_at.or(self.first_snapshot_at).filter(|_| self.has_database);
+        let age = at.zip(since).and_then(|(at, since)| Duration::try_from(at.duration_since(since)).ok());
+        let over = age.and_then(|age| age.checked_sub(DRILL_MAX_AGE)).filter(|over| !over.is_zero());
+        over.map_or(0, |over| 1 + over.as_secs() / DRILL_TOLD_EVERY.as_secs())
+    }
 }
 
-/// A time in the future has no age: a clock is wrong, and nothing is known.
+/// A time in the future has no age: a clock is wrong, and nothing is known. What another machine wrote just now may be a little ahead.
 #[must_use]
 pub fn is_older(at: Timestamp, max_age: Duration, now: Timestamp) -> bool {
-    Duration::try_from(now.duration_since(at)).map_or(true, |age| age > max_age)
+    Duration::try_from(now.duration_since(at)).map_or_else(|_| now.duration_until(at).unsigned_abs() > CLOCKS_DIFFER_MAX, |age| age > max_age)
 }
 
 fn last_backup(run: &RunRow, latest: Option<&SnapshotRow>) -> Option<LastBackup> {
@@ -152,6 +178,7 @@ pub(crate) mod tests {
             snapshot: Some("5f".into()),
             first_snapshot_at: at,
             snapshot_at: at,
+            before_at: None,
             success_at: at,
             proven_at: None,
             guarded_at: at,
@@ -175,5 +202,6 @@ pub(crate) mod tests {
         let too_old = |at| standing(at).is_older_than(Duration::from_secs(86_400), now);
         assert!(too_old(None) && too_old(Some("2026-05-01T02:59:59Z")) && too_old(Some("2026-05-03T03:00Z")));
         assert!(!too_old(Some("2026-05-01T03:00Z")) && !too_old(Some("2026-05-02T03:00Z")));
+        assert!(!too_old(Some("2026-05-02T03:10Z")) && too_old(Some("2026-05-02T03:10:01Z")), "clocks differ a little");
     }
 }

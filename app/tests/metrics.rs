@@ -107,6 +107,10 @@ fn each_command_writes_its_end_and_a_failed_backup_lets_the_older_times_stand() 
     assert_eq!(value(&metrics, "last_snapshot_timestamp_seconds", &[]), Some(snapshot));
     assert!(value(&metrics, "last_read_timestamp_seconds", &[]).unwrap() >= snapshot);
 
+    // What fails before the command begins, fails.
+    world.backup(&["--notify-on", "sometimes"]).ended(2);
+    assert_eq!(outcome(&read(&path), "backup", "usage"), Some(1.0));
+
     // Not even the repository is there.
     fs::rename(&world.repository, world.at("away")).unwrap();
     world.run(&["verify"]).ended(10);
@@ -130,6 +134,11 @@ fn another_machine_tells_the_same_from_the_log_and_a_file_that_cannot_be_written
     assert_eq!(value(&there, "last_run_outcome", &[BACKUP, "outcome=\"done\""]), Some(1.0), "{there:?}");
     world.environment = vec![("IMMICH_BACKUP_METRICS_FILE".to_owned(), "/proc/nowhere/a.prom".to_owned())];
     world.run(&["status"]).ended(0).says("cannot write the metrics to `/proc/nowhere/a.prom`");
+    // Nobody reads from there, and nobody waits for that.
+    let fifo = world.at("fifo.prom");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    world.environment = vec![("IMMICH_BACKUP_METRICS_FILE".to_owned(), fifo.to_str().unwrap().to_owned())];
+    world.run(&["status"]).ended(0).says("fifo.prom` (--metrics-file): it is no regular file");
 }
 
 #[test]

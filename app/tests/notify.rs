@@ -79,6 +79,21 @@ fn a_backup_is_pinged_when_it_begins_and_as_it_ends_and_a_verification_only_if_i
 }
 
 #[test]
+fn shards_tell_no_start_and_only_the_one_that_commits_or_fails_tells_an_end() {
+    let mut world = World::new();
+    world.pictures(10);
+    let receiver = Receiver::start(&[200]);
+    set(&mut world, "PING", &receiver.url("/p"));
+    let run = immich_backup_core::model::RunId::random().to_string();
+    let shard = |index: &str| world.backup(&["--shard", index, "--run-id", &run]);
+    shard("1/2").ended(0);
+    assert_eq!(receiver.paths(), Vec::<String>::new());
+    shard("2/2").ended(2);
+    shard("0/2").ended(0);
+    assert_eq!(receiver.paths(), ["/p/fail", "/p"]);
+}
+
+#[test]
 fn a_webhook_is_told_what_its_receiver_understands() {
     let mut world = World::new();
     world.pictures(3);
@@ -119,6 +134,12 @@ fn a_webhook_is_told_what_its_receiver_understands() {
     set(&mut world, "ON", "failure");
     silent(world.backup(&[]).ended(0));
     assert_eq!(receiver.requests().len(), before);
+    // What is quoted calls nobody.
+    world.repository = world.at("a <!channel> & b");
+    set(&mut world, "WEBHOOK_AS", "slack");
+    silent(world.run(&["notify", "--test"]).ended(0));
+    let text = receiver.requests().pop().unwrap().json()["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("/a &lt;!channel&gt; &amp; b"), "{text}");
     // A configuration that is shown shows no secret.
     silent(world.run(&["backup", "--show-config"]).ended(0)).says("http://127.0.0.1").says("notify-webhook");
 }
@@ -156,10 +177,12 @@ fn mail_is_sent_encrypted_and_with_its_account() {
         let ran = silent(world.backup(&[]).ended(0));
         assert!(!ran.told().contains("cannot tell"), "{}", ran.told());
         let received = mail(&server.received());
-        assert_eq!(received.len(), 2, "{received:?}");
-        let last = &received[1];
+        let mut to: Vec<_> = received.iter().map(|mail| mail["to"].to_string()).collect();
+        to[2..].sort();
+        assert_eq!(to[2..], [r#"["anna@example.org"]"#, r#"["ben@example.org"]"#], "each has their own: {received:?}");
+        assert_eq!(to.len(), 4);
+        let last = &received[3];
         assert_eq!((&last["authenticated"], &last["encrypted"], &last["from"]), (&true.into(), &true.into(), &"anna@example.org".into()));
-        assert_eq!(last["to"], serde_json::json!(["anna@example.org", "ben@example.org"]));
         let content = last["content"].as_str().unwrap();
         assert!(content.contains("Auto-Submitted: auto-generated") && content.contains("Subject: ") && content.contains("text/plain"), "{content}");
         set(&mut world, "ON", "success");
@@ -167,7 +190,7 @@ fn mail_is_sent_encrypted_and_with_its_account() {
         set(&mut world, "MAIL_PASSWORD_FILE", &wrong);
         silent(world.backup(&[]).ended(0)).says("cannot tell by mail: ");
         set(&mut world, "MAIL_PASSWORD_FILE", &password);
-        assert_eq!(server.received().len(), 2);
+        assert_eq!(server.received().len(), 4);
         set(&mut world, "ON", "success,start");
     }
     set(&mut world, "ON", "success");
@@ -182,6 +205,29 @@ fn mail_is_sent_encrypted_and_with_its_account() {
     set(&mut world, "MAIL_SERVER", &format!("smtp://localhost:{}", server.port()));
     silent(world.backup(&[]).ended(0)).says("cannot tell by mail: ");
     assert_eq!(server.received().len(), 0);
+}
+
+#[test]
+fn an_address_that_is_refused_keeps_nobody_from_their_mail_and_each_try_is_the_same_mail() {
+    let mut world = World::new();
+    let server = MailServer::start(MailWay::Plain, MailMode::Take).unwrap();
+    set(&mut world, "MAIL_TO", "anna@example.org, refused@example.org, ben@example.org");
+    set(&mut world, "MAIL_SERVER", &format!("smtp-plain://127.0.0.1:{}", server.port()));
+    world.run(&["notify", "--test"]).ended(1).says("cannot tell by mail: refused@example.org: ").says("550");
+    let mut to: Vec<_> = mail(&server.received()).iter().map(|mail| mail["to"].to_string()).collect();
+    to.sort();
+    assert_eq!(to, [r#"["anna@example.org"]"#, r#"["ben@example.org"]"#]);
+
+    let server = MailServer::start(MailWay::Plain, MailMode::Hesitate).unwrap();
+    set(&mut world, "MAIL_TO", "anna@example.org");
+    set(&mut world, "MAIL_SERVER", &format!("smtp-plain://127.0.0.1:{}", server.port()));
+    for _ in 0..2 {
+        world.run(&["notify", "--test"]).ended(0).says("told by mail");
+    }
+    let received = mail(&server.received());
+    let name = |mail: &Value| mail["content"].as_str().unwrap().lines().find(|line| line.starts_with("Message-ID: <")).unwrap().to_owned();
+    let names: Vec<_> = received.iter().map(name).collect();
+    assert!(names.len() == 3 && names[0] == names[1] && names[1] != names[2], "{names:?}");
 }
 
 /// Ping, webhook and mail at these ports of this machine: a backup ends as it would, no later than this, and says that it could tell nobody.
@@ -246,9 +292,30 @@ fn what_passes_is_tried_again_and_what_does_not_is_not() {
     world.run(&["notify"]).ended(0).says("partial, failure, tripwire, bit-rot, drill-overdue, stale");
     set(&mut world, "WEBHOOK", "@/nowhere/hook");
     world.run(&["notify", "--test"]).ended(1).says("cannot read `/nowhere/hook`");
+    let fifo = world.at("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    set(&mut world, "WEBHOOK", &format!("@{}", fifo.display()));
+    let ran = world.run(&["notify", "--test"]).ended(1).says("fifo`: it is no regular file");
+    assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
     world.environment.clear();
     world.run(&["notify", "--test"]).ended(2).says("--notify-ping");
     world.backup(&["--notify-on", "sometimes"]).ended(2).says("drill-overdue");
+}
+
+#[test]
+fn a_failure_that_reached_nobody_is_told_at_the_next_try_and_then_no_more() {
+    let mut world = World::new();
+    fs::rename(&world.library, world.at("gone")).unwrap();
+    let receiver = Receiver::start(&[404, 200]);
+    set(&mut world, "WEBHOOK", &receiver.url("/hook"));
+    let mut command = world.command(&["daemon", "--json", "--schedule", "@yearly", "--run-now", "--init", "--no-database", "--retry-after", "1s"]);
+    command.arg("--library").arg(&world.library);
+    let mut running = Running::start(command);
+    assert!(running.until(|running| running.said().matches("\"job_ended\"").count() >= 4), "{}", running.said());
+    running.signal("TERM");
+    running.wait().ended(0);
+    let kinds: Vec<_> = receiver.requests().iter().map(|request| request.json()["kind"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["failure", "failure"]);
 }
 
 #[test]

@@ -49,11 +49,13 @@ impl Watcher for MetricsFile {
         if let Happened::Ended(report) = happened
             && report.summary.is_empty()
         {
-            let last = &report.last;
-            let took = Duration::try_from(last.ended_at.duration_since(last.began_at)).unwrap_or_default();
-            let run = Run { command: report.job.name(), outcome: (&last.outcome, last.exit_code), ended_at: last.ended_at, took };
-            // There is nobody to tell: the job has said that it cannot be written, or will.
-            metrics::update(&self.path, &self.repository, &run, None, None).unwrap_or_default();
+            let (file, job, last) = (self.clone(), report.job, report.last.clone());
+            // The disk may hang, and the daemon must not. There is nobody to tell: the job has said that it cannot be written, or will.
+            drop(std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+                let took = Duration::try_from(last.ended_at.duration_since(last.began_at)).unwrap_or_default();
+                let run = Run { command: job.name(), outcome: (&last.outcome, last.exit_code), ended_at: last.ended_at, took };
+                metrics::update(&file.path, &file.repository, &run, None, None).unwrap_or_default();
+            }));
         }
     }
 }

@@ -17,6 +17,14 @@ const END_WITHIN: Duration = Duration::from_secs(45);
 /// The clock of a machine that slept over night went ahead: that is told in the log, and to nobody else.
 const JUMP_TOLD_S: i64 = 86_400;
 
+/// What waits to be delivered.
+enum Waiting {
+    /// A message, and the failure that it tells of: which job's, and what it said.
+    Message(Box<Message>, Option<(Job, String)>),
+    /// Nothing comes behind this.
+    End,
+}
+
 #[derive(Default)]
 struct Seen {
     /// Whether the job that runs is one that failed and is tried again.
@@ -25,17 +33,26 @@ struct Seen {
     failures: BTreeMap<Job, String>,
 }
 
+impl Seen {
+    /// Nobody was told of this failure: when it comes again, it is news.
+    fn forget(&mut self, failure: &(Job, String)) {
+        if self.failures.get(&failure.0) == Some(&failure.1) {
+            self.failures.remove(&failure.0);
+        }
+    }
+}
+
 /// Makes messages of what happens.
 pub struct Teller {
-    queue: mpsc::Sender<Option<Message>>,
+    queue: mpsc::Sender<Waiting>,
     origin: Origin,
-    seen: Mutex<Seen>,
+    seen: Arc<Mutex<Seen>>,
     log: Arc<dyn Watcher>,
 }
 
 /// Delivers them, one after the other.
 pub struct Delivery {
-    queue: mpsc::Sender<Option<Message>>,
+    queue: mpsc::Sender<Waiting>,
     task: JoinHandle<()>,
 }
 
@@ -43,21 +60,31 @@ impl Teller {
     /// A teller, and the delivery of what it tells. What cannot be delivered is told to `log`.
     #[must_use]
     pub fn start(notifiers: Notifiers, origin: Origin, log: Arc<dyn Watcher>) -> (Arc<Self>, Delivery) {
-        let (queue, mut waiting) = mpsc::channel::<Option<Message>>(WAITING_MAX);
-        let told = Arc::clone(&log);
-        let task = tokio::spawn(async move {
-            while let Some(Some(message)) = waiting.recv().await {
-                for problem in notifiers.tell(&message).await {
-                    told.notice(&Happened::Warned(&problem));
+        let (queue, mut waiting) = mpsc::channel::<Waiting>(WAITING_MAX);
+        let (warned, seen) = (Arc::clone(&log), Arc::<Mutex<Seen>>::default());
+        let task = tokio::spawn({
+            let seen = Arc::clone(&seen);
+            async move {
+                while let Some(Waiting::Message(message, failure)) = waiting.recv().await {
+                    let told = notifiers.tell(&message).await;
+                    for problem in &told.problems {
+                        warned.notice(&Happened::Warned(problem));
+                    }
+                    if let Some(failure) = failure.filter(|_| told.in_vain) {
+                        seen.lock().unwrap_or_else(PoisonError::into_inner).forget(&failure);
+                    }
                 }
             }
         });
-        (Arc::new(Self { queue: queue.clone(), origin, seen: Mutex::default(), log }), Delivery { queue, task })
+        (Arc::new(Self { queue: queue.clone(), origin, seen, log }), Delivery { queue, task })
     }
 
-    fn tell(&self, message: Message) {
-        if self.queue.try_send(Some(message)).is_err() {
+    fn tell(&self, message: Message, failure: Option<(Job, String)>) {
+        if self.queue.try_send(Waiting::Message(Box::new(message), failure.clone())).is_err() {
             self.log.notice(&Happened::Warned("nobody takes notifications: one more is not delivered"));
+            if let Some(failure) = failure {
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).forget(&failure);
+            }
         }
     }
 
@@ -65,7 +92,7 @@ impl Teller {
         let is_retry = matches!(why, Why::Retry { .. });
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_retry = is_retry;
         if !is_retry {
-            self.tell(Message::start(job.name(), at, &self.origin));
+            self.tell(Message::start(job.name(), at, &self.origin), None);
         }
     }
 
@@ -78,7 +105,8 @@ impl Teller {
         drop(seen);
         if is_news || last.is_well() {
             let died = report.summary.is_empty().then_some(last.message.as_str());
-            self.tell(Message::end(report.job.name(), (last.began_at, last.ended_at), report.summary.clone(), died, &self.origin));
+            let message = Message::end(report.job.name(), (last.began_at, last.ended_at), report.summary.clone(), died, &self.origin);
+            self.tell(message, (!last.is_well()).then(|| (report.job, last.message.clone())));
         }
     }
 }
@@ -89,7 +117,7 @@ impl Watcher for Teller {
             Happened::Began { job, why, at } => self.began(*job, *why, *at),
             Happened::Ended(report) => self.ended(report),
             Happened::Noticed(Notice::ClockJumped { by_s: 0..JUMP_TOLD_S }) => {}
-            Happened::Noticed(notice) => self.tell(Message::noticed(notice, Timestamp::now(), &self.origin)),
+            Happened::Noticed(notice) => self.tell(Message::noticed(notice, Timestamp::now(), &self.origin), None),
             Happened::Emitted(_) | Happened::Wrote(_) | Happened::Planned(_) | Happened::Warned(_) => {}
         }
     }
@@ -100,7 +128,7 @@ impl Delivery {
     pub async fn end(self) {
         let delivered = async {
             // Behind all that waits.
-            if self.queue.send(None).await.is_ok() {
+            if self.queue.send(Waiting::End).await.is_ok() {
                 self.task.await.unwrap_or_default();
             }
         };

@@ -2,6 +2,7 @@
 
 use super::text::{Sample, parse, render};
 use super::{COMMAND, REPOSITORY, Run, Scope, Tally, metric, run, seconds, standing};
+use crate::metrics::regular;
 use crate::standing::Standing;
 use rustix::fs::FlockOperation;
 use std::fs::{File, Permissions};
@@ -24,20 +25,23 @@ const TURN: Duration = Duration::from_millis(20);
 /// It cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<Sample>> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut bytes)) {
+    match regular::open(path).and_then(|file| file.take(SIZE_MAX).read_to_end(&mut bytes)) {
         Ok(_) => Ok(parse(&String::from_utf8_lossy(&bytes))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-/// Writes down how `run` went, what `tally` counted of it, and how the repository stands, where that is known: whoever reads `path` finds the old text or
-/// the new.
+/// Writes down how `run` went, what `tally` counted of it, and how the repository stands, where that is known and what was written before is not newer: whoever
+/// reads `path` finds the old text or the new.
 ///
 /// # Errors
-/// It cannot be written.
+/// It cannot be written, or something else than a file is there.
 pub fn update(path: &Path, repository: &str, run: &Run<'_>, tally: Option<&Tally>, standing: Option<&Standing>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(regular::none());
+    }
     let lock = File::open(folder)?;
     // The folder itself is what is locked: nothing is left lying in it. Who waits too long goes on: then the last one wins.
     for _ in 0..TURNS_MAX {
@@ -58,7 +62,16 @@ pub fn update(path: &Path, repository: &str, run: &Run<'_>, tally: Option<&Tally
     Ok(())
 }
 
+/// Whether `before` has a time of the repository that the samples of a standing do not have yet: another command has written since that standing was noted.
+fn knows_more(before: &[Sample], repository: &str, noted: &[Sample]) -> bool {
+    let is_time = |sample: &&Sample| sample.name.starts_with("last_") && metric(&sample.name).is_some_and(|metric| metric.scope == Scope::Repository);
+    let times = before.iter().filter(|sample| sample.label(REPOSITORY) == Some(repository)).filter(is_time).filter(|sample| sample.name.ends_with("_seconds"));
+    times.into_iter().any(|time| noted.iter().find(|sample| sample.name == time.name).is_none_or(|sample| sample.value < time.value))
+}
+
 fn merged(mut samples: Vec<Sample>, repository: &str, run: &Run<'_>, tally: Option<&Tally>, standing: Option<&Standing>) -> Vec<Sample> {
+    // What a command that failed knows, it may have noted hours ago, at its start.
+    let standing = standing.filter(|standing| run.is_done() || !knows_more(&samples, repository, &standing::samples(repository, standing)));
     let is_ours = |sample: &Sample| sample.label(REPOSITORY) == Some(repository);
     let is_of_run = |sample: &Sample, command: &str| is_ours(sample) && sample.label(COMMAND) == Some(command);
     samples.retain(|sample| match metric(&sample.name).map(|metric| metric.scope) {
@@ -146,12 +159,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_somebody_else_is_replaced_and_a_folder_that_is_not_there_is_an_error() {
+    fn a_failed_run_does_not_take_back_what_another_one_wrote_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.prom");
+        let (old, new) = (standing("2026-05-01T03:00Z", None), standing("2026-05-02T03:00Z", None));
+        let snapshot = |path: &Path| value(path, "last_snapshot_timestamp_seconds", &[]);
+        update(&path, "r", &run("verify", Exit::Failed, "2026-05-01T04:00Z"), None, Some(&old)).unwrap();
+        assert_eq!(snapshot(&path), Some(seconds(at("2026-05-01T03:00Z"))), "where nothing is known, it serves");
+        update(&path, "r", &run("backup", Exit::Done, "2026-05-02T03:00Z"), None, Some(&new)).unwrap();
+        update(&path, "r", &run("verify", Exit::Failed, "2026-05-02T04:00Z"), None, Some(&old)).unwrap();
+        assert_eq!(snapshot(&path), Some(seconds(at("2026-05-02T03:00Z"))));
+        assert_eq!(value(&path, "last_run_outcome", &[("command", "verify"), ("outcome", "failed")]), Some(1.0));
+        update(&path, "r", &run("verify", Exit::Failed, "2026-05-02T05:00Z"), None, Some(&Standing { damaged_objects: 3, ..new })).unwrap();
+        assert_eq!(value(&path, "damaged_objects", &[]), Some(3.0), "what is no older counts");
+        update(&path, "r", &run("status", Exit::Done, "2026-05-02T06:00Z"), None, Some(&old)).unwrap();
+        assert_eq!(snapshot(&path), Some(seconds(at("2026-05-01T03:00Z"))), "a log that was made anew");
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_replaced_and_a_fifo_or_a_folder_that_is_not_there_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.prom");
         std::fs::write(&path, [0xff, 0x00, b'\n', b'x']).unwrap();
         update(&path, "r", &run("prune", Exit::Done, "2026-05-01T03:00Z"), None, None).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("# HELP immich_backup_last_run_outcome "));
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        assert!(read(&path).is_err() && update(&path, "r", &run("prune", Exit::Done, "2026-05-01T03:00Z"), None, None).is_err());
         assert!(update(&folder.path().join("nowhere/a.prom"), "r", &run("prune", Exit::Done, "2026-05-01T03:00Z"), None, None).is_err());
     }
 }

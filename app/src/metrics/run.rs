@@ -26,6 +26,11 @@ impl<'a> Run<'a> {
         Self { command, outcome: (exit.outcome(), exit.code()), ended_at: Timestamp::now(), took }
     }
 
+    /// Whether it came to its end, and knows how the repository stands there.
+    pub(super) fn is_done(&self) -> bool {
+        [Exit::Done, Exit::Incomplete, Exit::Withheld].iter().any(|exit| exit.code() == self.outcome.1)
+    }
+
     /// Its samples, with what `tally` has counted.
     pub(super) fn samples(&self, repository: &str, tally: Option<&Tally>) -> Vec<Sample> {
         let labels = [(REPOSITORY, repository), (COMMAND, self.command)];

@@ -15,6 +15,22 @@ const PING_BYTES_MAX: usize = 10_000;
 /// What Discord takes.
 const DISCORD_CHARACTERS_MAX: usize = 2_000;
 
+/// What ntfy takes as a message, of 4,096 bytes, and leaves room for what it adds: a longer one becomes an attachment.
+const NTFY_BODY_BYTES_MAX: usize = 3_500;
+/// And as its title.
+const NTFY_TITLE_BYTES_MAX: usize = 500;
+
+/// `text`, cut where it is longer than so many bytes: at the end of a line, where there is one.
+fn shortened(text: &str, max_bytes: usize) -> String {
+    const SIGN: &str = "…";
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(max_bytes.saturating_sub("\n".len() + SIGN.len()));
+    let kept = text.get(..end).unwrap_or_default();
+    kept.rsplit_once('\n').map_or_else(|| format!("{kept}{SIGN}"), |(lines, _)| format!("{lines}\n{SIGN}"))
+}
+
 fn client() -> Result<Client, Undelivered> {
     // A redirect would carry a token to somebody else.
     let client = Client::builder().user_agent("immich-backup").connect_timeout(CONNECT_WITHIN).redirect(reqwest::redirect::Policy::none());
@@ -26,8 +42,8 @@ fn in_words(error: reqwest::Error) -> String {
     immich_backup_core::told::told(&error.without_url())
 }
 
-fn url(secret: &Secret) -> Result<Url, Undelivered> {
-    let url = secret.read()?.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+async fn url(secret: &Secret) -> Result<Url, Undelivered> {
+    let url = secret.read().await?.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     url.ok_or_else(|| Undelivered::for_good("its address is none: write it like https://…"))
 }
 
@@ -61,7 +77,7 @@ impl Ping {
     }
 
     pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
-        let mut url = url(&self.url)?;
+        let mut url = url(&self.url).await?;
         let end = match message.kind {
             Kind::Start => "start",
             Kind::Success | Kind::DrillOverdue => "",
@@ -115,11 +131,12 @@ pub(super) struct Webhook {
 
 impl Webhook {
     pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
-        let mut url = url(&self.url)?;
+        let mut url = url(&self.url).await?;
         let both = |bold: &str| format!("{bold}{}{bold}\n{}", message.title, message.body());
         let body = match self.style {
             Style::Json => message.json(),
-            Style::Slack => json!({ "text": both("*") }),
+            // What stands in angle brackets would call somebody, or be a link.
+            Style::Slack => json!({ "text": both("*").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;") }),
             Style::Discord => {
                 let content: String = both("**").chars().take(DISCORD_CHARACTERS_MAX).collect();
                 // A file's name must not call anybody.
@@ -142,14 +159,31 @@ impl Webhook {
                 path.pop_if_empty().pop();
                 drop(path);
                 let tag = if message.kind.is_bad() { "warning" } else { "white_check_mark" };
-                json!({ "topic": topic, "title": message.title, "message": message.body(), "priority": message.kind.priority(), "tags": [tag] })
+                let (title, body) = (shortened(&message.title, NTFY_TITLE_BYTES_MAX), shortened(&message.body(), NTFY_BODY_BYTES_MAX));
+                json!({ "topic": topic, "title": title, "message": body, "priority": message.kind.priority(), "tags": [tag] })
             }
         };
         let mut request = client()?.post(url).header("content-type", "application/json").body(body.to_string());
         if let Some(file) = &self.token {
-            let token = read_secret(file)?;
+            let token = read_secret(file).await?;
             request = if self.style == Style::Gotify { request.header("x-gotify-key", token) } else { request.bearer_auth(token) };
         }
         send(request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_cut_at_a_line_and_between_characters() {
+        let lines = "a line of some length\n".repeat(1_000);
+        let cut = shortened(&lines, NTFY_BODY_BYTES_MAX);
+        assert!((NTFY_BODY_BYTES_MAX - 30..=NTFY_BODY_BYTES_MAX).contains(&cut.len()), "{}", cut.len());
+        assert!(cut.ends_with("\na line of some length\n…"), "{cut}");
+        let title = shortened(&"ü".repeat(1_000), NTFY_TITLE_BYTES_MAX);
+        assert!((NTFY_TITLE_BYTES_MAX - 5..=NTFY_TITLE_BYTES_MAX).contains(&title.len()) && title.ends_with("ü…"), "{title}");
+        assert_eq!(shortened(&"x".repeat(500), NTFY_TITLE_BYTES_MAX), "x".repeat(500));
     }
 }

@@ -3,6 +3,7 @@
 use super::message::Message;
 use super::{Undelivered, read_secret};
 use crate::config::{Settings, UsageError};
+use immich_backup_core::model::Sha256;
 use immich_backup_core::told::told;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
@@ -27,10 +28,10 @@ enum Tls {
     None,
 }
 
-/// Who is written to, and by which server.
-#[derive(Debug)]
+/// Who is written to, and by which server. Each has a mail of their own: an address that is refused keeps nobody else from theirs.
+#[derive(Debug, Clone)]
 pub(super) struct Mail {
-    to: Vec<Mailbox>,
+    to: Mailbox,
     from: Mailbox,
     host: String,
     port: Option<u16>,
@@ -40,16 +41,16 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    /// As the settings say; nothing where nobody is to be written to.
+    /// As the settings say, one for each who is to be written to.
     ///
     /// # Errors
     /// A setting that cannot be understood, or is missing.
-    pub(super) fn of(settings: &Settings) -> Result<Option<Self>, UsageError> {
+    pub(super) fn of(settings: &Settings) -> Result<Vec<Self>, UsageError> {
         let text = |name: &str| settings.text(name).filter(|text| !text.is_empty());
         let mailbox =
             |name: &str, address: &str| address.parse::<Mailbox>().map_err(|error| UsageError(format!("--{name}: `{address}` is no address of mail: {error}")));
         let to = settings.texts("notify-mail-to").iter().map(|address| mailbox("notify-mail-to", address)).collect::<Result<Vec<_>, _>>()?;
-        let Some(first) = to.first() else { return Ok(None) };
+        let Some(first) = to.first() else { return Ok(Vec::new()) };
         let server = settings.required("notify-mail-server")?;
         let wrong = || {
             UsageError("--notify-mail-server takes smtps://HOST (TLS, port 465), smtp://HOST (STARTTLS, port 587) or smtp-plain://HOST (no encryption, port 25), each with :PORT if need be".to_owned())
@@ -79,10 +80,11 @@ impl Mail {
         };
         let from = text("notify-mail-from").map(|address| mailbox("notify-mail-from", address)).transpose()?;
         let from = from.unwrap_or_else(|| Mailbox::new(Some("Immich backup".to_owned()), first.email.clone()));
-        Ok(Some(Self { to, from, host: host.to_owned(), port, tls, account }))
+        let one = |to: &Mailbox| Self { to: to.clone(), from: from.clone(), host: host.to_owned(), port, tls, account: account.clone() };
+        Ok(to.iter().map(one).collect())
     }
 
-    fn transport(&self, hello: &str) -> Result<AsyncSmtpTransport<Tokio1Executor>, Undelivered> {
+    async fn transport(&self, hello: &str) -> Result<AsyncSmtpTransport<Tokio1Executor>, Undelivered> {
         let failed = |error: lettre::transport::smtp::Error| Undelivered::for_good(told(&error));
         let builder: AsyncSmtpTransportBuilder = match self.tls {
             Tls::Always => AsyncSmtpTransport::<Tokio1Executor>::relay(&self.host).map_err(failed)?,
@@ -94,26 +96,31 @@ impl Mail {
             builder = builder.port(port);
         }
         if let Some((user, file)) = &self.account {
-            builder = builder.credentials(Credentials::new(user.clone(), read_secret(file)?));
+            builder = builder.credentials(Credentials::new(user.clone(), read_secret(file).await?));
         }
         Ok(builder.build())
     }
 
     pub(super) async fn send(&self, message: &Message) -> Result<(), Undelivered> {
         let failed = |error: lettre::error::Error| Undelivered::for_good(told(&error));
-        let mut mail = lettre::Message::builder().from(self.from.clone()).subject(message.title.clone());
-        // Nobody answers a machine, and no machine should.
-        mail = mail.header(AutoSubmitted);
-        for to in &self.to {
-            mail = mail.to(to.clone());
-        }
-        let mail = mail.header(ContentType::TEXT_PLAIN).body(format!("{}\n\n{}\n", message.title, message.body())).map_err(failed)?;
         let host = if message.origin.host.is_empty() { "localhost" } else { &message.origin.host };
-        let sent = self.transport(host)?.send(mail).await;
+        let mail = lettre::Message::builder().from(self.from.clone()).to(self.to.clone()).subject(message.title.clone());
+        // Nobody answers a machine, and no machine should.
+        let mail = mail.message_id(Some(format!("<{}@{host}>", name_of(message)))).header(AutoSubmitted);
+        let mail = mail.header(ContentType::TEXT_PLAIN).body(format!("{}\n\n{}\n", message.title, message.body())).map_err(failed)?;
+        let sent = self.transport(host).await?.send(mail).await;
         sent.map(drop).map_err(|error| {
-            if error.is_permanent() || error.is_tls() || error.is_client() { Undelivered::for_good(told(&error)) } else { Undelivered::passing(told(&error)) }
+            let problem = format!("{}: {}", self.to.email, told(&error));
+            if error.is_permanent() || error.is_tls() || error.is_client() { Undelivered::for_good(problem) } else { Undelivered::passing(problem) }
         })
     }
+}
+
+/// The same for each try: where the server's answer was lost, the reader's program knows that it has the mail already.
+fn name_of(message: &Message) -> String {
+    let Message { kind, command, title, began_at, ended_at, origin, .. } = message;
+    let what = format!("{} {command} {title} {began_at} {ended_at:?} {} {}", kind.name(), origin.repository, origin.host);
+    Sha256::of(what.as_bytes()).to_string().chars().take(32).collect()
 }
 
 /// `Auto-Submitted: auto-generated`, RFC 3834.

@@ -19,8 +19,6 @@ const LINE_CHARACTERS_MAX: usize = 500;
 const LIST_MAX: usize = 20;
 /// And texts.
 const TEXT_CHARACTERS_MAX: usize = 2_000;
-/// A drill that is overdue is told once in so many days.
-const DRILL_EVERY_DAYS: i64 = 7;
 
 /// What a message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -183,10 +181,8 @@ impl Message {
     #[must_use]
     pub fn with_drill(mut self, standing: Option<&Standing>, now: Timestamp) -> Self {
         let Some(standing) = standing.filter(|standing| self.command == "backup" && standing.drill_is_overdue(now)) else { return self };
-        let since = standing.drill_at.or(standing.first_snapshot_at).unwrap_or(now);
         self.lines.push("no drill for more than 35 days: `immich-backup drill` shows whether this backup comes back".to_owned());
-        // With a backup each night that is once a week, and nobody has to remember it.
-        if self.kind == Kind::Success && (now.duration_since(since).as_hours() / 24) % DRILL_EVERY_DAYS == 1 {
+        if self.kind == Kind::Success && standing.drill_is_to_be_told() {
             self.kind = Kind::DrillOverdue;
         }
         self

@@ -1,6 +1,6 @@
 //! Telling of one command: that it begins, and how it ends.
 
-use super::{Message, Notifiers, Origin};
+use super::{DELIVERY_WITHIN, Message, Notifiers, Origin};
 use crate::app::App;
 use crate::config::UsageError;
 use crate::exit::Exit;
@@ -19,11 +19,11 @@ pub struct Telling {
     origin: Origin,
     command: String,
     began_at: Timestamp,
-    start: JoinHandle<Vec<String>>,
+    start: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Telling {
-    /// Tells that `command` begins, while it does; nothing where nobody wants to know.
+    /// Tells that `command` begins, while it does, unless it is a shard; nothing where nobody wants to know.
     ///
     /// # Errors
     /// A setting that cannot be understood.
@@ -38,10 +38,11 @@ impl Telling {
         // What is wrong with the repository's name, the command will say.
         let origin = Origin::of(app.repository_name().unwrap_or_default());
         let began_at = Timestamp::now();
-        let message = Message::start(command, began_at, &origin);
-        let start = tokio::spawn({
-            let notifiers = Arc::clone(&notifiers);
-            async move { notifiers.tell(&message).await }
+        // Most shards end without a word, and a service that was told of a start would wait for its end.
+        let is_shard = command == "backup" && app.settings.text("shard").is_some();
+        let start = (!is_shard).then(|| {
+            let (notifiers, message) = (Arc::clone(&notifiers), Message::start(command, began_at, &origin));
+            tokio::spawn(async move { notifiers.tell(&message).await.problems })
         });
         Ok(Some(Self { notifiers, origin, command: command.to_owned(), began_at, start }))
     }
@@ -49,7 +50,14 @@ impl Telling {
     /// Tells that it has ended, with this summary. What could not be told is a warning.
     pub async fn end(self, app: &App, summary: Map<String, Value>) {
         // The end never overtakes the start.
-        let mut problems = self.start.await.unwrap_or_default();
+        let mut problems = match self.start {
+            // Whatever keeps it: the end is what matters.
+            Some(start) => match tokio::time::timeout(DELIVERY_WITHIN, start).await {
+                Ok(told) => told.unwrap_or_default(),
+                Err(_) => vec![format!("cannot tell that it began: not delivered within {} s", DELIVERY_WITHIN.as_secs())],
+            },
+            None => Vec::new(),
+        };
         let now = Timestamp::now();
         // A part of a run that others end: who commits the snapshot tells of it.
         let is_part = self.command == "backup" && is_done(&summary) && summary.get("snapshot").is_none_or(Value::is_null);
@@ -57,7 +65,7 @@ impl Telling {
             return tell(app, problems);
         }
         let message = Message::end(&self.command, (self.began_at, now), summary, None, &self.origin).with_drill(app.standing().as_ref(), now);
-        problems.extend(self.notifiers.tell(&message).await);
+        problems.extend(self.notifiers.tell(&message).await.problems);
         tell(app, problems);
     }
 }

@@ -1,6 +1,6 @@
 """A server of mail for tests: what arrives is printed as a line of JSON each, after a first line with the port.
 
-Arguments: plain, starttls or smtps; ok, refuse or hang; and for the last two ways a certificate with its key, a user and a password.
+Arguments: plain, starttls or smtps; ok, refuse, hang or hesitate; and for the last two ways a certificate with its key, a user and a password.
 """
 
 import asyncio
@@ -14,8 +14,10 @@ way, mode, *rest = sys.argv[1:]
 
 
 class Handler:
+    mails = 0
+
     async def handle_RCPT(self, server, session, envelope, address, options):
-        if mode == "refuse":
+        if mode == "refuse" or address.startswith("refused@"):
             return "550 5.1.1 nobody of that name"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
@@ -35,6 +37,9 @@ class Handler:
             ),
             flush=True,
         )
+        Handler.mails += 1
+        if mode == "hesitate" and Handler.mails == 1:
+            return "451 4.3.0 once more"
         return "250 2.0.0 taken"
 
 

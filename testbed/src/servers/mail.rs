@@ -33,12 +33,14 @@ pub struct MailAccount<'a> {
 /// What the server does with mail.
 #[derive(Debug, Clone, Copy)]
 pub enum MailMode {
-    /// Takes it.
+    /// Takes it, but for what is written to `refused@…`.
     Take,
     /// Knows nobody.
     Refuse,
     /// Takes it, and never says so.
     Hang,
+    /// Takes it, and says of the first mail that it did not.
+    Hesitate,
 }
 
 /// The server; ended when dropped.
@@ -68,6 +70,7 @@ impl MailServer {
             MailMode::Take => "ok",
             MailMode::Refuse => "refuse",
             MailMode::Hang => "hang",
+            MailMode::Hesitate => "hesitate",
         };
         command.args(["-c", PROGRAM, name, mode]);
         if let Some(account) = account {

@@ -77,21 +77,32 @@ fn whatever_a_summary_holds_a_message_is_short_and_its_title_one_line() {
 fn a_drill_that_is_overdue_is_mentioned_each_time_and_takes_the_place_of_success_once_a_week() {
     let summary = || json!({ "exit_code": 0, "proof": proof(), "files": {}, "bytes": {} });
     let first = at("2026-01-01T03:00Z");
-    let never = Standing { has_database: true, first_snapshot_at: Some(first), ..standing(Some("2026-05-01T03:00Z")) };
-    let kinds: Vec<_> = (30..60_i64)
-        .map(|day| {
-            let now = first + jiff::SignedDuration::from_hours(day * 24 + 1);
-            let message = end("backup", summary()).with_drill(Some(&never), now);
-            assert_eq!(message.body().contains("no drill"), day >= 35, "{day}");
-            message.kind
-        })
-        .collect();
-    let told = kinds.iter().filter(|kind| **kind == Kind::DrillOverdue).count();
-    assert!((3..=4).contains(&told), "{told}");
-    let failed = end("backup", json!({ "exit_code": 1 })).with_drill(Some(&never), first + jiff::SignedDuration::from_hours(36 * 24 + 1));
-    assert_eq!(failed.kind, Kind::Failure, "what is worse goes first");
-    let verify = end("verify", json!({ "exit_code": 0 })).with_drill(Some(&never), first + jiff::SignedDuration::from_hours(36 * 24 + 1));
-    assert_eq!(verify.kind, Kind::Success);
+    let after = |hours: usize| first + jiff::SignedDuration::from_hours(i64::try_from(hours).unwrap());
+    let told = |backup: usize, every_hours: usize| {
+        let now = after(backup * every_hours + 1);
+        let standing = Standing {
+            has_database: true,
+            first_snapshot_at: Some(first),
+            snapshot_at: Some(now),
+            before_at: backup.checked_sub(1).map(|before| after(before * every_hours + 1)),
+            ..standing(Some("2026-01-01T03:00Z"))
+        };
+        let message = end("backup", summary()).with_drill(Some(&standing), now);
+        assert_eq!(message.body().contains("no drill"), backup * every_hours + 1 > 35 * 24, "{backup}");
+        message.kind == Kind::DrillOverdue
+    };
+    let days =
+        |every_hours: usize| (0..70 * 24 / every_hours).filter(|backup| told(*backup, every_hours)).map(|backup| backup * every_hours / 24).collect::<Vec<_>>();
+    assert_eq!(days(24), [35, 42, 49, 56, 63], "each night");
+    assert_eq!(days(7 * 24), [35, 42, 49, 56, 63], "each week");
+    assert_eq!(days(10 * 24), [40, 50, 60], "less often than that");
+    assert_eq!(days(6), days(24), "four times a day");
+    let now = after(36 * 24);
+    let overdue = Standing { has_database: true, first_snapshot_at: Some(first), snapshot_at: Some(now), ..standing(Some("2026-01-01T03:00Z")) };
+    assert_eq!(end("backup", json!({ "exit_code": 1 })).with_drill(Some(&overdue), now).kind, Kind::Failure, "what is worse goes first");
+    assert_eq!(end("verify", json!({ "exit_code": 0 })).with_drill(Some(&overdue), now).kind, Kind::Success);
+    let drilled = Standing { drill_at: Some(after(30 * 24)), ..overdue };
+    assert_eq!(end("backup", summary()).with_drill(Some(&drilled), now).kind, Kind::Success);
 }
 
 #[test]
