@@ -7,9 +7,12 @@ mod support;
 use async_trait::async_trait;
 use bytes::Bytes;
 use immich_backup_core::backup::{BackupError, Ending, Plan, Report, Shard, run};
+use immich_backup_core::event::Silent;
 use immich_backup_core::model::{Part, RunId, Sha256};
 use immich_backup_core::repository::key::Key;
+use immich_backup_core::repository::log::{Ended, Fact, Outcome, RunStarted, SnapshotFact, Tally, Totals};
 use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -221,4 +224,70 @@ async fn what_a_run_of_shards_that_died_had_sent_is_taken_up_by_the_next_run_of_
     assert!(report.counts.adopted.files >= 4, "{:?}", report.counts);
     drop(session);
     assert_eq!(assert_stored_once(&world) as u64, FOLDERS * 4 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_that_another_shard_has_the_content_of_is_one_that_changed() {
+    let world = world().await;
+    world.back_up().await;
+    // The content that a file of shard 1 has now is new in a folder of shard 2, too, and that one is faster.
+    let (changed, new) = (format!("upload/{}/0.jpg", folder_of(1)), format!("upload/{}/new.jpg", folder_of(2)));
+    for path in [&changed, &new] {
+        world.write(path, &support::noise(77, 4_000));
+    }
+    let run_id = RunId::random();
+    let dying = Dying::at(world.directory(), "stored");
+    shard(&world, Arc::clone(&dying) as Arc<dyn Store>, run_id, 2).await.unwrap_err();
+    for part in [1, 0, 3] {
+        shard(&world, world.directory(), run_id, part).await.unwrap();
+    }
+    let report = shard(&world, world.directory(), run_id, 2).await.unwrap();
+    assert_eq!(report.ending, Ending::Snapshot);
+    // It was left to the one that ends the run, who knows what stood there: else what contradicts Immich's checksum would replace what does not.
+    assert_eq!((report.counts.changed.files, report.counts.new.files), (1, 1), "{:?}", report.counts);
+    assert_stored_once(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_run_that_was_taken_for_dead_takes_nothing_from_the_shards_of_the_next() {
+    let world = world().await;
+    let mut slow = world.writing(world.directory(), "state-slow").await.unwrap();
+    let slow_id = RunId::random();
+    let started = RunStarted { at: Timestamp::now(), host: "slow".to_owned(), roots: Vec::new(), accepts: None, shard: None };
+    slow.commit(Some(slow_id), &[Fact::RunStarted(started)], &Silent).await.unwrap();
+    let run_id = RunId::random();
+    for part in [0, 2] {
+        shard(&world, world.directory(), run_id, part).await.unwrap();
+    }
+    slow.commit(Some(slow_id), &[Fact::Snapshot(Box::new(nothing()))], &Silent).await.unwrap();
+    drop(slow);
+    ends_whole(&world, run_id, &[1, 3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_shards_that_failed_is_not_taken_up_again_once_another_has_begun() {
+    let world = world().await;
+    let run_id = RunId::random();
+    for part in [0, 1, 2] {
+        shard(&world, world.directory(), run_id, part).await.unwrap();
+    }
+    // The one that ends the run says that it failed.
+    let mut session = world.writing(world.directory(), "state-3").await.unwrap();
+    let ended = Ended { outcome: Outcome::Failed, reason: None, gone: None, changed: None, shard: None };
+    session.commit(Some(run_id), &[Fact::RunEnded(ended)], &Silent).await.unwrap();
+    drop(session);
+    world.back_up().await;
+    let error = shard(&world, world.directory(), run_id, 3).await.unwrap_err();
+    assert!(matches!(error, BackupError::RunIsOver { .. }), "{error:?}");
+    let session = world.reading("reader").await.unwrap();
+    assert_eq!(session.manifest.snapshots().unwrap().len(), 1);
+    assert!(session.manifest.runs(10).unwrap().iter().all(|run| run.outcome.is_some()), "a run that nobody ends");
+}
+
+/// A snapshot that says nothing.
+fn nothing() -> SnapshotFact {
+    serde_json::from_value(serde_json::json!({
+        "started_at": Timestamp::now(), "taken_at": Timestamp::now(), "totals": Totals::default(), "sent": Tally::default(), "archived": 0, "unread_count": 0
+    }))
+    .unwrap()
 }

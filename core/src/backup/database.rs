@@ -244,6 +244,7 @@ impl Run<'_> {
     /// Proves what stands now; what is missing is looked for on disk once more, and stored if it is there.
     async fn prove(&mut self, names: &Names) -> Result<Option<Proof>, BackupError> {
         let Some(proof) = self.prove_now(names).await? else { return Ok(None) };
+        let lookup = Lookup::open(self.session.manifest.path())?;
         let mut found = Vec::new();
         for named in proof.named.iter().filter(|named| named.verdict == Verdict::Missing) {
             let Some((file, tree)) = self.file_named(&named.path) else { continue };
@@ -252,7 +253,7 @@ impl Run<'_> {
             if self.scope.takes(&file)
                 && let Ok(Some(times)) = look(folder, &path)
             {
-                let current = Lookup::open(self.session.manifest.path())?.current_of(&file)?;
+                let current = lookup.current_of(&file)?;
                 found.push(Item::found(file, tree, &times, current));
             }
         }
