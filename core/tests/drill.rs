@@ -332,7 +332,8 @@ async fn a_drill_that_is_killed_leaves_nothing_running() {
         }
         let report = backup.drill_all().await;
         assert_eq!(report.outcome, DrillOutcome::Passed);
-        assert!(gone_within(&folder, Duration::from_secs(10)), "{:?}", processes(&folder));
+        let left = || (Path::new(&folder).exists(), processes(&folder));
+        assert!(gone_within(&folder, Duration::from_secs(10)), "after a drill, shell killed: {shell_too}, (folder, processes): {:?}", left());
         assert!(!Path::new(&folder).exists());
     }
 }

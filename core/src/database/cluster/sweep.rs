@@ -12,6 +12,11 @@ pub(super) const LOCK: &str = "lock";
 /// Folders that are looked at.
 const SWEPT_MAX: usize = 100;
 
+/// A program that was just killed may hold its lock for a moment more.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+const POLL: Duration = Duration::from_millis(100);
+
 /// How long a server may take to end.
 const END_WAIT: Duration = Duration::from_secs(10);
 
@@ -22,8 +27,10 @@ pub(super) fn sweep(parent: &Path, prefix: &str) {
     for entry in left.take(SWEPT_MAX) {
         // A link could lead anywhere.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_abandoned(&entry.path()) {
-            end_server(&entry.path());
-            std::fs::remove_dir_all(entry.path()).ok();
+            // Its folder is all that tells the next one of a server that goes on.
+            if end_server(&entry.path()) {
+                std::fs::remove_dir_all(entry.path()).ok();
+            }
         }
     }
 }
@@ -33,26 +40,47 @@ fn is_abandoned(folder: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(lock) = rustix::fs::open(folder.join(LOCK), flags, Mode::empty()) else { return false };
     let is_ours = rustix::fs::fstat(&lock).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw());
-    is_ours && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+    if !is_ours {
+        return false;
+    }
+    let begun = Instant::now();
+    loop {
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return true;
+        }
+        if begun.elapsed() > LOCK_WAIT {
+            return false;
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
-/// Ends the server that runs on the data in `folder`, if one does.
-fn end_server(folder: &Path) {
+/// Ends the server that runs on the data in `folder`, if one does. Returns whether none is left.
+fn end_server(folder: &Path) -> bool {
     let data = folder.join("data");
-    let Ok(state) = std::fs::read_to_string(data.join("postmaster.pid")) else { return };
-    let Some(pid) = state.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw) else { return };
-    // The number may be another's by now: its command line has to name these data.
-    let is_server = || {
-        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|argument| argument == data.as_os_str().as_bytes())
-    };
     let begun = Instant::now();
-    let mut signal = Signal::QUIT;
-    while is_server() && begun.elapsed() < END_WAIT {
-        kill_process(pid, signal).ok();
-        if begun.elapsed() > END_WAIT / 2 {
-            signal = Signal::KILL;
+    loop {
+        let servers = servers(&data);
+        if servers.is_empty() || begun.elapsed() > END_WAIT {
+            return servers.is_empty();
         }
-        std::thread::sleep(Duration::from_millis(100));
+        let signal = if begun.elapsed() > END_WAIT / 2 { Signal::KILL } else { Signal::QUIT };
+        for server in servers {
+            kill_process(server, signal).ok();
+        }
+        std::thread::sleep(POLL);
     }
+}
+
+/// The processes that are a PostgreSQL server on `data`. They are asked for, not read from the file that the server keeps: its number may be another's by
+/// now.
+fn servers(data: &Path) -> Vec<Pid> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let is_server = |process: &Path| {
+        let program = std::fs::read_link(process.join("exe")).unwrap_or_default();
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        program.file_name().is_some_and(|name| name == "postgres") && line.split(|byte| *byte == 0).any(|argument| argument == data.as_os_str().as_bytes())
+    };
+    let pid = |process: &Path| process.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw);
+    processes.flatten().filter_map(|process| pid(&process.path()).filter(|_| is_server(&process.path()))).collect()
 }
