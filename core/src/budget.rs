@@ -85,6 +85,9 @@ pub const CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_s
 /// A log entry larger than this, compressed or not, is not ours.
 pub const LOG_ENTRY_BYTES_MAX: u64 = 64 << 20;
 
+/// Facts in a log entry. Runs write [`CHECKPOINT_FILES_MAX`] files' facts at a time.
+pub const LOG_ENTRY_FACTS_MAX: usize = 100_000;
+
 /// `format.json` is far smaller than this.
 pub const IDENTITY_BYTES_MAX: u64 = 64 << 10;
 

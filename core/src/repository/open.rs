@@ -499,6 +499,9 @@ async fn local_manifest(repository: &Repository, state: &StateFolder, monitor: &
 /// Entries after a copy's own in which the fact that names it is looked for; it comes right behind unless others wrote meanwhile.
 const COPY_NAMED_WITHIN: u64 = 16;
 
+/// Largest copy that is fetched: well above that of a hundred million files. A larger one would fill a disk.
+const COPY_BYTES_MAX: u64 = 16 << 30;
+
 /// A manifest made from the newest copy that the log vouches for.
 async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn Monitor) -> Result<Option<Manifest>, OpenError> {
     let store = repository.store.as_ref();
@@ -512,7 +515,12 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
     for copy in copies.iter().rev() {
         let Some(sequence) = key::manifest_sequence(&copy.key) else { continue };
         let Some(expected) = named_by_log(store, &entries, &copy.key, sequence).await else { continue };
-        match fetch_copy(repository, state, &copy.key, expected).await {
+        let fetched = match copy.size_bytes {
+            ..=COPY_BYTES_MAX => fetch_copy(repository, state, &copy.key, expected).await,
+            _ => Ok(None),
+        };
+        drop(std::fs::remove_file(scratch(state)));
+        match fetched {
             Ok(Some(manifest)) if manifest.head().sequence == sequence => {
                 // Only a copy that the log goes on from is worth anything.
                 let follows = match entries.get(&(sequence + 1)) {
@@ -545,23 +553,30 @@ async fn named_by_log(store: &dyn Store, entries: &Heads, copy: &Key, sequence: 
     None
 }
 
+/// Where a copy is kept while it is looked at.
+fn scratch(state: &StateFolder) -> PathBuf {
+    state.scratch("copy.db.zst")
+}
+
 async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, expected: Sha256) -> Result<Option<Manifest>, OpenError> {
-    let packed = state.scratch("copy.db.zst");
+    let packed = scratch(state);
     let mut stream = repository.store.get(key, None).await?;
     let mut hasher = Hasher::default();
     let failed = |source| ManifestError::Copy { action: "write", path: packed.clone(), source };
     let mut file = std::fs::File::create(&packed).map_err(failed)?;
+    let mut bytes = 0_u64;
     while let Some(piece) = stream.try_next().await? {
+        bytes = bytes.saturating_add(piece.len() as u64);
+        if bytes > COPY_BYTES_MAX {
+            return Ok(None);
+        }
         hasher.update(&piece);
         file.write_all(&piece).map_err(failed)?;
     }
     drop(file);
-    let found = hasher.finish().digests.sha256;
-    let unpacked = if found == expected { unpack(&packed, &state.manifest()) } else { Ok(()) };
-    drop(std::fs::remove_file(&packed));
-    unpacked?;
-    if found != expected {
+    if hasher.finish().digests.sha256 != expected {
         return Ok(None);
     }
+    unpack(&packed, &state.manifest())?;
     Ok(Manifest::open(&state.manifest(), repository.id)?)
 }

@@ -2,7 +2,7 @@
 
 use super::FORMAT;
 use super::fact::Fact;
-use crate::budget::LOG_ENTRY_BYTES_MAX;
+use crate::budget::{LOG_ENTRY_BYTES_MAX, LOG_ENTRY_FACTS_MAX};
 use crate::model::{RunId, Sha256, WriterId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,9 @@ pub enum DamagedEntry {
     /// Nothing in it.
     #[error("it is empty")]
     Empty,
+    /// More than is ever written: it would fill the memory of whoever reads it.
+    #[error("it comes to more than {} MiB or {LOG_ENTRY_FACTS_MAX} facts, which this program never writes", LOG_ENTRY_BYTES_MAX >> 20)]
+    TooLarge,
 }
 
 /// A zstd skippable frame: readers of zstd pass over it, so `zstd -d` gives the lines alone. (RFC 8878, 3.1.2.)
@@ -89,7 +92,7 @@ pub fn encode(header: &Header, facts: &[Fact]) -> io::Result<Vec<u8>> {
         encoder.write_all(b"\n")?;
     }
     let mut bytes = encoder.finish()?;
-    if plain > LOG_ENTRY_BYTES_MAX || bytes.len() as u64 > LOG_ENTRY_BYTES_MAX / 2 {
+    if plain > LOG_ENTRY_BYTES_MAX || bytes.len() as u64 > LOG_ENTRY_BYTES_MAX / 2 || facts.len() > LOG_ENTRY_FACTS_MAX {
         return Err(io::Error::other("a log entry of that size could not be read again; is a label or a pattern enormous?"));
     }
     let checksum = Sha256::of(&bytes);
@@ -112,11 +115,20 @@ impl Entry {
         if start != TRAILER_START {
             return Err(DamagedEntry::Checksum);
         }
-        let lines = zstd::Decoder::new(frame).map_err(DamagedEntry::Compression)?.take(LOG_ENTRY_BYTES_MAX);
+        let mut lines = io::BufReader::new(zstd::Decoder::new(frame).map_err(DamagedEntry::Compression)?.take(LOG_ENTRY_BYTES_MAX + 1));
         let mut header = None;
         let mut facts = Vec::new();
-        for (number, line) in io::BufReader::new(lines).lines().enumerate() {
-            let line = line.map_err(DamagedEntry::Compression)?;
+        let (mut bytes_read, mut line) = (0_u64, String::new());
+        for number in 0.. {
+            line.clear();
+            let count = lines.read_line(&mut line).map_err(DamagedEntry::Compression)?;
+            bytes_read = bytes_read.saturating_add(count as u64);
+            if bytes_read > LOG_ENTRY_BYTES_MAX || facts.len() > LOG_ENTRY_FACTS_MAX {
+                return Err(DamagedEntry::TooLarge);
+            }
+            if count == 0 {
+                break;
+            }
             let wrong = |source| DamagedEntry::Line { line: number + 1, source };
             if header.is_none() {
                 let format: Format = serde_json::from_str(&line).map_err(wrong)?;

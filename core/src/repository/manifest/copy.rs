@@ -99,18 +99,28 @@ fn uri_path(path: &Path) -> String {
     text
 }
 
-/// Largest manifest that a copy is unpacked to: far above a hundred million files, and below what fills a disk by malice.
-const UNPACKED_BYTES_MAX: u64 = 64 << 30;
+/// A copy takes at most so much more room unpacked than packed: SQLite's pages of paths and digests come to a fifth to a third. Who says more wants to fill
+/// a disk.
+const UNPACKED_RATIO_MAX: u64 = 64;
+
+/// What is unpacked in any case.
+const UNPACKED_BYTES_FREE: u64 = 64 << 20;
 
 /// Unpacks the compressed copy at `packed` to `plain`.
 ///
 /// # Errors
-/// The file system's, or the bytes are no zstd.
+/// The file system's; the bytes are no zstd, or come to more than a manifest can. Nothing is left at `plain` then.
 pub fn unpack(packed: &Path, plain: &Path) -> Result<(), ManifestError> {
     remove(plain)?;
     let decompress = || {
-        let mut decoder = zstd::Decoder::new(File::open(packed)?)?.take(UNPACKED_BYTES_MAX);
-        io::copy(&mut decoder, &mut File::create(plain)?).map(drop)
+        let input = File::open(packed)?;
+        let bytes_max = input.metadata()?.len().saturating_mul(UNPACKED_RATIO_MAX).saturating_add(UNPACKED_BYTES_FREE);
+        let mut decoder = zstd::Decoder::new(input)?.take(bytes_max.saturating_add(1));
+        let bytes = io::copy(&mut decoder, &mut File::create(plain)?)?;
+        if bytes > bytes_max { Err(io::Error::new(io::ErrorKind::InvalidData, "it comes to more than a manifest of its size can")) } else { Ok(()) }
     };
-    decompress().map_err(|source| ManifestError::Copy { action: "unpack", path: plain.to_owned(), source })
+    decompress().map_err(|source| {
+        drop(remove(plain));
+        ManifestError::Copy { action: "unpack", path: plain.to_owned(), source }
+    })
 }
