@@ -198,3 +198,50 @@ fn every_command_line_in_the_documentation_uses_what_exists() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(lines >= 20, "only {lines} command lines were found");
 }
+
+/// The sources that have tests.
+fn sources(folder: &Path, found: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// Whether `name` could be a test's: a sentence in small letters, perhaps cut with an ellipsis.
+fn is_sentence(name: &str) -> bool {
+    name.matches('_').count() >= 3 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '…'))
+}
+
+#[test]
+fn every_test_that_holds_a_promise_in_the_documentation_exists() {
+    let mut code = String::new();
+    for member in ["core", "app", "sample", "testbed"] {
+        sources(&root().join(member), &mut code);
+    }
+    let (mut named, mut missing) = (0, Vec::new());
+    for document in ["SECURITY.md", "docs/reliability.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for name in text.lines().flat_map(codes) {
+            if is_sentence(name) {
+                named += 1;
+                let exists = match name.strip_suffix('…') {
+                    Some(start) => code.contains(&format!("fn {start}")),
+                    None => code.contains(&format!("fn {name}(")),
+                };
+                if !exists {
+                    missing.push(format!("{document}: there is no test `{name}`"));
+                }
+            }
+            // A file of tests, named by its path.
+            if name.contains("/tests/") && !root().join(name).exists() {
+                missing.push(format!("{document}: there is no `{name}`"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(named >= 80, "only {named} tests were found named");
+}
