@@ -6,6 +6,7 @@ mod target;
 
 pub use database::{DatabasePlan, DatabaseReport, DumpSource, PreparedDatabase, prepare_database};
 
+use crate::crash::crash_point;
 use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX, WRITTEN_BYTES_MAX, WRITTEN_FILES_MAX};
 use crate::database::dump::DumpError;
 use crate::database::inventory::InventoryError;
@@ -455,7 +456,9 @@ impl Prepared {
         }
         let (targets, overwrite) = (Arc::clone(&self.targets), self.plan.overwrite);
         let published = blocking(move || {
+            crash_point!("restore: written, not durable");
             targets.sync()?;
+            crash_point!("restore: durable, not named");
             Ok::<_, RestoreError>(files.into_iter().map(|(row, file)| (row, file.publish(overwrite).map_err(Failure::Target))).collect::<Vec<_>>())
         })
         .await?;
@@ -528,6 +531,7 @@ impl Prepared {
         if !self.plan.is_part() && !report.interrupted {
             report.markers = self.targets.make_markers()?;
         }
+        crash_point!("restore: all named");
         self.targets.make_clusters(&self.clusters)?;
         self.targets.sync()?;
         monitor.emit(Event::PhaseFinished { phase: Phase::Write });

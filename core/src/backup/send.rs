@@ -4,6 +4,7 @@ use super::claim::May;
 use super::contents::{Claim, Contents};
 use super::unnamed::{Unnamed, adoptable};
 use super::{BackupError, Done, Item};
+use crate::crash::crash_point;
 use crate::budget::{CHUNKS_QUEUED_MAX, CLAIM_HASHED_BYTES_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Stored};
@@ -199,6 +200,7 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monito
     {
         let sent = stream(shared, item, &home, None, monitor).await?;
         if let Some((content, times, trusted)) = sent {
+            crash_point!("large object stored, not logged");
             let stored = StoredContent { key: home.to_string(), etag: None };
             if let Claim::Mine(mine) = shared.contents.claim(content.digests.sha256).await {
                 mine.stored(stored.clone());
@@ -267,6 +269,7 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
             None => place(shared, item, &material, monitor).await?,
         },
     };
+    crash_point!("object stored, not logged");
     mine.stored(stored.clone());
     Ok(ended(stored, how))
 }
@@ -349,6 +352,7 @@ async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, moni
     let file = item.file.clone();
     let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
     let candidates = || key::candidates(&item.file, &material.content.digests.sha256, !has_history);
+    crash_point!("file read, not stored");
     if let Some(unnamed) = &shared.there.unnamed
         && let Some(key) = adoptable(shared, unnamed, item, material, candidates()).await?
     {
@@ -482,12 +486,14 @@ async fn stream(
         let bytes = piece.len() as u64;
         upload.write(piece).await?;
         monitor.emit(Event::BytesSent { bytes });
+        crash_point!("large object half sent");
     }
     let content = joined(reader.await)?;
     if expected.is_some_and(|expected| *expected != content) {
         // It is not what was hashed before: read again from the start. The upload, dropped, never was.
         return Err(ReadError::Changed.into());
     }
+    crash_point!("large object sent, not finished");
     match upload.finish(&content.digests.sha256).await {
         Ok(Created::New) => Ok(Some((content, times, trusted))),
         Ok(Created::Exists | Created::Unnameable) => Ok(None),

@@ -9,6 +9,7 @@ mod sync;
 
 use super::key::Key;
 use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use crate::crash::crash_point;
 use crate::budget::CHUNK_BYTES;
 use crate::model::Sha256;
 use crate::task::blocking;
@@ -157,6 +158,7 @@ impl Inner {
     /// Gives a finished temporary file its name, and removes it.
     fn publish(&self, temporary: &Path, key: &Key, durable: bool) -> io::Result<Created> {
         let target = self.path(key);
+        crash_point!("temporary file written, not named");
         let parent = target.parent().unwrap_or(&self.root).to_owned();
         let named = self.name(temporary, &target).or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -165,10 +167,12 @@ impl Inner {
             create_folders(&parent, &self.root)?;
             self.name(temporary, &target)
         });
+        crash_point!("object named, temporary file not removed");
         // Where it was renamed it is gone already.
         remove_quietly(temporary);
         match named {
             Ok(()) if durable => {
+                crash_point!("object named, not durable");
                 sync_folders(&parent, &self.root)?;
                 Ok(Created::New)
             }

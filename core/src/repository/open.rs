@@ -8,6 +8,7 @@ use super::manifest::{Manifest, ManifestError, unpack};
 use super::place::Place;
 use super::state::{StateError, StateFolder, StateLock};
 use super::store::{Created, Store, StoreError, read_all};
+use crate::crash::crash_point;
 use crate::budget::IDENTITY_BYTES_MAX;
 use crate::event::{Event, Monitor, Phase};
 use crate::model::{Hasher, RepositoryId, RunId, Sha256, WriterId};
@@ -170,7 +171,10 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
     let bytes = Bytes::from(text);
     let sha256 = Sha256::of(&bytes);
     match store.begin(&bytes, None).await.map_err(failed)? {
-        Created::New => Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 }, identity: bytes }),
+        Created::New => {
+            crash_point!("identity created");
+            Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 }, identity: bytes })
+        }
         Created::Exists | Created::Unnameable => Err(InitError::Exists { url }),
     }
 }
@@ -361,6 +365,7 @@ impl Session {
                 seen_passed = true;
             }
             self.apply(&entry, monitor)?;
+            crash_point!("entry of the log applied while catching up");
             monitor.emit(Event::EntriesApplied { sequence: **sequence, head: last });
         }
         if let Some(seen) = seen
@@ -379,6 +384,7 @@ impl Session {
         }
         let head = self.manifest.head();
         if seen != Some(head) {
+            crash_point!("caught up, head not noted");
             self.state.set_seen(&head)?;
         }
         Ok(())
@@ -418,6 +424,7 @@ impl Session {
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
             self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await?;
+            crash_point!("store made ready");
             self.begun = true;
         }
         Ok(())
@@ -431,11 +438,13 @@ impl Session {
         self.begin().await?;
         let author = Author { run, writer: self.writer };
         let appended = log::append(self.store(), &self.manifest.head(), author, facts).await?;
+        crash_point!("entry acknowledged, manifest not applied");
         for entry in &appended.taken {
             self.apply(entry, monitor)?;
             monitor.emit(Event::EntryTaken { sequence: entry.header.sequence, writer: entry.header.writer });
         }
         self.manifest.apply_parts(&appended.header, facts, &appended.head)?;
+        crash_point!("manifest applied, head not noted");
         self.state.set_seen(&appended.head)?;
         monitor.emit(Event::Checkpoint { sequence: appended.head.sequence, facts: facts.len() as u64 });
         Ok(appended.head)
@@ -557,9 +566,11 @@ async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, exp
     }
     drop(file);
     let found = hasher.finish().digests.sha256;
+    crash_point!("manifest copy fetched, not unpacked");
     let unpacked = if found == expected { unpack(&packed, &state.manifest()) } else { Ok(()) };
     drop(std::fs::remove_file(&packed));
     unpacked?;
+    crash_point!("manifest copy unpacked, not opened");
     if found != expected {
         return Ok(None);
     }

@@ -4,7 +4,10 @@
 pub mod behind;
 pub mod cloud;
 pub mod immich;
+pub mod memory;
 pub mod promises;
+pub mod story;
+pub mod trouble;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -56,7 +59,9 @@ pub fn silent() -> Arc<dyn Monitor> {
 
 /// A library, a place for a repository and for state folders, all thrown away in the end.
 pub struct World {
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes it.
+    _own: Option<TempDir>,
     /// Immich's media location.
     pub library: PathBuf,
     /// The repository's directory.
@@ -66,10 +71,29 @@ pub struct World {
 impl World {
     /// An empty library, and nothing else.
     pub fn empty() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (library, repository) = (folder.path().join("library"), folder.path().join("repository"));
-        std::fs::create_dir(&library).unwrap();
-        Self { folder, library, repository }
+        Self::of(tempfile::tempdir().unwrap())
+    }
+
+    /// The same, in memory where the machine has a place for that: for what is done thousands of times, and is not about disks.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        Self::of(tempfile::tempdir_in(memory).unwrap_or_else(|_| tempfile::tempdir().unwrap()))
+    }
+
+    fn of(folder: TempDir) -> Self {
+        let world = Self::at(folder.path());
+        std::fs::create_dir(&world.library).unwrap();
+        Self { _own: Some(folder), ..world }
+    }
+
+    /// The world that another process has made in `folder`, and that stays.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), _own: None, library: folder.join("library"), repository: folder.join("repository") }
+    }
+
+    /// Where all of it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A library of `files` files, and an empty repository.
@@ -84,7 +108,7 @@ impl World {
 
     /// A path beside library and repository.
     pub fn beside(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     /// Writes a file of the library, modified long ago.
