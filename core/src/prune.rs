@@ -2,8 +2,8 @@
 //!
 //! The log says so before any object goes. A prune that dies leaves objects that the log has given up, and the next one removes them.
 
-use crate::crash::crash_point;
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, DELETES_IN_FLIGHT_MAX, NAMED_MAX};
+use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
 use crate::library::layout::class_of;
 use crate::model::{Class, RunId, encode_segment};

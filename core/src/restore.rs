@@ -6,8 +6,8 @@ mod target;
 
 pub use database::{DatabasePlan, DatabaseReport, DumpSource, PreparedDatabase, prepare_database};
 
-use crate::crash::crash_point;
 use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX, WRITTEN_BYTES_MAX, WRITTEN_FILES_MAX};
+use crate::crash::crash_point;
 use crate::database::dump::DumpError;
 use crate::database::inventory::InventoryError;
 use crate::database::load::LoadError;

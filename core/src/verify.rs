@@ -1,7 +1,7 @@
 //! Is what the log promises there, and whole?
 
-use crate::crash::crash_point;
 use crate::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
+use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
 use crate::model::{Part, Sample, Sha256};
 use crate::repository::fetch::Fetcher;

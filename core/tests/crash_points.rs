@@ -57,18 +57,8 @@ enum Act {
 }
 
 impl Act {
-    const ALL: [Self; 10] = [
-        Self::Init,
-        Self::BackUp,
-        Self::BackUpFilm,
-        Self::Staged,
-        Self::Dump,
-        Self::Shards,
-        Self::CatchUp,
-        Self::Verify,
-        Self::Prune,
-        Self::Restore,
-    ];
+    const ALL: [Self; 10] =
+        [Self::Init, Self::BackUp, Self::BackUpFilm, Self::Staged, Self::Dump, Self::Shards, Self::CatchUp, Self::Verify, Self::Prune, Self::Restore];
 }
 
 /// Each place, and an act that comes to it.

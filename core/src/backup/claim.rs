@@ -3,8 +3,8 @@
 
 use super::send::Shared;
 use super::{BackupError, Done, Item, Run};
-use crate::crash::crash_point;
 use crate::budget::{CLAIM_BYTES_MAX, CLAIM_FILES_MAX, CLAIM_HASHED_BYTES_MAX, CLAIM_WAIT};
+use crate::crash::crash_point;
 use crate::library::read::{LiveFile, ReadError};
 use crate::model::{Class, Content, Digests, Part};
 use crate::repository::log::{Claimed, Fact, Start, Subject};

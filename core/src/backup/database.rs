@@ -2,8 +2,8 @@
 
 use super::preflight::PreflightError;
 use super::{BackupError, Item, Run, Settled};
-use crate::crash::crash_point;
 use crate::budget::SCOPE_ASSETS_MAX;
+use crate::crash::crash_point;
 use crate::database::compress::Compression;
 use crate::database::dump::{self, Destination, DumpError, DumpPlan};
 use crate::database::inventory::{Builder, Inventory};

@@ -9,8 +9,8 @@ mod sync;
 
 use super::key::Key;
 use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
-use crate::crash::crash_point;
 use crate::budget::CHUNK_BYTES;
+use crate::crash::crash_point;
 use crate::model::Sha256;
 use crate::task::blocking;
 use async_trait::async_trait;

@@ -6,9 +6,7 @@ use futures_util::StreamExt as _;
 use immich_backup_core::model::Sha256;
 use immich_backup_core::repository::checksum::Checksum;
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::store::{
-    Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload,
-};
+use immich_backup_core::repository::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;

@@ -93,7 +93,8 @@ impl Story {
         let round = self.changes;
         for number in 0..1 + random.below(4) {
             let (folder, seed) = (random.below(4), random.next());
-            let name = if random.once_in(3) { format!("thumbs/u{folder}/new-{round}-{number}.webp") } else { format!("upload/u{folder}/new-{round}-{number}.jpg") };
+            let name =
+                if random.once_in(3) { format!("thumbs/u{folder}/new-{round}-{number}.webp") } else { format!("upload/u{folder}/new-{round}-{number}.jpg") };
             self.world.write(&name, &noise(seed, 100 + random.below(3_000)));
         }
         if random.once_in(3) {
