@@ -38,13 +38,23 @@ struct Scene {
     own: String,
 }
 
+/// How files are made to last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Barrier {
+    /// One call for all of the file system.
+    Syncfs,
+    /// Each file and each folder by itself, as on file systems whose `syncfs` is not known to be enough.
+    EachFile,
+}
+
 /// Runs `command` as it is, and notes what it asks of the kernel.
-fn record(world: &World, command: &Command, name: &'static str, trees: &BTreeMap<String, Tree>) -> Scene {
+fn record(world: &World, command: &Command, barrier: Barrier, name: &'static str, trees: &BTreeMap<String, Tree>) -> Scene {
     let mut recording = Recording::before(&[&world.repository, &world.state]);
     let trace = world.at("trace");
-    let ran = Running::start(traced(command, &trace)).wait().ended(0);
+    let ran = Running::start(traced(command, &trace, barrier == Barrier::Syncfs)).wait().ended(0);
     recording.read(&trace);
     fs::remove_file(&trace).unwrap();
+    assert_eq!(recording.has_barriers(), barrier == Barrier::Syncfs);
     assert!(recording.len() > 100 && recording.flushes() > 5, "the recording is blind: {} deeds, {} flushes", recording.len(), recording.flushes());
     let own = ran.snapshot();
     let before = trees.keys().cloned().collect();
@@ -54,20 +64,20 @@ fn record(world: &World, command: &Command, name: &'static str, trees: &BTreeMap
 }
 
 /// A first backup, one after changes, and one from a state folder that knows nothing.
-fn scenes(world: &World) -> Vec<Scene> {
+fn scenes(world: &World, barrier: Barrier) -> Vec<Scene> {
     world.pictures(12);
     world.file("upload/u0/large.mov", (16 << 20) + 700, 0);
     settle();
-    let first = record(world, &world.backup_command(&["--workers", "3"]), "a first backup", &BTreeMap::new());
+    let first = record(world, &world.backup_command(&["--workers", "3"]), barrier, "a first backup", &BTreeMap::new());
     for number in 0..6 {
         world.file(&format!("upload/u1/new-{number}.jpg"), 700 + number * 300, 5);
     }
     fs::remove_file(world.library.join("upload/u0/00/00000.jpg")).unwrap();
     fs::rename(world.library.join("upload/u1/01/00001.jpg"), world.library.join("library/moved.jpg")).unwrap();
-    let second = record(world, &world.backup_command(&[]), "a second backup", &first.trees);
+    let second = record(world, &world.backup_command(&[]), barrier, "a second backup", &first.trees);
     world.file("thumbs/u0/another.webp", 900, 0);
     remove(&world.state);
-    let third = record(world, &world.backup_command(&["--take-over"]), "a backup from a new state folder", &second.trees);
+    let third = record(world, &world.backup_command(&["--take-over"]), barrier, "a backup from a new state folder", &second.trees);
     vec![first, second, third]
 }
 
@@ -116,11 +126,11 @@ fn lose_power_often(times: usize) {
         eprintln!("NOT TESTED: strace cannot be used here, and losses of power cannot be told");
         return;
     }
-    let world = World::new();
+    let worlds = [(World::new(), Barrier::Syncfs), (World::new(), Barrier::EachFile)];
     let mut random = Random::fresh();
     let first_seed = random.next();
-    let scenes = scenes(&world);
-    for scene in &scenes {
+    let scenes: Vec<_> = worlds.iter().flat_map(|(world, barrier)| scenes(world, *barrier).into_iter().map(move |scene| (world, scene))).collect();
+    for (_, scene) in &scenes {
         println!("{}: {} deeds, {} of them flushes", scene.name, scene.recording.len(), scene.recording.flushes());
     }
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -132,12 +142,12 @@ fn lose_power_often(times: usize) {
                     if number >= times {
                         return;
                     }
-                    let scene = &scenes[number % scenes.len()];
+                    let (world, scene) = &scenes[number % scenes.len()];
                     let seed = first_seed.wrapping_add(number as u64);
                     let moments = scene.recording.len();
                     // At the very end, too: then all of it was announced.
                     let moment = if number < 2 * scenes.len() { moments } else { Random::new(!seed).below(moments + 1) };
-                    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lose_power(&world, scene, moment, seed)));
+                    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lose_power(world, scene, moment, seed)));
                     if lost.is_err() {
                         failed.lock().unwrap().push(format!("{}, moment {moment} of {moments}, seed {seed}", scene.name));
                     }

@@ -15,7 +15,7 @@ const SECTOR: usize = 512;
 /// The calls that change files and names, or make them last.
 const CALLS: &str = "openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,link,linkat,rename,renameat,renameat2,\
                      unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,sync_file_range,syncfs,sync,mmap,copy_file_range,sendfile,splice,dup,dup2,dup3,fcntl,\
-                     symlink,symlinkat,close";
+                     symlink,symlinkat,close,fstatfs";
 
 /// What a file is known by, whatever it is called.
 type Inode = usize;
@@ -65,10 +65,14 @@ pub fn can_trace() -> bool {
     Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success())
 }
 
-/// `command`, run under `strace`, which writes to `trace`.
-pub fn traced(command: &Command, trace: &Path) -> Command {
+/// `command`, run under `strace`, which writes to `trace`. Where no file system is known, no `syncfs` is trusted: each file is flushed by itself.
+pub fn traced(command: &Command, trace: &Path, knows_file_systems: bool) -> Command {
     let mut all = super::clean(Command::new("strace"));
-    all.args(["-f", "-qq", "-y", "-xx", "-s", "64000000", "-e"]).arg(format!("trace={CALLS}")).arg("-o").arg(trace).arg("--");
+    all.args(["-f", "-qq", "-y", "-xx", "-s", "64000000", "-e"]).arg(format!("trace={CALLS}")).arg("-o").arg(trace);
+    if !knows_file_systems {
+        all.args(["-e", "inject=fstatfs:error=ENOSYS"]);
+    }
+    all.arg("--");
     all.arg(command.get_program()).args(command.get_args());
     all.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     all
@@ -109,6 +113,11 @@ impl Recording {
     /// How many times something was flushed.
     pub fn flushes(&self) -> usize {
         self.deeds.iter().filter(|deed| matches!(deed, Deed::Flush { .. })).count()
+    }
+
+    /// Whether the program relied on one call for all files of a file system.
+    pub fn has_barriers(&self) -> bool {
+        self.deeds.iter().any(|deed| matches!(deed, Deed::Flush { what: Flushed::Everything(_), .. }))
     }
 
     /// Whether the program had said how it ended before this moment.

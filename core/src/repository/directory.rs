@@ -264,11 +264,28 @@ fn name_under_lock(lock: &Path, temporary: &Path, target: &Path) -> io::Result<(
 
 /// Makes `folder` and those above it, up to `root` and beyond, readable by their owner only.
 fn create_folders(folder: &Path, root: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    if folder != root && !root.exists() {
-        create_folders(root, root)?;
+    if !root.exists() {
+        create_root(root)?;
     }
+    private_folders(folder)
+}
+
+fn private_folders(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes the repository's own folder. Its name lies in a folder that no barrier of the repository flushes where each file is flushed by itself: without it,
+/// all of the repository would be gone after a loss of power.
+fn create_root(root: &Path) -> io::Result<()> {
+    let missing: Vec<_> = root.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    private_folders(root)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        // A folder that may be written to and not be read cannot be flushed from here: the kernel does it, soon.
+        drop(File::open(parent).and_then(|folder| folder.sync_all()));
+    }
+    Ok(())
 }
 
 /// Flushes `folder` and those above it up to `root`: names are as durable as the folders that hold them.
