@@ -22,6 +22,7 @@ use crate::repository::manifest::{Chosen, FileRow, Lookup, Manifest, ManifestErr
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
+use crate::told::told;
 use futures_util::TryStreamExt as _;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -567,6 +568,13 @@ enum Failure {
     Target(io::Error),
 }
 
+impl Failure {
+    /// Where the medium itself cannot give the bytes, that is damage of the object, as `verify` has it.
+    fn of_reading(error: StoreError) -> Self {
+        if error.is_of_medium() { Self::Damaged(told(&error)) } else { Self::Store(error) }
+    }
+}
+
 impl Report {
     fn note(&mut self, row: FileRow, written: Result<(), Failure>, monitor: &dyn Monitor) -> Result<(), RestoreError> {
         let problem = match written {
@@ -637,11 +645,11 @@ impl Writer {
         let mut pieces = match self.fetcher.fetch(&key, row.size_bytes).await {
             Ok(pieces) => pieces,
             Err(StoreError::NotFound { .. }) => return Err(Failure::Damaged(format!("its object `{key}` is missing"))),
-            Err(error) => return Err(Failure::Store(error)),
+            Err(error) => return Err(Failure::of_reading(error)),
         };
         let mut file = target.begin(&path).map_err(Failure::Target)?;
         let mut hasher = Hasher::default();
-        while let Some(piece) = pieces.try_next().await.map_err(Failure::Store)? {
+        while let Some(piece) = pieces.try_next().await.map_err(Failure::of_reading)? {
             debug_assert!(piece.len() <= CHUNK_BYTES);
             (file, hasher) = blocking(move || {
                 hasher.update(&piece);

@@ -62,7 +62,7 @@ impl Act {
 }
 
 /// Each place, and an act that comes to it.
-const PLACES: [(&str, Act); 42] = [
+const PLACES: [(&str, Act); 43] = [
     ("identity created", Act::Init),
     ("state file written, not named", Act::Init),
     ("store made ready", Act::BackUp),
@@ -95,6 +95,7 @@ const PLACES: [(&str, Act); 42] = [
     ("before a shard is done", Act::Shards),
     ("all shards done, run not ended", Act::Shards),
     ("manifest copy fetched, not unpacked", Act::CatchUp),
+    ("manifest copy half unpacked", Act::CatchUp),
     ("manifest copy unpacked, not opened", Act::CatchUp),
     ("entry of the log applied while catching up", Act::CatchUp),
     ("caught up, head not noted", Act::CatchUp),

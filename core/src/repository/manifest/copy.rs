@@ -1,6 +1,7 @@
 //! Copies of the manifest for the repository: dense, without the local look-up indexes, compressed.
 
 use super::{Manifest, ManifestError, SCHEMA, remove};
+use crate::crash::crash_point;
 use crate::model::{Hasher, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -102,15 +103,21 @@ fn uri_path(path: &Path) -> String {
 /// Largest manifest that a copy is unpacked to: far above a hundred million files, and below what fills a disk by malice.
 const UNPACKED_BYTES_MAX: u64 = 64 << 30;
 
-/// Unpacks the compressed copy at `packed` to `plain`.
+/// Unpacks the compressed copy at `packed` to `plain`, which has that name once it is whole and on disk: half a manifest would be opened, and found out later.
 ///
 /// # Errors
 /// The file system's, or the bytes are no zstd.
 pub fn unpack(packed: &Path, plain: &Path) -> Result<(), ManifestError> {
     remove(plain)?;
+    let mut unnamed = plain.as_os_str().to_owned();
+    unnamed.push(".new");
     let decompress = || {
         let mut decoder = zstd::Decoder::new(File::open(packed)?)?.take(UNPACKED_BYTES_MAX);
-        io::copy(&mut decoder, &mut File::create(plain)?).map(drop)
+        let mut file = File::create(&unnamed)?;
+        io::copy(&mut decoder, &mut file)?;
+        crash_point!("manifest copy half unpacked");
+        file.sync_all()?;
+        std::fs::rename(&unnamed, plain)
     };
     decompress().map_err(|source| ManifestError::Copy { action: "unpack", path: plain.to_owned(), source })
 }
