@@ -539,8 +539,8 @@ fn schedules_of_the_wire(count: u64) {
 }
 
 #[test]
-fn whatever_goes_wrong_on_the_line_to_a_real_store_every_snapshot_comes_back_16_schedules() {
-    schedules_of_the_wire(16);
+fn whatever_goes_wrong_on_the_line_to_a_real_store_every_snapshot_comes_back_24_schedules() {
+    schedules_of_the_wire(24);
 }
 
 #[test]

@@ -263,8 +263,16 @@ impl Reader<'_> {
             let (thread, rest) = (thread.parse().unwrap_or_else(|_| panic!("{line}")), rest.trim_start());
             let now = self.recording.deeds.len();
             if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
+                // Its number may be another file's before the call is over.
+                if let Some(closed) = begun.strip_prefix("close(") {
+                    self.open.remove(&descriptor(closed));
+                    continue;
+                }
                 self.begun.insert(thread, (begun.to_owned(), now));
             } else if let Some((_, end)) = rest.strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>")) {
+                if rest.starts_with("<... close resumed>") {
+                    continue;
+                }
                 let (begun, at) = self.begun.remove(&thread).unwrap_or_else(|| panic!("{line}"));
                 self.call(&format!("{begun}{end}"), at);
             } else if !rest.starts_with("+++") && !rest.starts_with("---") {
@@ -367,6 +375,7 @@ impl Reader<'_> {
                 let what = match (self.open.get(&descriptor(argument(0))), self.names.get(&path)) {
                     (Some((file, _)), _) => Flushed::File(*file),
                     (None, Some(Entry::Folder)) => Flushed::Folder(path),
+                    (None, Some(Entry::File(_))) => panic!("{} is flushed, and nobody opened it", path.display()),
                     // A folder above the disks holds their names.
                     (None, None) if self.recording.disks.iter().any(|disk| disk.parent() == Some(&path)) => Flushed::Folder(path),
                     _ => return,

@@ -186,6 +186,10 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monito
         None => false,
     };
     let mut sent_before = shared.contents.turn(size_bytes).await;
+    if shared.halt.is_cancelled() {
+        // As in `resolve`.
+        return Ok(Done::Left);
+    }
     let claimed = shared.there.claimed;
     let (known, has_history) = shared
         .lookup(move |lookup| {
@@ -198,7 +202,7 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monito
         && item.may.store_unseen(size_bytes)
         && shared.store.head(&home).await?.is_none()
     {
-        let sent = stream(shared, item, &home, None, monitor).await?;
+        let sent = stream(shared, item, &home, None, monitor).await.map_err(|failure| shared.given_up(failure))?;
         if let Some((content, times, trusted)) = sent {
             crash_point!("large object stored, not logged");
             let stored = StoredContent { key: home.to_string(), etag: None };
@@ -261,17 +265,26 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
         Claim::Stored(stored) => return Ok(ended(stored, Stored::Known)),
         Claim::Mine(mine) => mine,
     };
-    let (stored, how) = match known(shared, &material, monitor).await? {
-        Some(stored) => (stored, Stored::Known),
-        None => match claimed_before(shared, item, &material).await? {
-            Some(stored) => (stored, Stored::Adopted),
-            None if !item.may.store(&material.content) => return Err(Failure::Postponed),
-            None => place(shared, item, &material, monitor).await?,
-        },
-    };
+    if shared.halt.is_cancelled() {
+        // Whoever had it before may have stored it and not have heard so: under another name it would be there twice.
+        return Ok(Done::Left);
+    }
+    let (stored, how) = store_new(shared, item, &material, monitor).await.map_err(|failure| shared.given_up(failure))?;
     crash_point!("object stored, not logged");
     mine.stored(stored.clone());
     Ok(ended(stored, how))
+}
+
+/// Where content that nobody has in hand is, or is now.
+async fn store_new(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<(StoredContent, Stored), Failure> {
+    if let Some(stored) = known(shared, material, monitor).await? {
+        return Ok((stored, Stored::Known));
+    }
+    match claimed_before(shared, item, material).await? {
+        Some(stored) => Ok((stored, Stored::Adopted)),
+        None if !item.may.store(&material.content) => Err(Failure::Postponed),
+        None => place(shared, item, material, monitor).await,
+    }
 }
 
 fn done(item: &Item, material: &Material, stored: StoredContent, how: Stored) -> Done {
@@ -522,6 +535,16 @@ impl Shared {
             there,
             inventory,
         })
+    }
+
+    /// `failure`, and where it ends the run, nothing more is begun: said before anybody who waits for the same content can go on and store it again.
+    fn given_up(&self, failure: Failure) -> Failure {
+        match &failure {
+            // Tried again.
+            Failure::Fatal(BackupError::Store(StoreError::UploadLost { .. })) | Failure::Read(_) | Failure::Postponed => {}
+            Failure::Fatal(_) => self.halt.cancel(),
+        }
+        failure
     }
 
     pub(super) async fn lookup<T: Send + 'static>(

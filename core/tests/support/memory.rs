@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// As many bytes as a read hands out at once.
-const PIECE_BYTES: usize = 64 << 10;
+pub const PIECE_BYTES: usize = 64 << 10;
 
 /// Objects in memory. Clones are the same store.
 #[derive(Debug, Clone, Default)]

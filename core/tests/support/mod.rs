@@ -339,18 +339,25 @@ pub struct FaultyStore(Arc<Faulty>);
 struct Faulty {
     inner: DirectoryStore,
     rules: Mutex<Vec<Rule>>,
+    /// Looks at keys that begin so fail.
+    blind: Mutex<Option<(String, u64)>>,
     calls: Mutex<Vec<(&'static str, String)>>,
 }
 
 impl FaultyStore {
     /// A store over the directory `root`.
     pub fn new(root: &Path) -> Self {
-        Self(Arc::new(Faulty { inner: DirectoryStore::new(root), rules: Mutex::default(), calls: Mutex::default() }))
+        Self(Arc::new(Faulty { inner: DirectoryStore::new(root), rules: Mutex::default(), blind: Mutex::default(), calls: Mutex::default() }))
     }
 
     /// Lets creates of keys below `prefix` go wrong: after `skip` good ones, `times` times.
     pub fn fail(&self, prefix: &str, fault: Fault, skip: u64, times: u64) {
         self.0.rules.lock().unwrap().push(Rule { prefix: prefix.to_owned(), fault, skip, times });
+    }
+
+    /// Nothing below `prefix` can be looked at, after `skip` good looks.
+    pub fn blind(&self, prefix: &str, skip: u64) {
+        *self.0.blind.lock().unwrap() = Some((prefix.to_owned(), skip));
     }
 
     /// How often `call` was made for keys below `prefix`.
@@ -378,6 +385,17 @@ impl Faulty {
         }
         rule.times -= 1;
         Some(rule.fault)
+    }
+
+    fn is_blind(&self, key: &Key) -> bool {
+        match &mut *self.blind.lock().unwrap() {
+            Some((prefix, skip)) if key.as_str().starts_with(prefix.as_str()) => {
+                let blind = *skip == 0;
+                *skip = skip.saturating_sub(1);
+                blind
+            }
+            _ => false,
+        }
     }
 
     async fn disturb(&self, key: &Key, create: impl Future<Output = Result<Created, StoreError>>) -> Result<Created, StoreError> {
@@ -449,6 +467,9 @@ impl Store for FaultyStore {
 
     async fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
         self.0.note("head", key.as_str());
+        if self.0.is_blind(key) {
+            return Err(StoreError::Io { action: "look at", key: key.to_string(), source: io::Error::other("injected") });
+        }
         self.0.inner.head(key).await
     }
 

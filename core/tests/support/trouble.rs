@@ -1,6 +1,6 @@
 //! A store that gets into trouble by a seed's schedule: what can go wrong between a program and any store, as the trait `Store` shows it.
 
-use super::memory::MemoryStore;
+use super::memory::{MemoryStore, PIECE_BYTES};
 use super::story::Random;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -287,7 +287,8 @@ impl Store for Troubled {
             Some(Fault::Altered) => {}
             _ => content.truncate(at),
         }
-        let mut answer = vec![Ok(Bytes::from(content))];
+        // In pieces, as every store hands out what it has.
+        let mut answer: Vec<_> = content.chunks(PIECE_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
         if fault == Some(Fault::Broken) {
             answer.push(Err(Self::failure(Fault::Broken, "read", key.as_str())));
         }
