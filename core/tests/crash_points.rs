@@ -22,9 +22,10 @@ use immich_backup_testbed::servers::{self, Bucket, Credentials, SeaweedFs};
 use jiff::tz::TimeZone;
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
+use std::panic::RefUnwindSafe;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use support::behind::Behind;
 use support::story::{Objects, Random, Story, fresh_seed, given_seed, repeat_with};
@@ -275,18 +276,26 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
+/// A process that is being started has, for a moment, all that this one has open: also the locks of state folders that other cases have in use.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Does this here, while no process is being started.
+fn here<T>(doing: impl Future<Output = T>) -> T {
+    let _none = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    runtime().block_on(doing)
+}
+
 /// Lets a process do `act` until it comes to `place`. Whether it did.
 fn dies(world: &World, act: Act, place: &str, told: &[(&str, String)]) -> bool {
-    let ended = Command::new(std::env::current_exe().unwrap())
-        .args(["a_process_that_dies", "--exact", "--ignored", "--nocapture"])
-        .env(IN, world.folder())
-        .env(DOES, format!("{act:?}"))
-        .env(AT, place)
-        .envs(told.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .output()
-        .unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["a_process_that_dies", "--exact", "--ignored", "--nocapture"]);
+    command.env(IN, world.folder()).env(DOES, format!("{act:?}")).env(AT, place).envs(told.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = {
+        let _alone = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+        command.spawn().unwrap()
+    };
+    let ended = child.wait_with_output().unwrap();
     let died = ended.status.signal() == Some(9);
     assert!(died || ended.status.success(), "{act:?} ended by itself before `{place}`: {}", String::from_utf8_lossy(&ended.stderr));
     died
@@ -298,7 +307,7 @@ fn prepared(act: Act, random: &mut Random) -> Story {
     if act == Act::Init {
         return story;
     }
-    runtime().block_on(async {
+    here(async {
         init(story.world.directory(), "test").await.unwrap();
         // Each time the manifest grows by more than a tenth: there is a copy of each.
         let runs = if act == Act::Prune { 4 } else { 2 };
@@ -331,7 +340,7 @@ fn look(story: &mut Story, objects: &mut Objects, act: Act) {
     if !story.world.repository.join("format.json").exists() {
         return;
     }
-    runtime().block_on(async {
+    here(async {
         std::fs::remove_dir_all(story.world.beside("onlooker")).unwrap_or_default();
         let session = story.world.reading("onlooker").await.unwrap();
         story.note_snapshots(&session);
@@ -354,9 +363,9 @@ fn go_through(places: &[(&'static str, Act)], random: &mut Random, told: &[(&str
         }
     }
     let last = places[places.len() - 1].1;
-    runtime().block_on(perform_to_the_end(last, &mut story, told));
+    here(perform_to_the_end(last, &mut story, told));
     look(&mut story, &mut objects, last);
-    runtime().block_on(async {
+    here(async {
         // The state folder is usable as it is, and so is a new one.
         back_up(&story.world, |_| {}).await;
         let verified = story.world.verify(STATE, true).await.unwrap();
@@ -399,14 +408,14 @@ async fn perform_to_the_end(act: Act, story: &mut Story, told: &[(&str, String)]
     story.note_snapshots(&session);
 }
 
+/// Cases that are looked at at once.
+const AT_ONCE: usize = 3;
+
 /// Some at once, each on its own; those that fail are named with their seeds.
-fn each<T: Send + Sync>(cases: &[T], name: impl Fn(&T) -> String + Sync, look: impl Fn(&T) + Sync + std::panic::RefUnwindSafe)
-where
-    T: std::panic::RefUnwindSafe,
-{
+fn each<T: Sync + RefUnwindSafe>(at_once: usize, cases: &[T], name: impl Fn(&T) -> String + Sync, look: impl Fn(&T) + Sync + RefUnwindSafe) {
     let (next, failed) = (Mutex::new(cases.iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..3 {
+        for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
                     let Some(case) = next.lock().unwrap().next() else { return };
@@ -453,6 +462,7 @@ fn a_process_may_die_at_each_place() {
     let cases: Vec<_> = without_database().into_iter().enumerate().collect();
     let seed_of = |number: usize| seed + number as u64;
     each(
+        AT_ONCE,
         &cases,
         |(number, case)| format!("{case:?} ({})", repeat_with(seed_of(*number))),
         |(number, case)| assert_eq!(go_through(&[*case], &mut Random::new(seed_of(*number)), &[]), 1, "nothing came to `{}`", case.0),
@@ -471,6 +481,7 @@ fn die_twice(all: bool) {
     let cases: Vec<_> = pairs(&mut Random::new(seed), all).into_iter().enumerate().collect();
     let deaths = Mutex::new(0);
     each(
+        AT_ONCE,
         &cases,
         |(number, case)| format!("{number}: {case:?} ({})", repeat_with(seed)),
         |(number, case)| *deaths.lock().unwrap() += go_through(case, &mut Random::new(seed + *number as u64), &[]),
@@ -500,6 +511,8 @@ fn a_run_with_a_database_may_die_at_each_place() {
     let seed = given_seed().unwrap_or_else(fresh_seed);
     let cases: Vec<_> = places().into_iter().filter(|(_, act)| *act == Act::Dump).collect();
     each(
+        // Its runs start processes of their own.
+        1,
         &cases,
         |case| format!("{case:?} ({})", repeat_with(seed)),
         |case| assert_eq!(go_through(&[*case], &mut Random::new(seed), &told), 1, "nothing came to `{}`", case.0),
@@ -520,6 +533,7 @@ fn a_process_that_stores_in_a_bucket_may_die_at_each_place() {
     let met: BTreeSet<_> = cases.iter().map(|(place, _)| *place).collect();
     assert!(met.len() > 15 && gone.iter().all(|place| met.contains(place)));
     each(
+        AT_ONCE,
         &cases,
         |case| format!("{case:?}"),
         |(place, act)| {
@@ -531,10 +545,10 @@ fn a_process_that_stores_in_a_bucket_may_die_at_each_place() {
             if *act == Act::BackUpFilm {
                 world.write("upload/u0/film.mp4", &support::noise(77, (17 << 20) + 7));
             }
-            runtime().block_on(async { init(behind.direct(&prefix), "test").await.unwrap() });
+            here(async { init(behind.direct(&prefix), "test").await.unwrap() });
             let told = format!("{}\n{}\n{}\n{}\n{prefix}", bucket.endpoint, bucket.name, bucket.credentials.access_key, bucket.credentials.secret_key);
             assert!(dies(&world, *act, place, &[(BUCKET, told)]), "nothing came to `{place}`");
-            runtime().block_on(async {
+            here(async {
                 let report = world.back_up_with(behind.direct(&prefix), STATE, &silent(), |_| {}).await.unwrap();
                 assert_eq!(report.ending, Ending::Snapshot);
                 behind.assert_whole(&prefix, &world).await;
