@@ -330,10 +330,8 @@ impl Reader<'_> {
         match call {
             "openat" => self.opened(argument(0), argument(1), argument(2), returned),
             "open" | "creat" => self.opened(here, argument(0), if call == "creat" { "O_CREAT|O_TRUNC|O_WRONLY" } else { argument(1) }, returned),
-            "write" if argument(0).starts_with("1<") => {
-                if String::from_utf8_lossy(&bytes_of(argument(1))).contains("\"type\":\"summary\"") {
-                    self.recording.deeds.push(Deed::Summary);
-                }
+            "write" if argument(0).starts_with("1<") && String::from_utf8_lossy(&bytes_of(argument(1))).contains("\"type\":\"summary\"") => {
+                self.recording.deeds.push(Deed::Summary);
             }
             "write" | "pwrite64" => {
                 let mut bytes = bytes_of(argument(1));
