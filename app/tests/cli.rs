@@ -395,3 +395,33 @@ fn a_reader_that_goes_away_does_no_harm() {
     let ran = Running::start(command).wait().ended(0);
     assert_eq!((ran.out.lines().count(), ran.err.as_str()), (1, ""));
 }
+
+/// Names of the places in the core's sources at which a test build stops dead.
+fn places_to_die_at(folder: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            places_to_die_at(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        found.extend(code.filter_map(|line| Some(line.split_once("crash_point!(\"")?.1.split_once('"')?.0.to_owned())));
+    }
+}
+
+#[test]
+fn the_program_has_no_place_at_which_tests_let_it_die() {
+    let mut names = Vec::new();
+    places_to_die_at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src"), &mut names);
+    assert!(names.len() > 30, "they are not where they were: {names:?}");
+    let list = tempfile::NamedTempFile::new().unwrap();
+    fs::write(list.path(), names.join("\n") + "\n").unwrap();
+    let look = |there: &Path| {
+        let mut grep = std::process::Command::new("grep");
+        grep.args(["-a", "-o", "-F", "-f"]).arg(list.path()).arg(there);
+        Running::start(grep).wait()
+    };
+    look(list.path()).ended(0);
+    look(Path::new(env!("CARGO_BIN_EXE_immich-backup"))).ended(1);
+}

@@ -28,6 +28,7 @@ use self::stage::Stage;
 use self::stopped::Gathered;
 use self::unnamed::Unnamed;
 use crate::budget::CHECKPOINT_INTERVAL;
+use crate::crash::crash_point;
 use crate::database::DatabaseError;
 use crate::database::dump::DumpError;
 use crate::database::inventory::{Inventory, InventoryError};
@@ -440,6 +441,7 @@ async fn attempt(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
         run.check_shards(shard.part)?;
     }
     run.start().await?;
+    crash_point!("run started");
     let ending = match Box::pin(run.work()).await {
         Ok(ending) => ending,
         Err(error) => {
@@ -557,6 +559,7 @@ impl Run<'_> {
             return Ok(ending);
         }
         self.archive(&unseen).await?;
+        crash_point!("what is gone archived");
         drop(unseen);
         if let (Some(database), Some(dump)) = (&self.plan.database, dump) {
             match Box::pin(self.settle(database, dump)).await {
@@ -568,7 +571,9 @@ impl Run<'_> {
         if let Some(ending) = self.ended_meanwhile().await? {
             return Ok(ending);
         }
+        crash_point!("before the snapshot");
         self.commit_snapshot(started_at).await?;
+        crash_point!("after the snapshot");
         if self.plan.shard.is_some() && self.session.manifest.latest_snapshot()?.is_none_or(|latest| latest.id != self.id) {
             // Another run has begun in the very moment before: the log does not count it.
             return Err(BackupError::RunIsOver { run: self.id.to_string() });
@@ -638,6 +643,7 @@ impl Run<'_> {
         match self.store_copy(sequence).await {
             Ok(None) => {}
             Ok(Some(fact)) => {
+                crash_point!("manifest copy created, not logged");
                 if let Err(error) = self.commit(&[Fact::Manifest(fact)]).await {
                     self.monitor.emit(Event::Warned { message: format!("the copy of the manifest could not be announced: {}", told(&error)) });
                 }
@@ -653,6 +659,7 @@ impl Run<'_> {
         let copy = self.session.manifest.pack(&plain, &packed);
         drop(std::fs::remove_file(&plain));
         let copy = copy?;
+        crash_point!("manifest packed, not sent");
         let key = Key::manifest(sequence);
         let attributes = Attributes::of(Kind::Manifest, copy.sha256);
         let mut upload = self.session.store().create_streamed(&key, &attributes).await?;

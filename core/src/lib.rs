@@ -8,6 +8,10 @@
 
 pub mod backup;
 pub mod budget;
+#[cfg(feature = "crash-points")]
+pub mod crash;
+#[cfg(not(feature = "crash-points"))]
+mod crash;
 pub mod database;
 pub mod drill;
 mod durable;

@@ -3,6 +3,7 @@
 //! The log says so before any object goes. A prune that dies leaves objects that the log has given up, and the next one removes them.
 
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, DELETES_IN_FLIGHT_MAX, NAMED_MAX};
+use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
 use crate::library::layout::class_of;
 use crate::model::{Class, RunId, encode_segment};
@@ -323,6 +324,7 @@ impl Prepared {
             return Err(PruneError::Busy { who });
         }
         self.give_up(session, monitor, stop).await?;
+        crash_point!("prune: given up, nothing removed");
         let last = session.manifest.head().sequence;
         // Another machine may have begun a run between the look and the entry. It may have seen what was given up: nothing is taken from under it.
         session.refresh(monitor).await?;
@@ -391,6 +393,7 @@ async fn remove(session: &Session, last: u64, report: &mut Report, monitor: &dyn
         while let Some(removed) = removals.next().await {
             let key = removed.map_err(PruneError::Remove)?;
             report.removed += 1;
+            crash_point!("prune: an object removed");
             monitor.emit(Event::ObjectRemoved { key: key.to_string() });
             if stop.is_cancelled() {
                 return Ok(());
@@ -420,6 +423,7 @@ async fn conclude(session: &mut Session, last: u64, report: &mut Report, monitor
             session.commit(None, &facts, monitor).await?;
         }
     }
+    crash_point!("prune: all removed, not said");
     let done = Pruned { at: Timestamp::now(), keys: Vec::new(), rule: report.plan.rule.clone(), removed_up_to: Some(last) };
     session.commit(None, &[Fact::Pruned(done)], monitor).await?;
     Ok(())

@@ -7,6 +7,7 @@ mod target;
 pub use database::{DatabasePlan, DatabaseReport, DumpSource, PreparedDatabase, prepare_database};
 
 use crate::budget::{CHUNK_BYTES, NAMED_MAX, QUEUE_PATHS_PER_WORKER, STREAM_BYTES, TRANSFER_BYTES_MAX, WRITTEN_BYTES_MAX, WRITTEN_FILES_MAX};
+use crate::crash::crash_point;
 use crate::database::dump::DumpError;
 use crate::database::inventory::InventoryError;
 use crate::database::load::LoadError;
@@ -21,6 +22,7 @@ use crate::repository::manifest::{Chosen, FileRow, Lookup, Manifest, ManifestErr
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
+use crate::told::told;
 use futures_util::TryStreamExt as _;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -455,7 +457,9 @@ impl Prepared {
         }
         let (targets, overwrite) = (Arc::clone(&self.targets), self.plan.overwrite);
         let published = blocking(move || {
+            crash_point!("restore: written, not durable");
             targets.sync()?;
+            crash_point!("restore: durable, not named");
             Ok::<_, RestoreError>(files.into_iter().map(|(row, file)| (row, file.publish(overwrite).map_err(Failure::Target))).collect::<Vec<_>>())
         })
         .await?;
@@ -528,6 +532,7 @@ impl Prepared {
         if !self.plan.is_part() && !report.interrupted {
             report.markers = self.targets.make_markers()?;
         }
+        crash_point!("restore: all named");
         self.targets.make_clusters(&self.clusters)?;
         self.targets.sync()?;
         monitor.emit(Event::PhaseFinished { phase: Phase::Write });
@@ -561,6 +566,13 @@ enum Failure {
     Store(StoreError),
     /// The target refused it.
     Target(io::Error),
+}
+
+impl Failure {
+    /// Where the medium itself cannot give the bytes, that is damage of the object, as `verify` has it.
+    fn of_reading(error: StoreError) -> Self {
+        if error.is_of_medium() { Self::Damaged(told(&error)) } else { Self::Store(error) }
+    }
 }
 
 impl Report {
@@ -633,11 +645,11 @@ impl Writer {
         let mut pieces = match self.fetcher.fetch(&key, row.size_bytes).await {
             Ok(pieces) => pieces,
             Err(StoreError::NotFound { .. }) => return Err(Failure::Damaged(format!("its object `{key}` is missing"))),
-            Err(error) => return Err(Failure::Store(error)),
+            Err(error) => return Err(Failure::of_reading(error)),
         };
         let mut file = target.begin(&path).map_err(Failure::Target)?;
         let mut hasher = Hasher::default();
-        while let Some(piece) = pieces.try_next().await.map_err(Failure::Store)? {
+        while let Some(piece) = pieces.try_next().await.map_err(Failure::of_reading)? {
             debug_assert!(piece.len() <= CHUNK_BYTES);
             (file, hasher) = blocking(move || {
                 hasher.update(&piece);

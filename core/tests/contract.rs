@@ -11,6 +11,7 @@ use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::store::{Attributes, Created, Store};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use support::memory::MemoryStore;
 use support::promises::{self, create, each_promise, file, key, list};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -52,6 +53,12 @@ macro_rules! contract {
 contract!(directory, DirectoryStore::new);
 contract!(directory_without_links, DirectoryStore::without_links);
 contract!(directory_without_links_and_renames, DirectoryStore::without_links_and_renames);
+// What the schedules of faults run on.
+contract!(memory, in_memory);
+
+fn in_memory(_: &Path) -> MemoryStore {
+    MemoryStore::new(true)
+}
 
 /// Looks at `name` all the time while objects of it are created; returns the sizes seen.
 async fn sizes_seen_while_created(store: DirectoryStore, root: PathBuf) -> Vec<u64> {

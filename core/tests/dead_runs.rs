@@ -102,3 +102,24 @@ async fn what_no_file_holds_any_more_is_said_and_named_and_nothing_of_its_size_i
     world.back_up_with(world.directory(), "state", &monitor, |_| {}).await.unwrap();
     assert!(!recorder.events().iter().any(|event| matches!(event, Event::Warned { .. })));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_may_be_stored_already_is_not_stored_again_under_its_twins_name() {
+    for (bytes, round) in [(500, 0), (17 << 20, 1)] {
+        let world = World::with_files(0).await;
+        for name in ["a", "b", "c"] {
+            world.write(&format!("upload/{name}.jpg"), &noise(7, bytes));
+        }
+        // It is stored, its answer is lost, and it cannot be looked at: whoever waited for it must not take its place.
+        let store = FaultyStore::new(&world.repository);
+        store.fail("library/", Fault::AnswerLost, 0, 1);
+        // Large ones are looked for before they are sent, too.
+        store.blind("library/", round);
+        let error = world.back_up_with(store.store(), "state", &silent(), |_| {}).await.unwrap_err();
+        assert!(format!("{error:?}").contains("library/upload/"), "{error:?}");
+        assert_eq!(objects(&world), 1, "round {round}");
+        let report = world.back_up().await;
+        assert_eq!((report.counts.sent.files, report.counts.adopted.files), (0, 1), "{:?}", report.counts);
+        assert_eq!(world.verify("fresh", false).await.unwrap().unannounced, 0);
+    }
+}

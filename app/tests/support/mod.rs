@@ -543,11 +543,11 @@ impl Random {
         Self(seed)
     }
 
-    /// Another seed for each run of the test, said on standard error; `IMMICH_BACKUP_SEED` gives it back.
+    /// Another seed for each run of the test, said on standard error; `IMMICH_BACKUP_TEST_SEED` gives it back.
     pub fn fresh() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = std::env::var("IMMICH_BACKUP_SEED").map_or(now, |text| text.parse().unwrap());
-        eprintln!("IMMICH_BACKUP_SEED={seed}");
+        let seed = std::env::var("IMMICH_BACKUP_TEST_SEED").map_or(now, |text| text.parse().unwrap());
+        eprintln!("IMMICH_BACKUP_TEST_SEED={seed}");
         Self(seed)
     }
 

@@ -6,6 +6,7 @@ use super::send::{Beyond, Shared, StoredFile, store_one};
 use super::stage::{Stage, replay};
 use super::{BackupError, Done, Item, Run};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, NAMED_MAX, QUEUE_PATHS_PER_WORKER};
+use crate::crash::crash_point;
 use crate::event::{Event, Phase, Stored};
 use crate::library::walk::SYMBOLIC_LINK;
 use crate::model::{FilePath, Part, Root, Sample};
@@ -267,11 +268,14 @@ impl Run<'_> {
     async fn write(&mut self, checkpoint: &mut Checkpoint, shared: &Shared) -> Result<(), BackupError> {
         let Checkpoint { stored, left, .. } = std::mem::replace(checkpoint, Checkpoint::new());
         if !stored.is_empty() {
+            crash_point!("before the barrier");
             self.session.store().sync().await?;
+            crash_point!("barrier done");
         }
         let fact = |stored: &StoredFile| if stored.doubtful { Fact::Doubtful(stored.fact.clone()) } else { Fact::Stored(stored.fact.clone()) };
         let facts: Vec<_> = stored.iter().map(fact).chain(left.iter().map(|file| Fact::Left(PathFact::new(file)))).collect();
         self.commit(&facts).await?;
+        crash_point!("checkpoint in the log");
         shared.contents.committed(stored.iter().map(|stored| stored.fact.sha256));
         shared.contents.committed_sizes(stored.iter().map(|stored| stored.fact.size));
         for stored in stored {

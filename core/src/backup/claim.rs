@@ -4,6 +4,7 @@
 use super::send::Shared;
 use super::{BackupError, Done, Item, Run};
 use crate::budget::{CLAIM_BYTES_MAX, CLAIM_FILES_MAX, CLAIM_HASHED_BYTES_MAX, CLAIM_WAIT};
+use crate::crash::crash_point;
 use crate::library::read::{LiveFile, ReadError};
 use crate::model::{Class, Content, Digests, Part};
 use crate::repository::log::{Claimed, Fact, Start, Subject};
@@ -207,6 +208,7 @@ impl Run<'_> {
         }
         if !new.is_empty() {
             self.commit(&new).await?;
+            crash_point!("claimed, nothing stored");
         }
         // The others' claims that came before are in the manifest now.
         let by = |claim: &Claimed| Ok(self.session.manifest.claimed_by(claim.what)? == Some(shard.part));

@@ -3,6 +3,7 @@
 use super::preflight::PreflightError;
 use super::{BackupError, Item, Run, Settled};
 use crate::budget::SCOPE_ASSETS_MAX;
+use crate::crash::crash_point;
 use crate::database::compress::Compression;
 use crate::database::dump::{self, Destination, DumpError, DumpPlan};
 use crate::database::inventory::{Builder, Inventory};
@@ -208,6 +209,7 @@ impl Run<'_> {
     /// Brings a dump into the repository, under a name of its own, and says so in the log.
     pub(super) async fn keep(&mut self, dump: InHand) -> Result<Kept, BackupError> {
         let InHand { whole, form, names } = dump;
+        crash_point!("dump spooled");
         self.monitor.emit(Event::PhaseStarted { phase: Phase::SendDump, total_files: None, total_bytes: Some(whole.dumped.size_bytes) });
         let store = Arc::clone(&self.session.repository.store);
         let sending = async move {
@@ -217,7 +219,9 @@ impl Run<'_> {
             }
         };
         let fact = self.alive_while(Box::pin(sending)).await?;
+        crash_point!("dump stored, not logged");
         self.commit(&[Fact::Dump(fact.clone())]).await?;
+        crash_point!("dump in the log");
         self.monitor.emit(Event::PhaseFinished { phase: Phase::SendDump });
         self.monitor.emit(Event::DumpStored { key: fact.key.clone(), size_bytes: fact.size });
         Ok(Kept { fact, names })

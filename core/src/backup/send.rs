@@ -5,6 +5,7 @@ use super::contents::{Claim, Contents};
 use super::unnamed::{Unnamed, adoptable};
 use super::{BackupError, Done, Item};
 use crate::budget::{CHUNKS_QUEUED_MAX, CLAIM_HASHED_BYTES_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
+use crate::crash::crash_point;
 use crate::database::inventory::{Inventory, InventoryError};
 use crate::event::{Event, Monitor, Stored};
 use crate::library::read::ReadError;
@@ -185,6 +186,10 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monito
         None => false,
     };
     let mut sent_before = shared.contents.turn(size_bytes).await;
+    if shared.halt.is_cancelled() {
+        // As in `resolve`.
+        return Ok(Done::Left);
+    }
     let claimed = shared.there.claimed;
     let (known, has_history) = shared
         .lookup(move |lookup| {
@@ -197,8 +202,9 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monito
         && item.may.store_unseen(size_bytes)
         && shared.store.head(&home).await?.is_none()
     {
-        let sent = stream(shared, item, &home, None, monitor).await?;
+        let sent = stream(shared, item, &home, None, monitor).await.map_err(|failure| shared.given_up(failure))?;
         if let Some((content, times, trusted)) = sent {
+            crash_point!("large object stored, not logged");
             let stored = StoredContent { key: home.to_string(), etag: None };
             if let Claim::Mine(mine) = shared.contents.claim(content.digests.sha256).await {
                 mine.stored(stored.clone());
@@ -259,16 +265,26 @@ async fn resolve(shared: &Arc<Shared>, item: &Arc<Item>, material: Material, mon
         Claim::Stored(stored) => return Ok(ended(stored, Stored::Known)),
         Claim::Mine(mine) => mine,
     };
-    let (stored, how) = match known(shared, &material, monitor).await? {
-        Some(stored) => (stored, Stored::Known),
-        None => match claimed_before(shared, item, &material).await? {
-            Some(stored) => (stored, Stored::Adopted),
-            None if !item.may.store(&material.content) => return Err(Failure::Postponed),
-            None => place(shared, item, &material, monitor).await?,
-        },
-    };
+    if shared.halt.is_cancelled() {
+        // Whoever had it before may have stored it and not have heard so: under another name it would be there twice.
+        return Ok(Done::Left);
+    }
+    let (stored, how) = store_new(shared, item, &material, monitor).await.map_err(|failure| shared.given_up(failure))?;
+    crash_point!("object stored, not logged");
     mine.stored(stored.clone());
     Ok(ended(stored, how))
+}
+
+/// Where content that nobody has in hand is, or is now.
+async fn store_new(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, monitor: &Arc<dyn Monitor>) -> Result<(StoredContent, Stored), Failure> {
+    if let Some(stored) = known(shared, material, monitor).await? {
+        return Ok((stored, Stored::Known));
+    }
+    match claimed_before(shared, item, material).await? {
+        Some(stored) => Ok((stored, Stored::Adopted)),
+        None if !item.may.store(&material.content) => Err(Failure::Postponed),
+        None => place(shared, item, material, monitor).await,
+    }
 }
 
 fn done(item: &Item, material: &Material, stored: StoredContent, how: Stored) -> Done {
@@ -349,6 +365,7 @@ async fn place(shared: &Arc<Shared>, item: &Arc<Item>, material: &Material, moni
     let file = item.file.clone();
     let has_history = item.current.is_some() || shared.lookup(move |lookup| lookup.has_history(&file)).await?;
     let candidates = || key::candidates(&item.file, &material.content.digests.sha256, !has_history);
+    crash_point!("file read, not stored");
     if let Some(unnamed) = &shared.there.unnamed
         && let Some(key) = adoptable(shared, unnamed, item, material, candidates()).await?
     {
@@ -482,12 +499,14 @@ async fn stream(
         let bytes = piece.len() as u64;
         upload.write(piece).await?;
         monitor.emit(Event::BytesSent { bytes });
+        crash_point!("large object half sent");
     }
     let content = joined(reader.await)?;
     if expected.is_some_and(|expected| *expected != content) {
         // It is not what was hashed before: read again from the start. The upload, dropped, never was.
         return Err(ReadError::Changed.into());
     }
+    crash_point!("large object sent, not finished");
     match upload.finish(&content.digests.sha256).await {
         Ok(Created::New) => Ok(Some((content, times, trusted))),
         Ok(Created::Exists | Created::Unnameable) => Ok(None),
@@ -516,6 +535,16 @@ impl Shared {
             there,
             inventory,
         })
+    }
+
+    /// `failure`, and where it ends the run, nothing more is begun: said before anybody who waits for the same content can go on and store it again.
+    fn given_up(&self, failure: Failure) -> Failure {
+        match &failure {
+            // Tried again.
+            Failure::Fatal(BackupError::Store(StoreError::UploadLost { .. })) | Failure::Read(_) | Failure::Postponed => {}
+            Failure::Fatal(_) => self.halt.cancel(),
+        }
+        failure
     }
 
     pub(super) async fn lookup<T: Send + 'static>(

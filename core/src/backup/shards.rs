@@ -6,6 +6,7 @@ use super::stopped::Gathered;
 use super::turn::{DEAD_AFTER, LOOK_EVERY};
 use super::{BackupError, Database, Ending, Item, Run};
 use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL};
+use crate::crash::crash_point;
 use crate::event::Event;
 use crate::library::read::look;
 use crate::listing::list_dump;
@@ -226,12 +227,14 @@ impl Run<'_> {
             bit_rot: facts(&self.bit_rot),
             doubtful: facts(&self.doubtful),
         };
+        crash_point!("before a shard is done");
         self.commit(&[Fact::ShardDone(Box::new(done))]).await
     }
 
     /// All shards are done: what they left is looked at, and from there on it is a run as any.
     async fn end_all(&mut self, done: Vec<ShardDone>, dump: Option<Kept>) -> Result<Ending, BackupError> {
         self.shard = None;
+        crash_point!("all shards done, run not ended");
         // What others had on its way when this shard looked is named by now.
         self.unnamed = Arc::default();
         self.take_over(done);

@@ -6,6 +6,7 @@ use super::scan::{Scan, Seen};
 use super::stage::{self, Job, Leftover, Replay, Stage};
 use super::{BackupError, Ending, NotUp, OpenSource, Run};
 use crate::budget::STAGE_THREADS_MAX;
+use crate::crash::crash_point;
 use crate::database::raw;
 use crate::event::Event;
 use crate::model::{Part, Root};
@@ -198,6 +199,7 @@ impl Run<'_> {
             return interrupted(None);
         }
         self.monitor.emit(Event::StagingFinished { files: copied.files, bytes: copied.bytes });
+        crash_point!("all copied, Immich not up again");
         let held_still = !self.was_disturbed().await;
         if !held_still && raw.take().is_some() {
             self.leave_postgres("it may have changed while it was copied");

@@ -10,6 +10,7 @@ mod sync;
 use super::key::Key;
 use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use crate::budget::CHUNK_BYTES;
+use crate::crash::crash_point;
 use crate::model::Sha256;
 use crate::task::blocking;
 use async_trait::async_trait;
@@ -157,6 +158,7 @@ impl Inner {
     /// Gives a finished temporary file its name, and removes it.
     fn publish(&self, temporary: &Path, key: &Key, durable: bool) -> io::Result<Created> {
         let target = self.path(key);
+        crash_point!("temporary file written, not named");
         let parent = target.parent().unwrap_or(&self.root).to_owned();
         let named = self.name(temporary, &target).or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -165,10 +167,12 @@ impl Inner {
             create_folders(&parent, &self.root)?;
             self.name(temporary, &target)
         });
+        crash_point!("object named, temporary file not removed");
         // Where it was renamed it is gone already.
         remove_quietly(temporary);
         match named {
             Ok(()) if durable => {
+                crash_point!("object named, not durable");
                 sync_folders(&parent, &self.root)?;
                 Ok(Created::New)
             }
@@ -260,11 +264,28 @@ fn name_under_lock(lock: &Path, temporary: &Path, target: &Path) -> io::Result<(
 
 /// Makes `folder` and those above it, up to `root` and beyond, readable by their owner only.
 fn create_folders(folder: &Path, root: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    if folder != root && !root.exists() {
-        create_folders(root, root)?;
+    if !root.exists() {
+        create_root(root)?;
     }
+    private_folders(folder)
+}
+
+fn private_folders(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes the repository's own folder. Its name lies in a folder that no barrier of the repository flushes where each file is flushed by itself: without it,
+/// all of the repository would be gone after a loss of power.
+fn create_root(root: &Path) -> io::Result<()> {
+    let missing: Vec<_> = root.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    private_folders(root)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        // A folder that may be written to and not be read cannot be flushed from here: the kernel does it, soon.
+        drop(File::open(parent).and_then(|folder| folder.sync_all()));
+    }
+    Ok(())
 }
 
 /// Flushes `folder` and those above it up to `root`: names are as durable as the folders that hold them.

@@ -9,6 +9,7 @@ use super::place::Place;
 use super::state::{StateError, StateFolder, StateLock};
 use super::store::{Created, Store, StoreError, read_all};
 use crate::budget::IDENTITY_BYTES_MAX;
+use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
 use crate::model::{Hasher, RepositoryId, RunId, Sha256, WriterId};
 use bytes::Bytes;
@@ -170,7 +171,10 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
     let bytes = Bytes::from(text);
     let sha256 = Sha256::of(&bytes);
     match store.begin(&bytes, None).await.map_err(failed)? {
-        Created::New => Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 }, identity: bytes }),
+        Created::New => {
+            crash_point!("identity created");
+            Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 }, identity: bytes })
+        }
         Created::Exists | Created::Unnameable => Err(InitError::Exists { url }),
     }
 }
@@ -361,6 +365,7 @@ impl Session {
                 seen_passed = true;
             }
             self.apply(&entry, monitor)?;
+            crash_point!("entry of the log applied while catching up");
             monitor.emit(Event::EntriesApplied { sequence: **sequence, head: last });
         }
         if let Some(seen) = seen
@@ -379,6 +384,7 @@ impl Session {
         }
         let head = self.manifest.head();
         if seen != Some(head) {
+            crash_point!("caught up, head not noted");
             self.state.set_seen(&head)?;
         }
         Ok(())
@@ -418,6 +424,7 @@ impl Session {
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
             self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await?;
+            crash_point!("store made ready");
             self.begun = true;
         }
         Ok(())
@@ -431,11 +438,13 @@ impl Session {
         self.begin().await?;
         let author = Author { run, writer: self.writer };
         let appended = log::append(self.store(), &self.manifest.head(), author, facts).await?;
+        crash_point!("entry acknowledged, manifest not applied");
         for entry in &appended.taken {
             self.apply(entry, monitor)?;
             monitor.emit(Event::EntryTaken { sequence: entry.header.sequence, writer: entry.header.writer });
         }
         self.manifest.apply_parts(&appended.header, facts, &appended.head)?;
+        crash_point!("manifest applied, head not noted");
         self.state.set_seen(&appended.head)?;
         monitor.emit(Event::Checkpoint { sequence: appended.head.sequence, facts: facts.len() as u64 });
         Ok(appended.head)
@@ -574,9 +583,11 @@ async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, exp
         file.write_all(&piece).map_err(failed)?;
     }
     drop(file);
+    crash_point!("manifest copy fetched, not unpacked");
     if hasher.finish().digests.sha256 != expected {
         return Ok(None);
     }
     unpack(&packed, &state.manifest())?;
+    crash_point!("manifest copy unpacked, not opened");
     Ok(Manifest::open(&state.manifest(), repository.id)?)
 }

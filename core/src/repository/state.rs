@@ -1,6 +1,7 @@
 //! The state folder of one repository on this machine: the manifest, who writes, what was seen, and the lock.
 
 use super::log::Head;
+use crate::crash::crash_point;
 use crate::model::{RepositoryId, Sha256, WriterId};
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
@@ -238,6 +239,7 @@ impl StateFolder {
             let mut file = File::create(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
+            crash_point!("state file written, not named");
             std::fs::rename(&temporary, &path)
         };
         write().map_err(|source| StateError { action: "write", path, source })

@@ -189,6 +189,10 @@ impl StoreError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Denied { source, .. } if source.raw_os_error().is_some() => Some("check who owns the repository and as whom this program runs"),
+            // S3's word for it, and Azure's.
+            Self::Denied { source, .. } if ["RequestTimeTooSkewed", "date header too old"].iter().any(|words| source.to_string().contains(words)) => {
+                Some("the clock of this machine differs from the store's by too much: set it (`timedatectl` shows it), and run again")
+            }
             Self::Denied { .. } => Some("`immich-backup doctor` shows which credentials are used; `init` and docs/stores.md show what they have to allow"),
             Self::Full { .. } => Some("make room at the repository and run again: nothing is lost, what was stored is taken up"),
             Self::Unanswered { .. } => Some("run again: what did arrive is found and taken up"),

@@ -1,5 +1,6 @@
 //! The folder that is restored to. Everything is opened below its handle: no link and no `..` leads outside.
 
+use crate::crash::crash_point;
 use crate::durable::syncfs_is_enough;
 use crate::library::read::LiveFile;
 use crate::model::{RootPath, Sha256};
@@ -274,6 +275,7 @@ impl NewFile {
             self.rename_new(&temporary)?;
         }
         self.temporary = None;
+        crash_point!("restore: a file named");
         Ok(())
     }
 

@@ -4,7 +4,10 @@
 pub mod behind;
 pub mod cloud;
 pub mod immich;
+pub mod memory;
 pub mod promises;
+pub mod story;
+pub mod trouble;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -56,7 +59,9 @@ pub fn silent() -> Arc<dyn Monitor> {
 
 /// A library, a place for a repository and for state folders, all thrown away in the end.
 pub struct World {
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes it.
+    _own: Option<TempDir>,
     /// Immich's media location.
     pub library: PathBuf,
     /// The repository's directory.
@@ -66,10 +71,29 @@ pub struct World {
 impl World {
     /// An empty library, and nothing else.
     pub fn empty() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (library, repository) = (folder.path().join("library"), folder.path().join("repository"));
-        std::fs::create_dir(&library).unwrap();
-        Self { folder, library, repository }
+        Self::of(tempfile::tempdir().unwrap())
+    }
+
+    /// The same, in memory where the machine has a place for that: for what is done thousands of times, and is not about disks.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        Self::of(tempfile::tempdir_in(memory).unwrap_or_else(|_| tempfile::tempdir().unwrap()))
+    }
+
+    fn of(folder: TempDir) -> Self {
+        let world = Self::at(folder.path());
+        std::fs::create_dir(&world.library).unwrap();
+        Self { _own: Some(folder), ..world }
+    }
+
+    /// The world that another process has made in `folder`, and that stays.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), _own: None, library: folder.join("library"), repository: folder.join("repository") }
+    }
+
+    /// Where all of it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A library of `files` files, and an empty repository.
@@ -84,7 +108,7 @@ impl World {
 
     /// A path beside library and repository.
     pub fn beside(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     /// Writes a file of the library, modified long ago.
@@ -315,18 +339,25 @@ pub struct FaultyStore(Arc<Faulty>);
 struct Faulty {
     inner: DirectoryStore,
     rules: Mutex<Vec<Rule>>,
+    /// Looks at keys that begin so fail.
+    blind: Mutex<Option<(String, u64)>>,
     calls: Mutex<Vec<(&'static str, String)>>,
 }
 
 impl FaultyStore {
     /// A store over the directory `root`.
     pub fn new(root: &Path) -> Self {
-        Self(Arc::new(Faulty { inner: DirectoryStore::new(root), rules: Mutex::default(), calls: Mutex::default() }))
+        Self(Arc::new(Faulty { inner: DirectoryStore::new(root), rules: Mutex::default(), blind: Mutex::default(), calls: Mutex::default() }))
     }
 
     /// Lets creates of keys below `prefix` go wrong: after `skip` good ones, `times` times.
     pub fn fail(&self, prefix: &str, fault: Fault, skip: u64, times: u64) {
         self.0.rules.lock().unwrap().push(Rule { prefix: prefix.to_owned(), fault, skip, times });
+    }
+
+    /// Nothing below `prefix` can be looked at, after `skip` good looks.
+    pub fn blind(&self, prefix: &str, skip: u64) {
+        *self.0.blind.lock().unwrap() = Some((prefix.to_owned(), skip));
     }
 
     /// How often `call` was made for keys below `prefix`.
@@ -354,6 +385,17 @@ impl Faulty {
         }
         rule.times -= 1;
         Some(rule.fault)
+    }
+
+    fn is_blind(&self, key: &Key) -> bool {
+        match &mut *self.blind.lock().unwrap() {
+            Some((prefix, skip)) if key.as_str().starts_with(prefix.as_str()) => {
+                let blind = *skip == 0;
+                *skip = skip.saturating_sub(1);
+                blind
+            }
+            _ => false,
+        }
     }
 
     async fn disturb(&self, key: &Key, create: impl Future<Output = Result<Created, StoreError>>) -> Result<Created, StoreError> {
@@ -425,6 +467,9 @@ impl Store for FaultyStore {
 
     async fn head(&self, key: &Key) -> Result<Option<ObjectInfo>, StoreError> {
         self.0.note("head", key.as_str());
+        if self.0.is_blind(key) {
+            return Err(StoreError::Io { action: "look at", key: key.to_string(), source: io::Error::other("injected") });
+        }
         self.0.inner.head(key).await
     }
 

@@ -138,7 +138,10 @@ impl Answer {
         ];
         const FULL: &[&str] = &["QuotaExceeded", "XMinioStorageFull", "StorageFull", "InsufficientStorage", "EntityTooLargeForQuota"];
         const WAIT: &[&str] = &["ConditionalRequestConflict", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable", "ServerBusy"];
+        // S3 says these with 400: the credentials were good, and are not any more.
+        const OVER: &[&str] = &["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired"];
         match self.status.as_u16() {
+            _ if self.has_code(OVER) => Fault::Final(StoreError::Denied { action, key, source }),
             _ if self.has_code(FULL) => Fault::Final(StoreError::Full { action, key, source }),
             507 => Fault::Final(StoreError::Full { action, key, source }),
             _ if self.has_code(ON_THE_WAY) => passing(false),
@@ -246,6 +249,11 @@ mod tests {
         assert!(matches!(answer(501, &[], "").fault("store", "k"), Fault::Unknown(_)));
         assert!(matches!(answer(403, &[], "").fault("store", "k"), Fault::Final(StoreError::Denied { .. })));
         assert!(matches!(answer(404, &[], "<Error><Code>NoSuchBucket</Code></Error>").fault("store", "k"), Fault::Final(StoreError::NoBucket { .. })));
+        let expired = answer(400, &[], "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>");
+        assert!(matches!(expired.fault("store", "k"), Fault::Final(StoreError::Denied { .. })));
+        let skewed = answer(403, &[], "<Error><Code>RequestTimeTooSkewed</Code></Error>");
+        let Fault::Final(error) = skewed.fault("store", "k") else { panic!("not final") };
+        assert!(error.hint().is_some_and(|hint| hint.contains("clock")), "{error}");
         assert!(matches!(answer(507, &[], "").fault("store", "k"), Fault::Final(StoreError::Full { .. })));
         let json = r#"{"error":{"code":403,"message":"no storage.objects.delete access","errors":[{"reason":"forbidden"}]}}"#;
         assert_eq!(answer(403, &[], json).code.as_deref(), Some("forbidden"));

@@ -7,6 +7,7 @@ use super::entry::{Entry, Header, encode};
 use super::fact::Fact;
 use super::read::{Head, LogError, entry_after, listed_entries};
 use crate::budget::LOG_ENTRY_BYTES_MAX;
+use crate::crash::crash_point;
 use crate::model::{RunId, Sha256, WriterId};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -60,7 +61,9 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
         let encoded = encode(&header, facts).map_err(|source| StoreError::Io { action: "compress", key: key.to_string(), source })?;
         let bytes = Bytes::from(encoded);
         let sha256 = Sha256::of(&bytes);
+        crash_point!("before the entry");
         if create(store, &key, &bytes, sha256).await? {
+            crash_point!("entry acknowledged");
             if !conditional {
                 listed_entries(store, head.sequence).await?;
             }

@@ -1,6 +1,7 @@
 //! Copies of the manifest for the repository: dense, without the local look-up indexes, compressed.
 
 use super::{Manifest, ManifestError, SCHEMA, remove};
+use crate::crash::crash_point;
 use crate::model::{Hasher, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -106,21 +107,28 @@ const UNPACKED_RATIO_MAX: u64 = 64;
 /// What is unpacked in any case.
 const UNPACKED_BYTES_FREE: u64 = 64 << 20;
 
-/// Unpacks the compressed copy at `packed` to `plain`.
+/// Unpacks the compressed copy at `packed` to `plain`, which has that name once it is whole and on disk: half a manifest would be opened, and found out later.
 ///
 /// # Errors
 /// The file system's; the bytes are no zstd, or come to more than a manifest can. Nothing is left at `plain` then.
 pub fn unpack(packed: &Path, plain: &Path) -> Result<(), ManifestError> {
     remove(plain)?;
+    let mut unnamed = plain.as_os_str().to_owned();
+    unnamed.push(".new");
     let decompress = || {
         let input = File::open(packed)?;
         let bytes_max = input.metadata()?.len().saturating_mul(UNPACKED_RATIO_MAX).saturating_add(UNPACKED_BYTES_FREE);
         let mut decoder = zstd::Decoder::new(input)?.take(bytes_max.saturating_add(1));
-        let bytes = io::copy(&mut decoder, &mut File::create(plain)?)?;
-        if bytes > bytes_max { Err(io::Error::new(io::ErrorKind::InvalidData, "it comes to more than a manifest of its size can")) } else { Ok(()) }
+        let mut file = File::create(&unnamed)?;
+        if io::copy(&mut decoder, &mut file)? > bytes_max {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it comes to more than a manifest of its size can"));
+        }
+        crash_point!("manifest copy half unpacked");
+        file.sync_all()?;
+        std::fs::rename(&unnamed, plain)
     };
     decompress().map_err(|source| {
-        drop(remove(plain));
+        drop(std::fs::remove_file(&unnamed));
         ManifestError::Copy { action: "unpack", path: plain.to_owned(), source }
     })
 }
