@@ -66,7 +66,15 @@ pub struct World {
 impl World {
     /// An empty library, and nothing else.
     pub fn empty() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::at_folder(tempfile::tempdir().unwrap())
+    }
+
+    /// The same, in memory where the system has a folder for that: for tests of many small worlds, which would wait for a disk most of the time.
+    pub fn in_memory() -> Self {
+        Self::at_folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn at_folder(folder: TempDir) -> Self {
         let (library, repository) = (folder.path().join("library"), folder.path().join("repository"));
         std::fs::create_dir(&library).unwrap();
         Self { folder, library, repository }
