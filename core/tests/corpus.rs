@@ -139,3 +139,79 @@ fn every_kept_input_is_taken_as_its_target_demands() {
     let targets: BTreeSet<_> = targets.map(|target| target.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     assert_eq!(replayed, targets, "each target has a corpus");
 }
+
+/// Numbers that look random.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % end.max(1)
+    }
+}
+
+/// What stands somewhere in most inputs, and means something there.
+const WORDS: [&[u8]; 16] =
+    [b"\n", b"\\.", b"%", b"..", b"/", b"\"", b"'", b"$$", b"{", b"}", b"\0", b"\xFF", b"-1", b"18446744073709551615", b"COPY public.asset", b"${A:-"];
+
+/// `input` with a few changes: bits, bytes, words, parts taken out, doubled, or taken from `other`.
+fn changed(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    for _ in 0..=random.below(4) {
+        let (from, length) = (random.below(bytes.len()), random.below(40));
+        let to = (from + length).min(bytes.len());
+        match random.below(7) {
+            0 if !bytes.is_empty() => bytes[from] ^= 1 << random.below(8),
+            1 if !bytes.is_empty() => bytes[from] = u8::try_from(random.below(256)).unwrap(),
+            2 => drop(bytes.splice(from..from, WORDS[random.below(WORDS.len())].iter().copied())),
+            3 => drop(bytes.drain(from..to)),
+            4 => {
+                let part = bytes[from..to].to_vec();
+                bytes.splice(to..to, part);
+            }
+            5 => {
+                let begin = random.below(other.len());
+                let part = other[begin..(begin + length).min(other.len())].to_vec();
+                bytes.splice(from..to, part);
+            }
+            _ => bytes.truncate(random.below(bytes.len())),
+        }
+    }
+    bytes
+}
+
+/// Changes every kept input of a target `times` times. Where one fails, the panic comes after the line that says which.
+fn take_changed(times: usize) {
+    for folder in fs::read_dir(entries::corpus()).unwrap().map(|folder| folder.unwrap().path()) {
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let Some(run) = target(&name) else { continue };
+        let mut inputs: Vec<_> = fs::read_dir(&folder).unwrap().map(|input| input.unwrap().path()).collect();
+        inputs.sort();
+        let inputs: Vec<_> = inputs.iter().map(|path| fs::read(path).unwrap()).collect();
+        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+        let mut random = Random(u64::from(seed) | 1 << 40);
+        for number in 0..times {
+            let (input, other) = (&inputs[random.below(inputs.len())], &inputs[random.below(inputs.len())]);
+            let bytes = changed(input, other, &mut random);
+            if std::panic::catch_unwind(|| run(&bytes)).is_err() {
+                let kept = std::env::temp_dir().join(format!("{name}-{}", immich_backup_core::model::Sha256::of(&bytes)));
+                fs::write(&kept, &bytes).unwrap();
+                panic!("{name}, seed {seed}, input {number}: kept as {}", kept.display());
+            }
+        }
+        println!("{name}: {times} inputs");
+    }
+}
+
+#[test]
+fn every_target_takes_kept_inputs_that_were_changed_at_random() {
+    take_changed(100);
+}
+
+#[test]
+#[ignore = "slow: many inputs"]
+fn every_target_takes_twenty_thousand_inputs_that_were_changed_at_random() {
+    take_changed(20_000);
+}

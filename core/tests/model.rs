@@ -157,7 +157,7 @@ struct Mortal {
 }
 
 impl Mortal {
-    fn new(root: &Path, after: i64, arrives: bool) -> (Arc<dyn Store>, Arc<Notify>) {
+    fn store(root: &Path, after: i64, arrives: bool) -> (Arc<dyn Store>, Arc<Notify>) {
         let dead = Arc::new(Notify::new());
         (Arc::new(Self { inner: DirectoryStore::new(root), left: AtomicI64::new(after), arrives, dead: Arc::clone(&dead) }), dead)
     }
@@ -237,6 +237,8 @@ struct Model {
     snapshots: Vec<(RunId, Tree)>,
     /// Each object that was seen: its inode, and its bytes' SHA-256.
     objects: BTreeMap<String, (u64, Sha256)>,
+    /// Objects of dead runs whose content no file held any more when the next run came: the log names none of them (decision 50).
+    orphans: BTreeSet<String>,
     /// Whether a run has died since the last snapshot: what stands in the log then is between two libraries.
     uncertain: bool,
     clock: u64,
@@ -250,7 +252,7 @@ impl Model {
             world.write(&format!("upload/stays/{number}.jpg"), &noise(100 + number, 50));
         }
         init(world.directory(), "test").await.unwrap();
-        Self { world, snapshots: Vec::new(), objects: BTreeMap::new(), uncertain: false, clock: 0 }
+        Self { world, snapshots: Vec::new(), objects: BTreeMap::new(), orphans: BTreeSet::new(), uncertain: false, clock: 0 }
     }
 
     fn at(&self, number: usize) -> Option<String> {
@@ -304,10 +306,15 @@ impl Model {
         assert_eq!(report.ending, Ending::Snapshot);
         assert!(report.is_complete(), "{report:?}");
         self.snapshots.push((report.run, now));
-        self.uncertain = false;
+        let after_a_death = std::mem::replace(&mut self.uncertain, false);
         self.assert_restores(self.snapshots.len() - 1, machine).await;
         // What a dead run left is named now, or held by no file any more.
         self.look();
+        if after_a_death {
+            let known: BTreeSet<_> = self.snapshots.iter().flat_map(|(_, tree)| tree.values()).map(|leaf| Sha256::of(&leaf.0).0).collect();
+            let content = self.objects.iter().filter(|(key, _)| is_content(key));
+            self.orphans.extend(content.filter(|(_, (_, sha256))| !known.contains(&sha256.0)).map(|(key, _)| key.clone()));
+        }
     }
 
     async fn assert_restores(&self, snapshot: usize, machine: &str) {
@@ -338,7 +345,7 @@ impl Model {
             }
         }
         let mut contents: BTreeMap<[u8; 32], &str> = BTreeMap::new();
-        for (key, (_, sha256)) in now.iter().filter(|(key, _)| key.starts_with("library/") || key.starts_with("versions/")) {
+        for (key, (_, sha256)) in now.iter().filter(|(key, _)| is_content(key) && !self.orphans.contains(*key)) {
             if let Some(other) = contents.insert(sha256.0, key) {
                 panic!("{other} and {key} hold the same");
             }
@@ -415,7 +422,7 @@ impl Model {
             }
             Step::Dying { machine, after, arrives } => {
                 let machine = Self::state(*machine);
-                let (store, dead) = Mortal::new(&self.world.repository, *after, *arrives);
+                let (store, dead) = Mortal::store(&self.world.repository, *after, *arrives);
                 let plan = self.take_over();
                 match until_dead(self.back_up(store, &machine, &plan), &dead).await {
                     Some(ended) => self.ended(ended.unwrap(), &machine).await,
@@ -462,7 +469,7 @@ impl Model {
         let (id, dying) = (RunId::random(), dying % of);
         let plan = |part: u64| Plan { shard: Some(Shard { part: Part { of, part }, run: id }), ..self.take_over() };
         let state = |part: u64| format!("shard-{part}");
-        let (mortal, dead) = Mortal::new(&self.world.repository, after, true);
+        let (mortal, dead) = Mortal::store(&self.world.repository, after, true);
         let before = self.snapshots.len();
         // One dies in the middle of the others, which know nothing of it.
         let first = async { until_dead(self.back_up(mortal, &state(dying), &plan(dying)), &dead).await };
@@ -494,6 +501,10 @@ impl Model {
             None => self.died(&machine).await,
         }
     }
+}
+
+fn is_content(key: &str) -> bool {
+    key.starts_with("library/") || key.starts_with("versions/")
 }
 
 fn hold(steps: &[Step]) {
