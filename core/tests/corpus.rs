@@ -57,6 +57,9 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     for target in ["log_entry", "log_apply"] {
         seeds.push((target, "one-of-each".to_owned(), all.clone().into_bytes()));
         seeds.push((target, "header".to_owned(), format!("{HEADER}\n").into_bytes()));
+        let most =
+            FACTS[7].replace("39111", "18446744073709551615").replace(r#""files":0,"bytes":0"#, r#""files":18446744073709551615,"bytes":18446744073709551615"#);
+        seeds.push((target, "largest-numbers".to_owned(), format!("{HEADER}\n{most}\n").into_bytes()));
     }
     seeds.push(("log_entry", "sealed".to_owned(), entries::sealed(all.as_bytes())));
     let folder = tempfile::tempdir().unwrap();
