@@ -5,6 +5,7 @@ pub mod cloud;
 pub mod directory;
 pub mod fetch;
 pub mod key;
+mod later_copy;
 pub mod log;
 pub mod manifest;
 mod open;

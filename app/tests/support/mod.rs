@@ -250,7 +250,15 @@ impl World {
 
     /// A world with nothing in it.
     pub fn bare() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::at_folder(tempfile::tempdir().unwrap())
+    }
+
+    /// The same, in memory where the system has a folder for that: for tests of many small worlds, which would wait for a disk most of the time.
+    pub fn in_memory() -> Self {
+        Self::at_folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn at_folder(folder: TempDir) -> Self {
         let at = |name: &str| folder.path().join(name);
         let world = Self { library: at("library"), repository: at("repository"), state: at("state"), environment: Vec::new(), folder };
         fs::create_dir(&world.library).unwrap();

@@ -27,6 +27,7 @@ use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_
 use crate::model::{RepositoryId, Sha256};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The version of the schema. A local manifest of another version is made anew; a copy of another version is not used.
@@ -137,12 +138,11 @@ impl Manifest {
         }
         let failed = |source| ManifestError::Sqlite { action: "open", path: path.to_owned(), source };
         let connection = connect_writer(path).map_err(failed)?;
-        let version: Option<i64> = match connection.query_row("SELECT version FROM manifest_metadata", [], |row| row.get(0)).optional() {
-            Ok(version) => version,
-            // Created, but never filled.
-            Err(error) if error.to_string().contains("no such table") => None,
-            Err(error) => return Err(failed(error)),
-        };
+        // A copy comes from the store: what somebody defined beside our tables, or in their place, is never asked anything.
+        if !is_of_this_schema(&connection).map_err(failed)? {
+            return Ok(None);
+        }
+        let version: Option<i64> = connection.query_row("SELECT version FROM manifest_metadata", [], |row| row.get(0)).optional().map_err(failed)?;
         if version != Some(SCHEMA_VERSION) {
             return Ok(None);
         }
@@ -224,6 +224,22 @@ impl Manifest {
     fn metadata<T: rusqlite::types::FromSql>(&self, column: &'static str) -> Result<T, ManifestError> {
         self.connection.query_row(&format!("SELECT {column} FROM manifest_metadata"), [], |row| row.get(0)).map_err(self.failed("read"))
     }
+}
+
+/// What is defined in a database: kind, name and definition of each table, index, view and trigger.
+fn defined(connection: &Connection) -> rusqlite::Result<BTreeSet<(String, String, Option<String>)>> {
+    let mut statement = connection.prepare("SELECT type, name, sql FROM sqlite_schema")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+/// Whether all that [`SCHEMA`] defines is there, and nothing else but the local indexes.
+fn is_of_this_schema(connection: &Connection) -> rusqlite::Result<bool> {
+    let ours = Connection::open_in_memory()?;
+    ours.execute_batch(SCHEMA)?;
+    let in_copies = defined(&ours)?;
+    ours.execute_batch(&local_indexes())?;
+    let found = defined(connection)?;
+    Ok(found.is_superset(&in_copies) && found.is_subset(&defined(&ours)?))
 }
 
 fn connect_writer(path: &Path) -> rusqlite::Result<Connection> {

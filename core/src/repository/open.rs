@@ -3,6 +3,7 @@
 use super::cloud::{self, CloudStore, OpenStoreError};
 use super::directory::DirectoryStore;
 use super::key::{self, Key};
+use super::later_copy;
 use super::log::{self, Author, Entry, Fact, Head, Heads, LogError};
 use super::manifest::{Manifest, ManifestError, unpack};
 use super::place::Place;
@@ -517,9 +518,13 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
     let copies: Vec<_> = store.list(key::MANIFESTS, None).try_collect().await?;
     let entries = if copies.is_empty() { return Ok(None) } else { log::listed_entries(store, 0).await? };
     let last = entries.keys().next_back().copied().unwrap_or(0);
-    if let Some(newer) = copies.iter().filter_map(|copy| key::manifest_sequence(&copy.key)).find(|sequence| *sequence > last) {
-        // A copy knows of entries that are not there: someone has seen them.
-        return Err(LogError::WentBack { seen: newer, now: last }.into());
+    for copy in &copies {
+        let Some(newer) = key::manifest_sequence(&copy.key).filter(|sequence| *sequence > last) else { continue };
+        if later_copy::is_one(store, repository.id, state, copy, newer).await? {
+            // It knows of entries that are not there: someone has seen them.
+            return Err(LogError::WentBack { seen: newer, now: last }.into());
+        }
+        monitor.emit(Event::Warned { message: format!("`{}` is no copy of the manifest, and the log does not reach so far: somebody put it there", copy.key) });
     }
     for copy in copies.iter().rev() {
         let Some(sequence) = key::manifest_sequence(&copy.key) else { continue };
@@ -543,7 +548,12 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
             Err(error @ (OpenError::State(_) | OpenError::Store { .. })) => return Err(error),
             _ => {}
         }
-        monitor.emit(Event::Warned { message: format!("the manifest's copy `{}` is damaged and not used; the log has all that it says", copy.key) });
+        monitor.emit(Event::Warned {
+            message: format!(
+                "the manifest's copy `{}` is damaged, or of another version of this program, and not used; the log has all that it says",
+                copy.key
+            ),
+        });
     }
     Ok(None)
 }

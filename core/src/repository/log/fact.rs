@@ -275,8 +275,11 @@ impl Totals {
     /// All classes together.
     #[must_use]
     pub fn all(&self) -> Tally {
-        let files = self.original.files + self.derived.files + self.marker.files;
-        Tally { files, bytes: self.original.bytes + self.derived.bytes + self.marker.bytes }
+        // A hostile log may say anything.
+        let mut all = self.original;
+        all.merge(self.derived);
+        all.merge(self.marker);
+        all
     }
 }
 

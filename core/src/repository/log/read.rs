@@ -94,9 +94,9 @@ impl LogError {
             }
             Self::Damaged { sequence, .. } | Self::Rewritten { sequence } => sequence.saturating_sub(1),
             Self::Chain { sequence, .. } => sequence.saturating_sub(2),
-            Self::WentBack { seen, .. } => {
+            Self::WentBack { seen, now } => {
                 return Some(format!(
-                    "bring the missing entries back (the store's versions, a second copy); or, if it is meant to be older, remove this repository's state folder and run again; entries up to {seen} were seen"
+                    "bring the missing entries back (the store's versions, a second copy); or, if it is meant to be older, remove this repository's state folder and run again; entries up to {seen} were seen; `restore`, `ls` and `verify` work on what is there with `--until {now}`"
                 ));
             }
         };
