@@ -25,7 +25,7 @@ class Figures:
 
     wall: float
     # Until all that it wrote is on disk, for what writes to one.
-    durable: float
+    durable: float | None
     # Of the process and all that it waited for, user and system.
     cpu: float
     # Highest sum of anonymous memory over the tree of processes that was seen, and the kernel's own highest resident set of one of them.
@@ -73,9 +73,10 @@ def run(command, *, environment, folder, log: Path, synced: Path | None = None):
             said.seek(max(begun_at, log.stat().st_size - TAIL_BYTES))
             words = said.read().decode(errors="replace")
         raise Failed(f"{command[0]} ended with {process.returncode}:\n{words}")
+    durable = None
     if synced is not None:
         subprocess.run(["sync", "-f", synced], check=True)
-    durable = time.monotonic() - begun
+        durable = time.monotonic() - begun
     return Figures(wall, durable, usage.ru_utime + usage.ru_stime, memory.peak, usage.ru_maxrss * 1024, read, from_disk)
 
 

@@ -65,7 +65,7 @@ def built(wanted, ours):
     if examples:
         build += ["--package", "immich-backup-core", *(word for name in examples for word in ["--example", name])]
     if build:
-        script('need cc=build-essential; need_cargo; cargo build --release --locked "$@"', *build)
+        script('need cc=build-essential; need_cargo; nice cargo build --release --locked "$@"', *build)
     release = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "release"
     if not ours:
         found["immich-backup"] = str(release / "immich-backup")
