@@ -1,7 +1,7 @@
 //! Copies of the manifest for the repository: dense, without the local look-up indexes, compressed.
 
 use super::{Manifest, ManifestError, SCHEMA, remove};
-use crate::model::{Hasher, Sha256};
+use crate::model::{Sha256, Sha256Counter};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -20,7 +20,7 @@ pub struct Packed {
 }
 
 /// Computes the digest of what is written through it.
-struct Hashing<W>(W, Hasher);
+struct Hashing<W>(W, Sha256Counter);
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -74,11 +74,11 @@ impl Manifest {
         let compress = || {
             let mut input = File::open(plain)?;
             let plain_bytes = input.metadata()?.len();
-            let mut encoder = zstd::Encoder::new(Hashing(File::create(packed)?, Hasher::default()), COMPRESSION_LEVEL)?;
+            let mut encoder = zstd::Encoder::new(Hashing(File::create(packed)?, Sha256Counter::default()), COMPRESSION_LEVEL)?;
             encoder.include_checksum(true)?;
             io::copy(&mut input, &mut encoder)?;
             let Hashing(_, hasher) = encoder.finish()?;
-            Ok(Packed { sha256: hasher.finish().digests.sha256, plain_bytes, rows })
+            Ok(Packed { sha256: hasher.finish().0, plain_bytes, rows })
         };
         compress().map_err(|source| ManifestError::Copy { action: "compress", path: packed.to_owned(), source })
     }
