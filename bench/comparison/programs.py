@@ -46,7 +46,7 @@ def find(wanted, ours: Path | None):
         found |= {program: program for program in debian}
     for name in PYPI:
         if name in wanted:
-            found[name] = str(from_pypi(name))
+            found[name] = str(from_pypi(name).absolute())
     if "rustic" in wanted:
         found["rustic"] = str(rustic())
     if "weed" in wanted:

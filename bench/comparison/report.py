@@ -176,6 +176,8 @@ def markdown(results, about):
     lines = []
     for workload, place in results.scenarios():
         lines += [f"### {about['date']}: {about['workloads'][workload]}, {PLACES[place]}", "", table(results, workload, place), ""]
+    if about["quick"]:
+        lines += ["**Few and small files, by `--quick`: neither these figures nor the bars mean anything.**", ""]
     lines += ["### The bars", "", *(bar.line() for bar in Bars(results).all()), ""]
     programs = "; ".join(f"{name}: {said}" for name, said in about["versions"].items())
     lines += [f"{about['machine']}. {about['conditions']} Programs: {programs}."]

@@ -104,7 +104,7 @@ class ImmichBackup(Tool):
     def beside(self, work):
         """The bare loop that this work is compared with: its name and its command."""
         programs = self.place.programs
-        if work in ("again", "changed"):
+        if work == "again":
             return "bare walk", [programs["bare-walk"], str(self.place.library)]
         if work == "verify":
             return "bare listing", [programs["bare-list"], self.url]
