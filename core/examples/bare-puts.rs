@@ -1,5 +1,5 @@
 //! What storing files costs without a backup around it: reads each file, hashes it, and creates its object with the code that backups use. No log, no
-//! manifest, no look at what is known. `bench/stores` compares backups with it.
+//! manifest, no look at what is known. `bench/compare` compares backups with it.
 //!
 //! `bare-puts URL FOLDER WORKERS`, with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` in the environment.
 #![allow(clippy::print_stdout, reason = "it is a program of its own")]

@@ -14,7 +14,7 @@ use crate::database::load::LoadError;
 use crate::database::raw;
 use crate::event::{Event, Monitor, Phase};
 use crate::library::{layout, scope::Patterns};
-use crate::model::{ExternalName, FilePath, Hasher, Root, RootPath};
+use crate::model::{ExternalName, FilePath, Root, RootPath, Sha256Counter};
 use crate::repository::fetch::Fetcher;
 use crate::repository::key::Key;
 use crate::repository::log::{Tally, Unread};
@@ -648,7 +648,7 @@ impl Writer {
             Err(error) => return Err(Failure::of_reading(error)),
         };
         let mut file = target.begin(&path).map_err(Failure::Target)?;
-        let mut hasher = Hasher::default();
+        let mut hasher = Sha256Counter::default();
         while let Some(piece) = pieces.try_next().await.map_err(Failure::of_reading)? {
             debug_assert!(piece.len() <= CHUNK_BYTES);
             (file, hasher) = blocking(move || {
@@ -658,13 +658,13 @@ impl Writer {
             .await
             .map_err(Failure::Target)?;
         }
-        let content = hasher.finish();
-        if content.size_bytes != row.size_bytes || content.digests != row.digests {
+        let (sha256, size_bytes) = hasher.finish();
+        if (sha256, size_bytes) != (row.digests.sha256, row.size_bytes) {
             return Err(Failure::Damaged(format!("its object `{key}` has other bytes than were stored")));
         }
         let row = row.clone();
         let file = blocking(move || file.complete(&row).map(|()| file)).await.map_err(Failure::Target)?;
-        self.monitor.emit(Event::BytesSent { bytes: content.size_bytes });
+        self.monitor.emit(Event::BytesSent { bytes: size_bytes });
         Ok(file)
     }
 }

@@ -388,8 +388,7 @@ impl Verifier<'_> {
 
 /// The SHA-256 and the size of an object. One bad transfer is no damage: where it is not the `right` one, a second reading decides.
 async fn hash_object(fetcher: &Fetcher, key: &str, size_bytes: u64, right: &Sha256) -> Result<(Sha256, u64), StoreError> {
-    let content = fetcher.hash(&Key::parse(key)?, size_bytes, |content| content.digests.sha256 == *right).await?;
-    Ok((content.digests.sha256, content.size_bytes))
+    fetcher.sha256(&Key::parse(key)?, size_bytes, right).await
 }
 
 /// Expected objects one by one, read a page at a time.

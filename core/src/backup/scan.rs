@@ -21,6 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Files between two events for the bars.
 const FILES_PER_EVENT: u64 = 1_000;
+/// Or so much time, where files come slowly. Not after each folder: Immich makes 65,536 of them for each user.
+const EVENT_EVERY: Duration = Duration::from_millis(100);
+
+/// Folders that are asked for in one transaction: each begins and ends with locks of files. The state that it sees is a moment old; what a run stores
+/// meanwhile lies in folders that the walk has passed.
+const FOLDERS_PER_TRANSACTION: u32 = 64;
 
 /// Folders that could not be read and are remembered one by one; with more than that nothing is taken for gone.
 const FAILED_FOLDERS_MAX: usize = 10_000;
@@ -185,6 +191,8 @@ fn scan_sources(scan: &Scan, items: &mpsc::Sender<Item>, done: &mpsc::Sender<Don
                     stack: Vec::new(),
                     seen: Seen::default(),
                     reported: (Tally::default(), Tally::default()),
+                    reported_at: Instant::now(),
+                    folders_asked: 0,
                 })
             })
             .collect::<Result<Vec<_>, ManifestError>>()?;
@@ -279,6 +287,9 @@ struct Scanner<'a> {
     seen: Seen,
     /// What the bars know already: files, unchanged ones.
     reported: (Tally, Tally),
+    reported_at: Instant,
+    /// In the transaction that is open.
+    folders_asked: u32,
 }
 
 impl Scanner<'_> {
@@ -301,6 +312,14 @@ impl Scanner<'_> {
             });
             self.reported = (self.seen.files, self.seen.unchanged);
         }
+        self.reported_at = Instant::now();
+    }
+
+    /// Ends the transaction: always before waiting for anything.
+    fn leave_manifest(&mut self) -> bool {
+        self.folders_asked = 0;
+        let left = self.lookup.leave();
+        self.check(left).is_some()
     }
 
     /// Sends; `false` where nobody wants any more. No transaction is held open meanwhile.
@@ -372,7 +391,7 @@ impl Visitor for Scanner<'_> {
             return false;
         }
         let passed_through = !self.scan.owns(&self.root, folder);
-        let standing = if passed_through { Ok(None) } else { self.lookup.folder(&self.root, folder) };
+        let standing = if passed_through { Ok(None) } else { self.lookup.enter().and_then(|()| self.lookup.folder(&self.root, folder)) };
         let Some(standing) = self.check(standing) else { return false };
         self.stack.push(Frame { standing, met: 0, passed_through });
         true
@@ -400,8 +419,7 @@ impl Visitor for Scanner<'_> {
             self.seen.unchanged.add(times.size_bytes);
         } else {
             let item = Item { file, tree: Arc::clone(&self.tree), copied: None, current, size_bytes: times.size_bytes, rehash, may: May::StoreAnything };
-            let left = self.lookup.leave();
-            wanted = self.check(left).is_some() && self.items.blocking_send(item).is_ok();
+            wanted = self.leave_manifest() && self.items.blocking_send(item).is_ok();
         }
         if self.seen.files.files - self.reported.0.files >= FILES_PER_EVENT {
             self.report();
@@ -447,8 +465,17 @@ impl Visitor for Scanner<'_> {
                 self.check(found);
             }
         }
-        let left = self.lookup.leave();
-        self.check(left);
+        self.folders_asked += 1;
+        if self.folders_asked >= FOLDERS_PER_TRANSACTION {
+            self.leave_manifest();
+        }
+        if self.reported_at.elapsed() >= EVENT_EVERY {
+            self.report();
+        }
+    }
+
+    fn idle(&mut self) {
+        self.leave_manifest();
         self.report();
     }
 }

@@ -6,7 +6,7 @@ use super::send::{Again, Failure, Material, Shared, compare_file, holds};
 use crate::budget::{MANIFEST_PAGE_ROWS, UNNAMED_MAX};
 use crate::event::{Event, Monitor};
 use crate::library::read::ReadError;
-use crate::model::{Class, Hasher, Sha256};
+use crate::model::{Class, Sha256, Sha256Counter};
 use crate::repository::checksum::{Checksum, Comparison};
 use crate::repository::key::{self, Key};
 use crate::repository::store::{ObjectInfo, Store, StoreError};
@@ -168,12 +168,12 @@ async fn read_back(shared: &Shared, key: &Key) -> Result<Option<Sha256>, Failure
         Err(StoreError::Archived { .. } | StoreError::Denied { .. } | StoreError::Io { .. } | StoreError::NotFound { .. }) => return Ok(None),
         other => other?,
     };
-    let mut hasher = Hasher::default();
+    let mut hasher = Sha256Counter::default();
     while let Some(piece) = pieces.try_next().await? {
         if shared.halt.is_cancelled() {
             return Err(ReadError::Stopped.into());
         }
         hasher.update(&piece);
     }
-    Ok(Some(hasher.finish().digests.sha256))
+    Ok(Some(hasher.finish().0))
 }

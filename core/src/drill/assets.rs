@@ -69,8 +69,7 @@ async fn assets_table(client: &Client) -> Result<Option<String>, DrillError> {
 
 /// The SHA-1 and the size of what an object holds. One bad transfer is no damage: where it is not what it should be, a second reading decides.
 async fn hash(fetcher: &Fetcher, wanted: &Wanted) -> Result<(Sha1, u64), StoreError> {
-    let content = fetcher.hash(&Key::parse(&wanted.key)?, wanted.size_bytes, |content| content.digests.sha1 == wanted.asset.sha1).await?;
-    Ok((content.digests.sha1, content.size_bytes))
+    fetcher.sha1(&Key::parse(&wanted.key)?, wanted.size_bytes, &wanted.asset.sha1).await
 }
 
 impl Drill<'_> {

@@ -31,6 +31,8 @@ pub trait Visitor: Send {
     fn failed(&mut self, folder: &str, name: Option<&str>, error: &io::Error);
     /// All entries of a folder have been shown; `whole` is false where reading it failed. Its subfolders come on their own.
     fn leave(&mut self, folder: &str, whole: bool);
+    /// There is nothing to do for now: other threads are reading, and may find more.
+    fn idle(&mut self) {}
 }
 
 /// Opens the root of a walk.
@@ -83,6 +85,8 @@ struct Pending {
     folders: Vec<Vec<u8>>,
     /// Threads that read a folder now and may find more.
     busy: usize,
+    /// Threads that wait for a folder: where there is none, nobody is woken. There are tens of thousands of folders, and waking asks the kernel.
+    waiting: usize,
 }
 
 struct Shared<'a> {
@@ -97,7 +101,7 @@ struct Shared<'a> {
 pub fn walk<V: Visitor>(tree: &Tree, visitors: &mut [V]) {
     let mounted = tree.mounts().map(|at| at.to_path().into_os_string().into_encoded_bytes());
     let folders = std::iter::once(Vec::new()).chain(mounted).collect();
-    let shared = Shared { tree, pending: Mutex::new(Pending { folders, busy: 0 }), changed: Condvar::new(), stop: AtomicBool::new(false) };
+    let shared = Shared { tree, pending: Mutex::new(Pending { folders, busy: 0, waiting: 0 }), changed: Condvar::new(), stop: AtomicBool::new(false) };
     std::thread::scope(|scope| {
         for visitor in visitors {
             let shared = &shared;
@@ -108,18 +112,23 @@ pub fn walk<V: Visitor>(tree: &Tree, visitors: &mut [V]) {
 
 impl Shared<'_> {
     fn work<V: Visitor>(&self, visitor: &mut V) {
-        while let Some(folder) = self.next() {
+        while let Some(folder) = self.next(visitor) {
             self.read_folder(&folder, visitor);
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             pending.busy -= 1;
+            let is_over = self.stop.load(Ordering::Relaxed) || (pending.busy == 0 && pending.folders.is_empty());
+            let wakes = is_over && pending.waiting > 0;
             drop(pending);
-            self.changed.notify_all();
+            if wakes {
+                self.changed.notify_all();
+            }
         }
     }
 
     /// The next folder; `None` once no thread can find another one.
-    fn next(&self) -> Option<Vec<u8>> {
+    fn next<V: Visitor>(&self, visitor: &mut V) -> Option<Vec<u8>> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = false;
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
@@ -131,7 +140,17 @@ impl Shared<'_> {
             if pending.busy == 0 {
                 return None;
             }
+            if !told {
+                // Not while others wait for the list.
+                drop(pending);
+                visitor.idle();
+                told = true;
+                pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            pending.waiting += 1;
             pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            pending.waiting -= 1;
         }
     }
 
@@ -141,8 +160,11 @@ impl Shared<'_> {
             return Err(folder);
         }
         pending.folders.push(folder);
+        let wakes = pending.waiting > 0;
         drop(pending);
-        self.changed.notify_one();
+        if wakes {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -266,5 +288,116 @@ fn describe(kind: FileType) -> &'static str {
         FileType::Fifo => "pipe",
         FileType::BlockDevice | FileType::CharacterDevice => "device",
         _ => "special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is shown; ends the walk at a file called `end`.
+    #[derive(Default)]
+    struct Notes {
+        files: Vec<String>,
+        idle: u32,
+    }
+
+    impl Visitor for Notes {
+        fn enter(&mut self, _: &str) -> bool {
+            true
+        }
+
+        fn file(&mut self, folder: &str, name: &str, _: FileTimes) -> bool {
+            self.files.push(format!("{folder}/{name}"));
+            name != "end"
+        }
+
+        fn special(&mut self, _: &str, _: &str, _: &'static str) {}
+
+        fn failed(&mut self, folder: &str, _: Option<&str>, error: &io::Error) {
+            panic!("{folder}: {error}");
+        }
+
+        fn leave(&mut self, _: &str, _: bool) {}
+
+        fn idle(&mut self) {
+            self.idle += 1;
+        }
+    }
+
+    fn walked(root: &Path, threads: usize) -> Vec<Notes> {
+        let mut notes: Vec<_> = (0..threads).map(|_| Notes::default()).collect();
+        walk(&Tree::open(root, &[]).unwrap(), &mut notes);
+        notes
+    }
+
+    /// A chain of folders, on which all threads but one wait, with a bundle of folders at every link, for which they are woken.
+    fn chain(root: &Path) -> Vec<String> {
+        let (mut folder, mut made) = (String::new(), Vec::new());
+        for link in 0..20 {
+            folder = if link == 0 { "link".to_owned() } else { format!("{folder}/link") };
+            for bundle in 0..10 {
+                std::fs::create_dir_all(root.join(format!("{folder}/{bundle}"))).unwrap();
+                made.push(format!("{folder}/{bundle}/file"));
+            }
+        }
+        made.iter().for_each(|file| std::fs::write(root.join(file), "x").unwrap());
+        made.sort_unstable();
+        made
+    }
+
+    #[test]
+    fn every_file_is_shown_once_however_many_threads_wait_for_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = chain(folder.path());
+        for threads in [1, 2, 16] {
+            for _ in 0..20 {
+                let notes = walked(folder.path(), threads);
+                let mut shown: Vec<_> = notes.into_iter().flat_map(|notes| notes.files).collect();
+                shown.sort_unstable();
+                assert_eq!(shown, made, "{threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_nothing_to_do_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "x").unwrap();
+        // A thread that is alone never waits.
+        assert_eq!(walked(folder.path(), 1).iter().map(|notes| notes.idle).sum::<u32>(), 0);
+        let gate = Mutex::new(false);
+        let opened = Condvar::new();
+        // The one that has the only folder stays in it until the other has been told.
+        struct Gated<'a>(&'a Mutex<bool>, &'a Condvar);
+        impl Visitor for Gated<'_> {
+            fn enter(&mut self, _: &str) -> bool {
+                drop(self.1.wait_while(self.0.lock().unwrap(), |told| !*told).unwrap());
+                true
+            }
+            fn file(&mut self, _: &str, _: &str, _: FileTimes) -> bool {
+                true
+            }
+            fn special(&mut self, _: &str, _: &str, _: &'static str) {}
+            fn failed(&mut self, _: &str, _: Option<&str>, _: &io::Error) {}
+            fn leave(&mut self, _: &str, _: bool) {}
+            fn idle(&mut self) {
+                *self.0.lock().unwrap() = true;
+                self.1.notify_all();
+            }
+        }
+        walk(&Tree::open(folder.path(), &[]).unwrap(), &mut [Gated(&gate, &opened), Gated(&gate, &opened)]);
+        assert!(*gate.lock().unwrap());
+    }
+
+    #[test]
+    fn one_thread_that_has_seen_enough_ends_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        chain(folder.path());
+        std::fs::write(folder.path().join("link/link/link/end"), "x").unwrap();
+        for _ in 0..20 {
+            let notes = walked(folder.path(), 16);
+            assert_eq!(notes.iter().flat_map(|notes| &notes.files).filter(|file| file.ends_with("/end")).count(), 1);
+        }
     }
 }

@@ -246,7 +246,7 @@ impl Inner {
 
     /// Reads the object back. One that cannot be read (it lies in an archive) is not taken for ours.
     async fn reads_as(self: &Arc<Self>, path: &str, sha256: Sha256) -> Result<bool, StoreError> {
-        let mut hasher = crate::model::Hasher::default();
+        let mut hasher = crate::model::Sha256Counter::default();
         let mut pieces = match self.read(path.to_owned(), None).await {
             Ok(pieces) => pieces,
             Err(StoreError::Archived { .. } | StoreError::Denied { .. } | StoreError::NotFound { .. } | StoreError::Io { .. }) => return Ok(false),
@@ -255,7 +255,7 @@ impl Inner {
         while let Some(piece) = pieces.try_next().await? {
             hasher.update(&piece);
         }
-        Ok(hasher.finish().digests.sha256 == sha256)
+        Ok(hasher.finish().0 == sha256)
     }
 
     async fn holds_bytes(self: &Arc<Self>, path: &str, content: &Bytes, sha256: Sha256) -> Result<Option<bool>, StoreError> {

@@ -3,7 +3,7 @@
 use super::key::Key;
 use super::store::{ByteStream, Store, StoreError};
 use crate::budget::{RANGE_BYTES, RANGES_IN_FLIGHT_MAX, TRANSFER_BYTES_MAX};
-use crate::model::{Content, Hasher};
+use crate::model::{Content, Hasher, Sha1, Sha1Counter, Sha256, Sha256Counter};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::sync::Arc;
@@ -24,22 +24,42 @@ impl Fetcher {
         Self { store, memory: Arc::new(Semaphore::new(TRANSFER_BYTES_MAX / 1_024)) }
     }
 
-    /// What an object that should have `size_bytes` holds. One bad transfer is no damage: where it `is_right` not, a second reading decides.
+    /// What an object that should have `size_bytes` holds, by both digests; where one of them will do, [`Self::sha256`] takes half the time. One bad
+    /// transfer is no damage: where it `is_right` not, a second reading decides.
     ///
     /// # Errors
     /// As [`Store::get`].
     pub async fn hash(&self, key: &Key, size_bytes: u64, is_right: impl Fn(&Content) -> bool) -> Result<Content, StoreError> {
-        let first = self.hash_once(key, size_bytes).await?;
-        if is_right(&first) { Ok(first) } else { self.hash_once(key, size_bytes).await }
+        let first = self.count(key, size_bytes, Hasher::update).await?.finish();
+        if is_right(&first) { Ok(first) } else { Ok(self.count(key, size_bytes, Hasher::update).await?.finish()) }
     }
 
-    async fn hash_once(&self, key: &Key, size_bytes: u64) -> Result<Content, StoreError> {
+    /// The SHA-256 and the size of an object that should have `size_bytes`. One bad transfer is no damage: where it is not the `right` one, a second
+    /// reading decides.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn sha256(&self, key: &Key, size_bytes: u64, right: &Sha256) -> Result<(Sha256, u64), StoreError> {
+        let first = self.count(key, size_bytes, Sha256Counter::update).await?.finish();
+        if first.0 == *right { Ok(first) } else { Ok(self.count(key, size_bytes, Sha256Counter::update).await?.finish()) }
+    }
+
+    /// The same of its SHA-1, for what Immich itself recorded.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub async fn sha1(&self, key: &Key, size_bytes: u64, right: &Sha1) -> Result<(Sha1, u64), StoreError> {
+        let first = self.count(key, size_bytes, Sha1Counter::update).await?.finish();
+        if first.0 == *right { Ok(first) } else { Ok(self.count(key, size_bytes, Sha1Counter::update).await?.finish()) }
+    }
+
+    async fn count<C: Default>(&self, key: &Key, size_bytes: u64, take: impl Fn(&mut C, &[u8])) -> Result<C, StoreError> {
         let mut pieces = self.fetch(key, size_bytes).await?;
-        let mut hasher = Hasher::default();
+        let mut counter = C::default();
         while let Some(piece) = pieces.try_next().await? {
-            hasher.update(&piece);
+            take(&mut counter, &piece);
         }
-        Ok(hasher.finish())
+        Ok(counter)
     }
 
     /// The bytes of an object that should have `size_bytes`: a large one comes in ranges where the store gives them faster so. One that is

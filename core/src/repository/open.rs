@@ -12,7 +12,7 @@ use super::store::{Created, Store, StoreError, read_all};
 use crate::budget::IDENTITY_BYTES_MAX;
 use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
-use crate::model::{Hasher, RepositoryId, RunId, Sha256, WriterId};
+use crate::model::{RepositoryId, RunId, Sha256, Sha256Counter, WriterId};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -580,7 +580,7 @@ fn scratch(state: &StateFolder) -> PathBuf {
 async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, expected: Sha256) -> Result<Option<Manifest>, OpenError> {
     let packed = scratch(state);
     let mut stream = repository.store.get(key, None).await?;
-    let mut hasher = Hasher::default();
+    let mut hasher = Sha256Counter::default();
     let failed = |source| ManifestError::Copy { action: "write", path: packed.clone(), source };
     let mut file = std::fs::File::create(&packed).map_err(failed)?;
     let mut bytes = 0_u64;
@@ -594,7 +594,7 @@ async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, exp
     }
     drop(file);
     crash_point!("manifest copy fetched, not unpacked");
-    if hasher.finish().digests.sha256 != expected {
+    if hasher.finish().0 != expected {
         return Ok(None);
     }
     unpack(&packed, &state.manifest())?;

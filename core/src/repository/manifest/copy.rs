@@ -2,7 +2,7 @@
 
 use super::{Manifest, ManifestError, SCHEMA, remove};
 use crate::crash::crash_point;
-use crate::model::{Hasher, Sha256};
+use crate::model::{Sha256, Sha256Counter};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -21,7 +21,7 @@ pub struct Packed {
 }
 
 /// Computes the digest of what is written through it.
-struct Hashing<W>(W, Hasher);
+struct Hashing<W>(W, Sha256Counter);
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -75,11 +75,11 @@ impl Manifest {
         let compress = || {
             let mut input = File::open(plain)?;
             let plain_bytes = input.metadata()?.len();
-            let mut encoder = zstd::Encoder::new(Hashing(File::create(packed)?, Hasher::default()), COMPRESSION_LEVEL)?;
+            let mut encoder = zstd::Encoder::new(Hashing(File::create(packed)?, Sha256Counter::default()), COMPRESSION_LEVEL)?;
             encoder.include_checksum(true)?;
             io::copy(&mut input, &mut encoder)?;
             let Hashing(_, hasher) = encoder.finish()?;
-            Ok(Packed { sha256: hasher.finish().digests.sha256, plain_bytes, rows })
+            Ok(Packed { sha256: hasher.finish().0, plain_bytes, rows })
         };
         compress().map_err(|source| ManifestError::Copy { action: "compress", path: packed.to_owned(), source })
     }

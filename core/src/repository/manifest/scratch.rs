@@ -66,7 +66,8 @@ impl Expected {
         )?;
         let failed = scratch.failed();
         scratch.connection.execute("ATTACH ?1 AS manifest", [manifest.path().to_string_lossy()]).map_err(&failed)?;
-        // Rows come folder by folder, so keys arrive nearly sorted.
+        // Folder by folder in the order of their paths, so keys arrive nearly sorted. Left to itself, SQLite goes along one of the indexes of hashes: keys
+        // come in no order, and each of them is another page of the table to be read and written.
         scratch
             .connection
             .execute_batch(
@@ -75,7 +76,7 @@ impl Expected {
                    SELECT coalesce(v.key, CASE f.external WHEN '' THEN 'library/' WHEN '%config' THEN 'config/' WHEN '%postgres' THEN 'postgres/'
                                      ELSE 'external/' || f.external || '/' END
                             || CASE f.path WHEN '' THEN '' ELSE f.path || '/' END || v.name), v.size, v.sha256
-                     FROM manifest.folder f JOIN manifest.version v ON v.folder = f.id;
+                     FROM manifest.folder f CROSS JOIN manifest.version v ON v.folder = f.id ORDER BY f.external, f.path;
                  INSERT OR IGNORE INTO expected
                    SELECT key, json_extract(fact, '$.size'), unhex(json_extract(fact, '$.sha256')) FROM manifest.dump WHERE pruned IS NULL;
                  COMMIT;
