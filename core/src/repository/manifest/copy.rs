@@ -61,6 +61,7 @@ impl Manifest {
                 ("damage", "key"),
                 ("dump", "key"),
                 ("drill", "sequence"),
+                ("epoch", "number"),
                 ("pruned", "key"),
                 ("manifest_copy", "key"),
             ] {
