@@ -328,7 +328,8 @@ async fn foreign_run(world: &World, ago: SignedDuration) -> RunId {
     let last = entries(world);
     let read = log::read_entry(world.directory().as_ref(), last, &Key::log_entry(last)).await.unwrap();
     let (run, at) = (RunId::random(), Timestamp::now() - ago);
-    let header = Header { format: log::FORMAT, epoch: 0, sequence: last + 1, previous_sha256: read.sha256, run: Some(run), written_at: at, writer: WriterId::random() };
+    let header =
+        Header { format: log::FORMAT, epoch: 0, sequence: last + 1, previous_sha256: read.sha256, run: Some(run), written_at: at, writer: WriterId::random() };
     let fact = Fact::RunStarted(RunStarted { at, host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None, shard: None });
     let bytes = Bytes::from(log::encode(&header, &[fact]).unwrap());
     let attributes = Attributes::of(Kind::Log, Sha256::of(&bytes));

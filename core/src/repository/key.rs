@@ -270,9 +270,14 @@ mod tests {
         }
         for key in [Key::log_opening(7, None), Key::log_opening(7, Some(&run))] {
             assert_eq!(log_name(&key), Some(LogName::Opening { epoch: 7 }));
-            assert!(key > Key::log_entry_in(7, 8_999_999_999, Some(&run)) && key < Key::log_entry_in(8, 1, None), "seen by whoever lists from an entry on: {key}");
+            assert!(
+                key > Key::log_entry_in(7, 8_999_999_999, Some(&run)) && key < Key::log_entry_in(8, 1, None),
+                "seen by whoever lists from an entry on: {key}"
+            );
         }
-        for other in ["log/42.ndjson.zst", "log/0000000042.ndjson", "log/00000000x2.ndjson.zst", "manifests/0000000042.ndjson.zst", "log/9000000007-42.ndjson.zst"] {
+        for other in
+            ["log/42.ndjson.zst", "log/0000000042.ndjson", "log/00000000x2.ndjson.zst", "manifests/0000000042.ndjson.zst", "log/9000000007-42.ndjson.zst"]
+        {
             assert_eq!(named(other), None, "{other}");
         }
         assert_eq!((manifest_position(&Key::manifest(0, 7)), manifest_position(&Key::manifest(3, 7))), (Some((0, 7)), Some((3, 7))));

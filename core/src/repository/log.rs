@@ -6,13 +6,12 @@ mod entry;
 mod fact;
 mod read;
 
-pub use append::{Appended, Author, append};
+pub use append::{Appended, Author, append, create};
 pub use chain::{Chain, Listing, Opening, chain_after, chain_until, opening, openings};
 pub use entry::{DamagedEntry, Entry, Header, encode};
 pub use fact::{
-    Beside, Claimed, Counts, Damaged, DrillOutcome, Drilled, DumpFact, Ended, EpochFact, Fact, Listed, ManifestCopy, Outcome, PathFact, Pruned, Read,
-    Rejected, Relocated, RunStarted,
-    ShardDone, SnapshotFact, Sound, SourceRoot, Start, StoredFact, Subject, Tally, Totals, Unread,
+    Beside, Claimed, Counts, Damaged, DrillOutcome, Drilled, DumpFact, Ended, EpochFact, Fact, Listed, ManifestCopy, Outcome, PathFact, Pruned, Read, Rejected,
+    Relocated, RunStarted, ShardDone, SnapshotFact, Sound, SourceRoot, Start, StoredFact, Subject, Tally, Totals, Unread,
 };
 pub use read::{Head, Heads, LogError, entry_after, read_entry};
 

@@ -3,6 +3,7 @@
 mod apply;
 mod chosen;
 mod copy;
+mod held;
 mod lookup;
 mod question;
 mod removable;
@@ -14,6 +15,7 @@ mod standing;
 pub use apply::Applied;
 pub use chosen::{Choosing, Chosen};
 pub use copy::unpack;
+pub use held::Held;
 pub use lookup::{Lookup, StandingFolder};
 pub use question::{CurrentFile, DrillRow, DumpRow, EpochRow, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
 

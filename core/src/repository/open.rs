@@ -370,6 +370,9 @@ impl Session {
             Err(error) => {
                 self.accept(error)?;
                 // Back to before what is not part of the log any more.
+                // SQLite removes what lies beside a file when it is closed, by name: the old one has to be closed before the new one is made.
+                let between = self.state.own_file("between.db");
+                self.manifest = Manifest::create(&between, self.repository.id, &self.repository.start)?;
                 self.manifest = new_manifest(&self.repository, &self.state, monitor).await?;
                 log::chain_after(self.store(), &self.manifest.head()).await?
             }

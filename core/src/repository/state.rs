@@ -83,7 +83,7 @@ static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// The file that [`StateFolder::accept_epoch`] writes.
 const ACCEPTED: &str = "accepted-epochs.json";
 /// The file that [`StateFolder::keep_identity`] writes.
-const IDENTITY: &str = "format.json";
+pub const IDENTITY: &str = "format.json";
 
 /// Comes before the process's number in the names of [`StateFolder::own_scratch`].
 const OWN: &str = "-pid";

@@ -75,8 +75,11 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
     }
 }
 
-/// Whether the entry is there and ours; `false` where another one has its number.
-pub(super) async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
+/// Creates the entry. Whether it is there and ours; `false` where another one has its name.
+///
+/// # Errors
+/// The store's.
+pub async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
     let attributes = Attributes::of(Kind::Log, sha256);
     match store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Ok(true),

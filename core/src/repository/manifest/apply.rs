@@ -289,9 +289,10 @@ impl Manifest {
     fn relocate(&mut self, relocated: &Relocated) -> rusqlite::Result<()> {
         let same = "sha256 = ?2 AND size = ?3";
         let content = (relocated.sha256.0, signed(relocated.size));
-        self.connection.execute(&format!("UPDATE version SET key = ?4, damaged = NULL WHERE key = ?1 AND {same}"), params![
-            relocated.key, content.0, content.1, relocated.to
-        ])?;
+        self.connection.execute(
+            &format!("UPDATE version SET key = ?4, damaged = NULL WHERE key = ?1 AND {same}"),
+            params![relocated.key, content.0, content.1, relocated.to],
+        )?;
         let Some(file) = file_at_home(&relocated.key) else { return Ok(()) };
         let (folder, name) = file.path.split();
         self.connection.execute(

@@ -303,8 +303,15 @@ mod tests {
         fn apply(&mut self, facts: &[Fact]) -> u64 {
             let before = self.manifest.head();
             let sequence = before.sequence + 1;
-            let header =
-                Header { format: 1, epoch: 0, sequence, previous_sha256: before.sha256, run: None, written_at: Timestamp::UNIX_EPOCH, writer: WriterId::random() };
+            let header = Header {
+                format: 1,
+                epoch: 0,
+                sequence,
+                previous_sha256: before.sha256,
+                run: None,
+                written_at: Timestamp::UNIX_EPOCH,
+                writer: WriterId::random(),
+            };
             self.manifest.apply_parts(&header, facts, &Head { epoch: 0, sequence, sha256: Sha256([0; 32]) }).unwrap();
             sequence
         }
