@@ -8,6 +8,8 @@ use immich_backup_core::repair::{
     self, Branch, Decision, Found, Heal, HealReport, Healing, IdentityRepair, LibraryOptions, LibrarySource, LogPlan, LogReport, ObjectsOptions, ObjectsPlan,
     ObjectsReport, Told,
 };
+use immich_backup_core::repository::log::EpochFact;
+use immich_backup_core::repository::manifest::{EpochRow, Manifest, ManifestError};
 use immich_backup_core::repository::place::without_secrets;
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
@@ -72,6 +74,20 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         heal_objects(app, repository, state, sources, apply, &mut said).await?;
     }
     Ok(said.outcome(apply))
+}
+
+/// The repairs that the log has been through, for people and for programs.
+pub fn repairs(manifest: &Manifest) -> Result<(Vec<String>, Value), ManifestError> {
+    let epochs = manifest.epochs()?;
+    let line = |epoch: &EpochRow| {
+        let EpochFact { at, host, reason, rejected_count, missing_count, .. } = &epoch.fact;
+        let (rejected, base) = (screen::count(*rejected_count), epoch.sequence.saturating_sub(1));
+        let missing = if *missing_count > 0 { format!(", {} entries missing", screen::count(*missing_count)) } else { String::new() };
+        let (host, reason) = (host.escape_debug(), reason.escape_debug());
+        format!("epoch {} after entry {base}, on `{host}` {} ({at:.0}): {rejected} objects rejected{missing}; {reason}", epoch.number, screen::age(*at))
+    };
+    let fields = epochs.iter().map(|epoch| json!({ "epoch": epoch.number, "sequence": epoch.sequence, "writer": epoch.writer, "fact": epoch.fact }));
+    Ok((epochs.iter().map(line).collect(), fields.collect()))
 }
 
 fn decision(app: &App) -> Result<Decision, UsageError> {
