@@ -480,14 +480,7 @@ pub const SETTINGS: &[Setting] = &[
         default: None,
         help: "Read the log up to entry N only: for a log that is damaged after it; E:N: as it was in epoch E, before a repair; for find and restore, a date (`2024-06-30`, `2024-06`) means: only assets taken by then",
     },
-    Setting {
-        name: "apply",
-        short: None,
-        takes: Takes::Switch,
-        environment: &[],
-        default: None,
-        help: "Do what the plan says; without it nothing is changed",
-    },
+    Setting { name: "apply", short: None, takes: Takes::Switch, environment: &[], default: None, help: "Do what the plan says; without it nothing is changed" },
     Setting {
         name: "source",
         short: None,

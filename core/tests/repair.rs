@@ -81,7 +81,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, OpenError>) -> LogError {
 
 /// Two snapshots, and what the library held at each.
 async fn two_snapshots() -> (World, [BTreeMap<PathBuf, Vec<u8>>; 2]) {
-    let world = World::with_files(12).await;
+    let world = World::with_files(60).await;
     world.back_up().await;
     let first = support::contents(&world.library);
     world.write("upload/u0/photo-000.jpg", b"another content");
@@ -322,7 +322,8 @@ async fn forge_epoch(world: &World, epoch: u32, base: u64) {
 async fn an_epoch_of_a_thief_stops_who_knows_better_warns_newcomers_and_can_be_rejected() {
     let (world, contents) = two_snapshots().await;
     let last = entries(&world);
-    std::fs::remove_dir_all(world.repository.join("manifests")).unwrap();
+    // A copy of the manifest knows what the thief's epoch cuts off.
+    assert!(world.repository.join(Key::manifest(0, 3).as_str()).is_file());
     forge_epoch(&world, 1, 2).await;
     let error = refused(world.reading("state").await);
     assert!(matches!(error, LogError::Rejected { epoch: 1, base: 2, seen, .. } if seen == last), "{error}");
@@ -497,7 +498,7 @@ async fn a_log_is_not_repaired_under_a_run_that_may_be_alive() {
 
 #[tokio::test]
 async fn of_a_fork_both_branches_are_shown_and_the_chosen_one_goes_on() {
-    let world = World::with_files(12).await;
+    let world = World::with_files(60).await;
     world.back_up().await;
     std::fs::remove_dir_all(world.repository.join("manifests")).unwrap();
     let last = entries(&world);
@@ -522,7 +523,7 @@ async fn of_a_fork_both_branches_are_shown_and_the_chosen_one_goes_on() {
         }
         held.push(support::contents(&copy.library));
         names.push(report.run);
-        copy_folder(&copy.repository, &both);
+        merge(&copy.repository, &both);
     }
     std::fs::remove_dir_all(&world.repository).unwrap();
     std::fs::rename(&both, &world.repository).unwrap();
@@ -537,7 +538,7 @@ async fn of_a_fork_both_branches_are_shown_and_the_chosen_one_goes_on() {
         .map(|branch| (branch.host.clone().unwrap(), branch.name.clone(), branch.told.stored, branch.told.snapshots.len()))
         .collect();
     branches.sort();
-    assert_eq!(branches, [("a".to_owned(), names[0].to_string(), 1, 1), ("b".to_owned(), names[1].to_string(), 3, 1)]);
+    assert_eq!(branches, [("a".to_owned(), names[0].to_string(), 61, 1), ("b".to_owned(), names[1].to_string(), 63, 1)]);
     for keep in [None, Some(String::new()), Some("nobody".to_owned())] {
         let ended = repair_with(&world, "state", &Decision { keep, ..Decision::default() }).await;
         assert!(matches!(ended, Err(RepairError::Undecided { branches: 2 })), "{ended:?}");
@@ -560,6 +561,20 @@ async fn of_a_fork_both_branches_are_shown_and_the_chosen_one_goes_on() {
     let report = world.back_up().await;
     assert_eq!((report.counts.sent.files, report.counts.adopted.files), (0, 1));
     assert!(world.verify("fresh", false).await.unwrap().is_sound());
+}
+
+/// Adds all files below `from` that `to` has not.
+fn merge(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let there = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            merge(&path, &there);
+        } else if !there.exists() {
+            std::fs::copy(&path, &there).unwrap();
+        }
+    }
 }
 
 async fn sources(world: &World) -> Vec<LibrarySource> {

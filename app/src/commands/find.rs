@@ -4,6 +4,7 @@ use crate::exit::Exit;
 use crate::screen;
 use immich_backup_core::database::inventory::{Kind, Meaning};
 use immich_backup_core::find::{self, FileName, Hit, Query};
+use immich_backup_core::repository::Until;
 use immich_backup_core::repository::manifest::{Manifest, Selector, SnapshotRow};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};

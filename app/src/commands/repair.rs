@@ -204,7 +204,8 @@ async fn log(app: &App, repository: &Repository, state: &StateFolder, decision: 
 }
 
 fn told_text(told: &Told) -> String {
-    let mut parts = vec![format!("{} stored ({})", screen::files(told.stored), screen::bytes(told.bytes)), format!("{} archived", screen::count(told.archived))];
+    let mut parts =
+        vec![format!("{} stored ({})", screen::files(told.stored), screen::bytes(told.bytes)), format!("{} archived", screen::count(told.archived))];
     if !told.snapshots.is_empty() {
         let shown = told.snapshots.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
         parts.push(format!("snapshots {shown}"));
@@ -258,7 +259,9 @@ fn log_lines(plan: &LogPlan) -> Vec<String> {
     }
     if survey.told.facts > 0 {
         lines.push(format!("  the intact ones among them state: {}", told_text(&survey.told)));
-        lines.push("    files that are still in the library are found in the store and taken up by the next backup; snapshots, dumps and archived files".to_owned());
+        lines.push(
+            "    files that are still in the library are found in the store and taken up by the next backup; snapshots, dumps and archived files".to_owned(),
+        );
         lines.push("    that only these entries name are not part of any snapshot any more, though their objects stay".to_owned());
     }
     lines
@@ -280,14 +283,7 @@ fn log_fields(plan: &LogPlan) -> Value {
     })
 }
 
-async fn heal_objects(
-    app: &App,
-    repository: Repository,
-    state: StateFolder,
-    sources: Vec<LibrarySource>,
-    apply: bool,
-    said: &mut Said,
-) -> anyhow::Result<()> {
+async fn heal_objects(app: &App, repository: Repository, state: StateFolder, sources: Vec<LibrarySource>, apply: bool, said: &mut Said) -> anyhow::Result<()> {
     let has_library = !sources.is_empty();
     let mut session = repair::open(repository, state, app.monitor.as_ref()).await?;
     app.note(&session);
@@ -296,7 +292,11 @@ async fn heal_objects(
     if plan.objects.is_empty() {
         said.lines.push(format!("objects: none is known to be damaged (last looked at by `verify`: {listed})"));
     } else {
-        said.lines.push(format!("objects: {} are known to be damaged, {} can be healed (last looked at by `verify`: {listed})", plan.objects.len(), plan.healable()));
+        said.lines.push(format!(
+            "objects: {} are known to be damaged, {} can be healed (last looked at by `verify`: {listed})",
+            plan.objects.len(),
+            plan.healable()
+        ));
         said.lines.extend(plan.objects.iter().take(SHOWN_MAX).flat_map(|wanted| object_lines(wanted, has_library)));
     }
     said.could |= plan.healable() > 0 && !apply;
@@ -339,14 +339,7 @@ fn objects_done(plan: &ObjectsPlan, report: &ObjectsReport) -> Vec<String> {
     lines
 }
 
-async fn heal_library(
-    app: &App,
-    repository: Repository,
-    state: StateFolder,
-    sources: Vec<LibrarySource>,
-    apply: bool,
-    said: &mut Said,
-) -> anyhow::Result<()> {
+async fn heal_library(app: &App, repository: Repository, state: StateFolder, sources: Vec<LibrarySource>, apply: bool, said: &mut Said) -> anyhow::Result<()> {
     let session = repair::open(repository, state, app.monitor.as_ref()).await?;
     app.note(&session);
     let keep_damaged = app.settings.text("keep-damaged").map(PathBuf::from);

@@ -130,7 +130,13 @@ impl LogError {
                     "if you, or somebody you trust, repaired it, run `immich-backup repair --accept-epoch {epoch} --apply` here; if nobody did, somebody has your writer's credentials: change them, then `immich-backup repair --reject-epoch {epoch}` shows how the log goes on without it; `--until {base}` reads what both agree on"
                 ));
             }
-            Self::Damaged { sequence, .. } | Self::Rewritten { sequence } => sequence.saturating_sub(1),
+            Self::Rewritten { sequence } => {
+                return Some(format!(
+                    "nothing was changed; bring the log back from the store's versions or a second copy; where its last entries are somebody else's, `immich-backup repair --reject-from {sequence}` goes on without them; if it was replaced on purpose, remove this repository's state folder; `restore`, `ls` and `verify` work on the part before with `--until {}`",
+                    sequence.saturating_sub(1)
+                ));
+            }
+            Self::Damaged { sequence, .. } => sequence.saturating_sub(1),
             Self::Chain { sequence, .. } => sequence.saturating_sub(2),
             Self::WentBack { seen, .. } => {
                 return Some(format!(
