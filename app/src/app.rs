@@ -46,7 +46,10 @@ impl GoneAway {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> String {
-        format!("mount its disk; if the old one is gone for good, remove `{}` and run again", self.place.display())
+        format!(
+            "mount its disk; if all is there but `format.json`, `immich-backup repair` brings that back; if the old one is gone for good, remove `{}` and run again",
+            self.place.display()
+        )
     }
 }
 

@@ -497,6 +497,37 @@ async fn a_log_is_not_repaired_under_a_run_that_may_be_alive() {
 }
 
 #[tokio::test]
+async fn an_entry_that_is_there_twice_asks_for_no_choice() {
+    let (world, contents) = two_snapshots().await;
+    let last = entries(&world);
+    for number in [2, last] {
+        std::fs::copy(log_file(&world, &Key::log_entry(number)), log_file(&world, &Key::log_entry_in(0, number, Some(&RunId::random())))).unwrap();
+    }
+    assert!(matches!(refused(world.reading("fresh").await), LogError::Fork { sequence: 2, .. }));
+    let planned = plan(&world, "state", &Decision::default()).await.unwrap();
+    assert_eq!((planned.survey.branches.len(), planned.survey.end.sequence, planned.survey.rejected_count), (0, last, 2));
+    repair_log(&world, "state").await;
+    all_is_well(&world, "state", &contents).await;
+    all_is_well(&world, "fresh", &contents).await;
+}
+
+#[tokio::test]
+async fn a_run_under_which_the_log_was_repaired_announces_no_snapshot() {
+    let (world, contents) = two_snapshots().await;
+    let last = entries(&world);
+    let mut session = world.writing(world.directory(), "state").await.unwrap();
+    // Another machine, which knows nothing of the run that is about to end.
+    repair_with(&world, "other", &Decision { reject_from: Some(last), ..Decision::default() }).await.unwrap();
+    let snapshot = session.manifest.latest_snapshot().unwrap().unwrap();
+    let told = session.commit(Some(RunId::random()), &[Fact::Snapshot(Box::new(snapshot.fact))], &Silent).await;
+    assert!(matches!(refused(told), LogError::Rejected { epoch: 1, .. }));
+    drop(session);
+    assert_eq!(entries(&world), last, "nothing was written where it does not count");
+    repair_with(&world, "state", &Decision { accept_epoch: Some(1), ..Decision::default() }).await.unwrap();
+    all_is_well(&world, "state", &contents[..1]).await;
+}
+
+#[tokio::test]
 async fn of_a_fork_both_branches_are_shown_and_the_chosen_one_goes_on() {
     let world = World::with_files(60).await;
     world.back_up().await;

@@ -13,7 +13,7 @@ use immich_backup_core::repository::manifest::{EpochRow, Manifest, ManifestError
 use immich_backup_core::repository::place::without_secrets;
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
-use immich_backup_core::repository::{OpenError, Repository};
+use immich_backup_core::repository::{OpenError, Repository, Session};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -285,7 +285,11 @@ fn log_fields(plan: &LogPlan) -> Value {
 
 async fn heal_objects(app: &App, repository: Repository, state: StateFolder, sources: Vec<LibrarySource>, apply: bool, said: &mut Said) -> anyhow::Result<()> {
     let has_library = !sources.is_empty();
-    let mut session = repair::open(repository, state, app.monitor.as_ref()).await?;
+    // A plan can be made beside a run.
+    let mut session = match apply {
+        true => repair::open(repository, state, app.monitor.as_ref()).await?,
+        false => Session::open_for_reading(repository, state, app.monitor.as_ref()).await?,
+    };
     app.note(&session);
     let plan = repair::prepare_objects(&session, ObjectsOptions { sources }, app.monitor.as_ref(), &app.stop).await?;
     let listed = session.manifest.last_verification("listed", 1)?.map_or_else(|| "never".to_owned(), |look| screen::age(look.at));
@@ -340,7 +344,8 @@ fn objects_done(plan: &ObjectsPlan, report: &ObjectsReport) -> Vec<String> {
 }
 
 async fn heal_library(app: &App, repository: Repository, state: StateFolder, sources: Vec<LibrarySource>, apply: bool, said: &mut Said) -> anyhow::Result<()> {
-    let session = repair::open(repository, state, app.monitor.as_ref()).await?;
+    // Nothing is written to the log: a run may be under way.
+    let session = Session::open_for_reading(repository, state, app.monitor.as_ref()).await?;
     app.note(&session);
     let keep_damaged = app.settings.text("keep-damaged").map(PathBuf::from);
     let options = LibraryOptions { sources, read_data: app.settings.switch("read-data")?, keep_damaged };

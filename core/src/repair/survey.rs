@@ -291,6 +291,13 @@ impl Walker<'_> {
                     Err(error) => bad.push(with_causes(&problem(error)?)),
                 }
             }
+            // The same bytes under two names are one entry.
+            let before = good.len();
+            good.sort_by_key(|(_, entry)| entry.sha256);
+            good.dedup_by_key(|(_, entry)| entry.sha256);
+            if good.len() < before {
+                self.survey.problems.push(format!("the log forks at entry {next}: it is there {before} times, and the same"));
+            }
             if good.len() > 1 {
                 match self.choose(good, base).await? {
                     Some(path) => self.take_path(path).await?,
@@ -333,7 +340,7 @@ impl Walker<'_> {
             Some(base) => branches.iter().position(|branch| branch.path.iter().any(|(_, head)| head == base)),
             None => {
                 let keep = self.decision.keep.as_deref().filter(|keep| !keep.is_empty());
-                let mut named = branches.iter().enumerate().filter(|(_, branch)| keep.is_some_and(|keep| branch.name.starts_with(keep)));
+                let mut named = branches.iter().enumerate().filter(|(_, branch)| keep.is_some_and(|keep| branch.name.starts_with(keep) || branch.key == keep));
                 named.next().map(|(index, _)| index).filter(|_| named.next().is_none())
             }
         };

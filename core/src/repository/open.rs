@@ -98,13 +98,13 @@ impl OpenError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoRepository { .. } => {
-                Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`".to_owned())
+                Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`; where all is there but `format.json`, `repair` brings it back".to_owned())
             }
             Self::UnknownFormat { .. } => Some(
                 "use the version of immich-backup that wrote it, or a newer one; if none did, `format.json` is damaged: bring it back from a second copy"
                     .to_owned(),
             ),
-            Self::DamagedIdentity { .. } => Some("bring `format.json` back from the store's versions or a second copy; nothing else is lost".to_owned()),
+            Self::DamagedIdentity { .. } => Some("nothing else is lost: `immich-backup repair` says where its right bytes are; else bring `format.json` back from the store's versions or a second copy".to_owned()),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
@@ -464,6 +464,10 @@ impl Session {
     /// See [`OpenError`]; nothing is applied that is not in the log.
     pub async fn commit(&mut self, run: Option<RunId>, facts: &[Fact], monitor: &dyn Monitor) -> Result<Head, OpenError> {
         self.begin().await?;
+        if facts.iter().any(|fact| matches!(fact, Fact::Snapshot(_))) {
+            // Nobody is told of a snapshot in a log that does not count any more: somebody may have repaired it under this run.
+            log::chain_after(self.store(), &self.manifest.head()).await?;
+        }
         let author = Author { run, writer: self.writer };
         let appended = log::append(self.store(), &self.manifest.head(), author, facts).await?;
         for entry in &appended.taken {
