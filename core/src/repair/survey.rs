@@ -152,6 +152,10 @@ fn problem(error: LogError) -> Result<LogError, StoreError> {
     }
 }
 
+fn ends_run(entry: &Entry) -> bool {
+    entry.facts.iter().any(|fact| matches!(fact, Fact::Snapshot(_)) || matches!(fact, Fact::RunEnded(ended) if ended.shard.is_none()))
+}
+
 fn with_causes(error: &LogError) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
@@ -253,7 +257,7 @@ impl Walker<'_> {
         self.good.insert(key.to_string());
         self.survey.end = entry.head();
         let Some(run) = entry.header.run else { return };
-        let ended = entry.facts.iter().any(|fact| matches!(fact, Fact::Snapshot(_)) || matches!(fact, Fact::RunEnded(ended) if ended.shard.is_none()));
+        let ended = ends_run(entry);
         let began = entry.facts.iter().find_map(|fact| if let Fact::RunStarted(started) = fact { Some(started.host.clone()) } else { None });
         let before = self.survey.last_run.take().filter(|before| before.id == run);
         let is_over = ended || before.as_ref().is_some_and(|before| before.is_over);
@@ -450,6 +454,10 @@ impl Walker<'_> {
                     }
                     Ok(entry) => {
                         self.survey.told.add(&entry);
+                        // What it ended with is not to count; that it has ended is so all the same.
+                        if let Some(run) = self.survey.last_run.as_mut().filter(|run| Some(run.id) == entry.header.run) {
+                            run.is_over |= ends_run(&entry);
+                        }
                         self.why(&key, &entry)
                     }
                 };
