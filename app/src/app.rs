@@ -17,7 +17,7 @@ use immich_backup_core::model::RepositoryId;
 use immich_backup_core::repository::place::{self, Place, without_secrets};
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
-use immich_backup_core::repository::{OpenError, Repository, Session, init, open_store};
+use immich_backup_core::repository::{OpenError, Repository, Session, Until, init, open_store};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
@@ -46,7 +46,10 @@ impl GoneAway {
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> String {
-        format!("mount its disk; if the old one is gone for good, remove `{}` and run again", self.place.display())
+        format!(
+            "mount its disk; if all is there but `format.json`, `immich-backup repair` brings that back; if the old one is gone for good, remove `{}` and run again",
+            self.place.display()
+        )
     }
 }
 
@@ -439,7 +442,7 @@ impl App {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn reading_until(&self, until: Option<u64>) -> anyhow::Result<Reading> {
+    pub async fn reading_until(&self, until: Option<Until>) -> anyhow::Result<Reading> {
         let repository = self.repository().await?;
         if let Some(until) = until {
             let temporary = self.temporary_state()?;

@@ -9,6 +9,7 @@ mod init;
 mod ls;
 mod notify;
 mod prune;
+mod repair;
 mod restore;
 mod services;
 pub mod shard;
@@ -45,6 +46,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "drill" => drill::run(app).await,
         "doctor" => doctor::run(app).await,
         "prune" => prune::run(app).await,
+        "repair" => Box::pin(repair::run(app)).await,
         "find" => find::run(app).await,
         "notify" => notify::run(app).await,
         "daemon" => Box::pin(daemon::run(app)).await,

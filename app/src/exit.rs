@@ -12,6 +12,7 @@ use immich_backup_core::find::FindError;
 use immich_backup_core::listing::ListError;
 use immich_backup_core::prove::ProveError;
 use immich_backup_core::prune::PruneError;
+use immich_backup_core::repair::RepairError;
 use immich_backup_core::repository::cloud::OpenStoreError;
 use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::manifest::SelectError;
@@ -143,6 +144,14 @@ impl From<anyhow::Error> for Failure {
             match error {
                 PruneError::Open(open) => of_open(open),
                 PruneError::Interrupted => (Exit::Interrupted, None),
+                other => (Exit::Failed, other.hint()),
+            }
+        } else if let Some(error) = error.downcast_ref::<RepairError>() {
+            match error {
+                RepairError::Open(open) => of_open(open),
+                RepairError::Interrupted => (Exit::Interrupted, None),
+                RepairError::NoEpoch { .. } | RepairError::NoEntry { .. } | RepairError::Nested { .. } => (Exit::Usage, error.hint()),
+                RepairError::Undecided { .. } | RepairError::Yielded { .. } | RepairError::Endless => (Exit::LogDamaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<ProveError>() {

@@ -75,14 +75,14 @@ fn paths(number: u64) -> [String; 3] {
 }
 
 fn make_manifest(path: &Path, assets: u64) -> Outcome<()> {
-    let start = Head { sequence: 0, sha256: Sha256([0; 32]) };
+    let start = Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) };
     let mut manifest = Manifest::create(path, RepositoryId::random(), &start)?;
     let writer = WriterId::random();
     let mut apply = |facts: &[Fact]| {
         let before = manifest.head();
         let sequence = before.sequence + 1;
-        let header = Header { format: 1, sequence, previous_sha256: before.sha256, run: None, written_at: Timestamp::now(), writer };
-        manifest.apply_parts(&header, facts, &Head { sequence, sha256: before.sha256 }).map(|_| sequence)
+        let header = Header { format: 1, epoch: 0, sequence, previous_sha256: before.sha256, run: None, written_at: Timestamp::now(), writer };
+        manifest.apply_parts(&header, facts, &Head { epoch: 0, sequence, sha256: before.sha256 }).map(|_| sequence)
     };
     let mut facts = Vec::new();
     let mut last = 0;

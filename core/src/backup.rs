@@ -40,7 +40,7 @@ use crate::listing::ListError;
 use crate::model::{Class, ExternalName, FilePath, FileTimes, Part, Root, RootPath, RunId, Sample, decode_text};
 use crate::prove::ProveError;
 use crate::repository::key::Key;
-use crate::repository::log::{DumpFact, Ended, Fact, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Totals, Unread};
+use crate::repository::log::{DumpFact, Ended, Fact, Head, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Totals, Unread};
 use crate::repository::manifest::{CurrentFile, ManifestError};
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::{OpenError, Session};
@@ -629,18 +629,18 @@ impl Run<'_> {
     /// Stores a copy of the manifest when the log has grown enough since the last one. A copy that fails costs the next reader time,
     /// never data, and does not fail the run.
     async fn copy_manifest(&mut self) -> Result<(), BackupError> {
-        let (sequence, rows) = (self.session.manifest.head().sequence, self.session.manifest.count_versions()?);
+        let (head, rows) = (self.session.manifest.head(), self.session.manifest.count_versions()?);
         let copies = self.session.manifest.copies()?;
         let damaged = self.session.manifest.damaged_objects()?;
         // A copy that is known to be damaged is as good as none.
         let last = copies.iter().rfind(|(key, ..)| damaged.iter().all(|(object, _)| object != key));
         let (last_sequence, last_rows) = last.map_or((0, 0), |(_, _, sequence, rows)| (*sequence, *rows));
-        let grown = sequence >= last_sequence + COPY_AFTER_ENTRIES || rows.saturating_sub(last_rows) * 10 >= rows.max(1);
+        let grown = head.sequence >= last_sequence + COPY_AFTER_ENTRIES || rows.saturating_sub(last_rows) * 10 >= rows.max(1);
         if last.is_some() && !grown {
             return Ok(());
         }
         self.monitor.emit(Event::PhaseStarted { phase: Phase::CopyManifest, total_files: None, total_bytes: None });
-        match self.store_copy(sequence).await {
+        match self.store_copy(&head).await {
             Ok(None) => {}
             Ok(Some(fact)) => {
                 crash_point!("manifest copy created, not logged");
@@ -654,13 +654,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn store_copy(&self, sequence: u64) -> Result<Option<ManifestCopy>, BackupError> {
+    async fn store_copy(&self, head: &Head) -> Result<Option<ManifestCopy>, BackupError> {
         let (plain, packed) = (self.session.state.scratch("copy.db"), self.session.state.scratch("copy.db.zst"));
         let copy = self.session.manifest.pack(&plain, &packed);
         drop(std::fs::remove_file(&plain));
         let copy = copy?;
         crash_point!("manifest packed, not sent");
-        let key = Key::manifest(sequence);
+        let key = Key::manifest(head.epoch, head.sequence);
         let attributes = Attributes::of(Kind::Manifest, copy.sha256);
         let mut upload = self.session.store().create_streamed(&key, &attributes).await?;
         let sent = stream_file(&packed, upload.as_mut()).await;
@@ -672,7 +672,7 @@ impl Run<'_> {
             return Ok(None);
         }
         self.monitor.emit(Event::ManifestCopied { key: key.to_string(), size_bytes: copy.plain_bytes });
-        Ok(Some(ManifestCopy { key: key.to_string(), sha256: copy.sha256, sequence, rows: copy.rows }))
+        Ok(Some(ManifestCopy { key: key.to_string(), sha256: copy.sha256, sequence: head.sequence, rows: copy.rows }))
     }
 
     fn note_doubtful(&mut self, file: FilePath) {

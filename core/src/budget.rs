@@ -140,3 +140,9 @@ pub const SCOPE_ASSETS_MAX: usize = 10_000;
 
 /// Objects that a prune removes at once.
 pub const DELETES_IN_FLIGHT_MAX: usize = 8;
+
+/// Objects that a repair of the log names as rejected, at most: their list has to fit into an entry.
+pub const REJECTED_NAMED_MAX: usize = 10_000;
+
+/// Rounds of one repair of the log: each may bring something to light that was prepared for the epoch it opens.
+pub const REPAIR_ROUNDS_MAX: u32 = 64;

@@ -295,7 +295,7 @@ async fn old_copies(session: &Session, damaged: &BTreeSet<String>) -> Result<Vec
     let mut old: Vec<(String, u64)> = named.iter().filter(|(_, _, sequence, _)| sequence < oldest_kept).map(|(key, ..)| (key.clone(), 0)).collect();
     let mut listing = session.store().list(key::MANIFESTS, None);
     while let Some(found) = listing.try_next().await? {
-        if key::manifest_sequence(&found.key).is_none_or(|sequence| sequence >= *oldest_kept) {
+        if key::manifest_position(&found.key).is_none_or(|(_, sequence)| sequence >= *oldest_kept) {
             continue;
         }
         match old.iter_mut().find(|(key, _)| key == found.key.as_str()) {

@@ -15,5 +15,5 @@ pub mod storage_class;
 pub mod store;
 pub mod vendor;
 
-pub use open::{InitError, OpenError, Repository, Session, init, open_store, without_links};
+pub use open::{InitError, OpenError, Repository, Session, Until, init, open_store, without_links};
 pub use state::ScratchFile;

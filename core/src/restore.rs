@@ -2,7 +2,6 @@
 
 pub mod compose;
 mod database;
-mod target;
 
 pub use database::{DatabasePlan, DatabaseReport, DumpSource, PreparedDatabase, prepare_database};
 
@@ -21,6 +20,7 @@ use crate::repository::log::{Tally, Unread};
 use crate::repository::manifest::{Chosen, FileRow, Lookup, Manifest, ManifestError, SnapshotRow};
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Session};
+use crate::target::{Found, NewFile, Target};
 use crate::task::{blocking, joined};
 use crate::told::told;
 use futures_util::TryStreamExt as _;
@@ -31,7 +31,6 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use target::{Found, NewFile, Target};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

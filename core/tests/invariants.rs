@@ -85,7 +85,7 @@ fn uses_none_of(name: &str, others: &[&str], exceptions: &[(&str, &str)]) {
 }
 
 /// What a person asks for.
-const OPERATIONS: [&str; 7] = ["backup", "verify", "restore", "drill", "find", "prune", "estimate"];
+const OPERATIONS: [&str; 8] = ["backup", "verify", "restore", "drill", "find", "prune", "estimate", "repair"];
 
 /// What operations are made of: they may use one another, and nothing that they are used by.
 const PARTS: [&str; 4] = ["listing", "proof", "prove", "retention"];
@@ -217,10 +217,12 @@ fn every_module_has_its_place() {
         "proof",
         "prove",
         "prune",
+        "repair",
         "repository",
         "restore",
         "retention",
         "stack",
+        "target",
         "task",
         "told",
         "verdict",

@@ -210,13 +210,13 @@ async fn the_part_before_a_damage_can_be_read_and_restored() {
     world.back_up().await;
     Tampered::with(&entry_path(&world, good + 1), |_| None).keep();
     let (repository, state) = world.open(world.directory(), "until").await.unwrap();
-    let session = Session::open_until(repository.clone(), state.clone(), good, &Silent).await.unwrap();
+    let session = Session::open_until(repository.clone(), state.clone(), good.into(), &Silent).await.unwrap();
     assert_eq!(session.manifest.head().sequence, good);
     let target = world.beside("restored");
     support::restore_from(&session, "latest", &target).await.unwrap();
     assert_eq!(support::contents(&target), library);
     drop(session);
-    assert!(Session::open_until(repository, state, good + 1, &Silent).await.is_err());
+    assert!(Session::open_until(repository, state, (good + 1).into(), &Silent).await.is_err());
 }
 
 #[tokio::test]
@@ -328,7 +328,8 @@ async fn foreign_run(world: &World, ago: SignedDuration) -> RunId {
     let last = entries(world);
     let read = log::read_entry(world.directory().as_ref(), last, &Key::log_entry(last)).await.unwrap();
     let (run, at) = (RunId::random(), Timestamp::now() - ago);
-    let header = Header { format: log::FORMAT, sequence: last + 1, previous_sha256: read.sha256, run: Some(run), written_at: at, writer: WriterId::random() };
+    let header =
+        Header { format: log::FORMAT, epoch: 0, sequence: last + 1, previous_sha256: read.sha256, run: Some(run), written_at: at, writer: WriterId::random() };
     let fact = Fact::RunStarted(RunStarted { at, host: "elsewhere".to_owned(), roots: Vec::new(), accepts: None, shard: None });
     let bytes = Bytes::from(log::encode(&header, &[fact]).unwrap());
     let attributes = Attributes::of(Kind::Log, Sha256::of(&bytes));
@@ -625,7 +626,7 @@ async fn an_empty_log_starts_at_the_identity() {
     let world = World::with_files(3).await;
     let session = world.reading("state").await.unwrap();
     let identity = std::fs::read(world.repository.join("format.json")).unwrap();
-    assert_eq!(session.manifest.head(), Head { sequence: 0, sha256: Sha256::of(&identity) });
+    assert_eq!(session.manifest.head(), Head { epoch: 0, sequence: 0, sha256: Sha256::of(&identity) });
     assert_eq!(session.manifest.totals().of(Class::Original).files, 0);
 }
 

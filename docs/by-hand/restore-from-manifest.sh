@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # Restores the newest snapshot that the newest copy of the manifest knows, without immich-backup.
 # Usage: restore-from-manifest.sh REPOSITORY TARGET
-# Needs: zstd, sqlite3, python3. Later snapshots are in the log alone: see restore-from-log.py.
+# Needs: zstd, sqlite3, python3. Later snapshots are in the log alone: see restore-from-log.py, also after a repair of the log until there is a new copy.
 set -euo pipefail
 repository=$1 target=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 copies=("$repository"/manifests/*.db.zst)
+# Since a repair, earlier copies may know what does not count any more. What opens an epoch has no number behind its own; those of the newest come last.
+opened=$(basename -a "$repository"/log/9*.ndjson.zst 2>/dev/null | sed -nE 's/^(9[0-9]{9})(-opening-.*)?\.ndjson\.zst$/\1/p' | tail -n 1)
+if [[ -n $opened && $(basename "${copies[-1]}") != "$opened"-* ]]; then
+  echo "the log was repaired, and there is no copy of the manifest since: use restore-from-log.py" >&2
+  exit 1
+fi
 zstd --quiet --decompress "${copies[-1]}" -o "$work/manifest.db"
 
 # Keys and paths hold no tab and no newline: control characters are percent-encoded.

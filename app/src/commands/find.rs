@@ -4,6 +4,7 @@ use crate::exit::Exit;
 use crate::screen;
 use immich_backup_core::database::inventory::{Kind, Meaning};
 use immich_backup_core::find::{self, FileName, Hit, Query};
+use immich_backup_core::repository::Until;
 use immich_backup_core::repository::manifest::{Manifest, Selector, SnapshotRow};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
@@ -77,14 +78,15 @@ pub fn query(app: &App) -> Result<Query, UsageError> {
 
 /// Whether `--until` means an entry of the log.
 fn is_entry(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once(':').map_or_else(|| is_number(text), |(epoch, sequence)| is_number(epoch) && is_number(sequence))
 }
 
 /// The entry of the log that `--until` means, if it means one and not a time.
 ///
 /// # Errors
 /// A number too large.
-pub fn log_end(app: &App) -> Result<Option<u64>, UsageError> {
+pub fn log_end(app: &App) -> Result<Option<Until>, UsageError> {
     if app.settings.text("until").is_some_and(is_entry) { app.settings.parsed("until") } else { Ok(None) }
 }
 

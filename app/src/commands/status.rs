@@ -36,12 +36,12 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         problems.push("the last run died before its end; the next one goes on from there".to_owned());
     }
     if rotten > 0 {
-        problems.push(format!("{rotten} files of the library differ from what was stored, though size and times are the same: probably damaged there"));
+        problems.push(format!("{rotten} files of the library differ from what was stored, though size and times are the same: probably damaged there; `immich-backup repair --source` brings the good ones back"));
     }
     let doubtful = latest.as_ref().map_or(0, |snapshot| snapshot.fact.doubtful_count);
     if doubtful > 0 {
         problems.push(format!(
-            "{} of the library with content that is not what Immich recorded; the good versions are kept, and `restore --path` brings them back",
+            "{} of the library with content that is not what Immich recorded; the good versions are kept, and `repair --source` brings them back",
             screen::files(doubtful)
         ));
     }
@@ -81,7 +81,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         problems.push(format!("the last run {}{reason}", run.outcome.as_deref().unwrap_or_default()));
     }
     if damaged > 0 {
-        problems.push(format!("{damaged} objects are damaged; the next backup stores again what the library still has of them"));
+        problems.push(format!("{damaged} objects are damaged; the next backup stores again what the library still has of them, and `immich-backup repair` heals old snapshots, too"));
     }
     let missing = latest.as_ref().map_or(0, |snapshot| snapshot.fact.unread_count);
     if missing > 0 {
@@ -129,6 +129,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     if let Some(sample) = &sampled {
         lines.push(format!("  read in part   {}, part {} of {}", when(Some(sample.at)), sample.part + 1, sample.parts));
     }
+    let (repaired, repairs) = super::repair::repairs(manifest)?;
+    lines.extend(repaired.iter().map(|line| format!("  log repaired   {line}")));
     let at = |found: &Option<Verification>| found.as_ref().map(|found| found.at.to_string());
     let fields = json!({
         "repository": session.repository.id,
@@ -140,6 +142,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         "damaged": damaged,
         "proof": proof,
         "drill": drill.as_ref().map(|drill| &drill.fact),
+        "repairs": repairs,
         "problems": problems,
         "warnings": remarks,
     });

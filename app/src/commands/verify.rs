@@ -6,7 +6,7 @@ use immich_backup_core::prove::{self, Difference};
 use immich_backup_core::repository::manifest::Selector;
 use immich_backup_core::verdict::{Age, Ages};
 use immich_backup_core::verify::{self, Depth, Plan, Report};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Objects that no log entry names and that people are shown; JSON has more.
 const UNNAMED_SHOWN_MAX: usize = 10;
@@ -44,7 +44,8 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         app.note(&reading.session);
     }
     let ignored = reading.session.manifest.select(&selector).map_or(0, |snapshot| snapshot.fact.ignored);
-    Ok(outcome(&report, proof.as_ref(), ignored))
+    let repairs = super::repair::repairs(&reading.session.manifest)?;
+    Ok(outcome(&report, proof.as_ref(), ignored, repairs))
 }
 
 fn proof_lines(report: &prove::Report) -> Vec<String> {
@@ -63,7 +64,7 @@ fn proof_lines(report: &prove::Report) -> Vec<String> {
     lines
 }
 
-fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outcome {
+fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64, (repaired, repairs): (Vec<String>, Value)) -> Outcome {
     let exit = match report {
         Report { lost: 1.., .. } | Report { new: 1.., .. } => Exit::Damaged,
         Report { interrupted: true, .. } => Exit::Interrupted,
@@ -80,6 +81,7 @@ fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outc
         lines.splice(0..0, proof_lines(proof));
     }
     lines.push(format!("  log        {} entries, each follows the one before", screen::count(report.entries)));
+    lines.extend(repaired.iter().map(|line| format!("  repaired   {line}")));
     lines.push(format!("  listed     {}", screen::tally(report.listed)));
     if let Some(part) = report.part {
         let which = if part.of > 1 { format!(", part {} of {}", part.part + 1, part.of) } else { String::new() };
@@ -97,7 +99,7 @@ fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outc
         lines.push(format!("  damaged    {}: {}{replaced}", finding.key, finding.problem));
     }
     if report.lost > 0 {
-        lines.push("run `immich-backup backup`: what the library still has is stored again, under another key".to_owned());
+        lines.push("run `immich-backup backup`: what the library still has is stored again, under another key; or `immich-backup repair`, which heals the snapshots of before as well".to_owned());
     }
     let findings: Vec<_> =
         report.findings.iter().map(|finding| json!({ "key": finding.key, "problem": finding.problem, "replaced": finding.replaced })).collect();
@@ -111,6 +113,7 @@ fn outcome(report: &Report, proof: Option<&prove::Report>, ignored: u64) -> Outc
         "damaged": report.damaged,
         "lost": report.lost,
         "findings": findings,
+        "repairs": repairs,
         "proof": proof.map(|proof| json!({
             "dump": proof.dump.key,
             "now": proof.proof,

@@ -76,7 +76,12 @@ impl Run<'_> {
     fn may_find_more(&self) -> Result<bool, BackupError> {
         let before = self.session.manifest.runs(RUNS_LOOKED_AT_MAX)?.into_iter().filter(|run| run.id != self.id);
         let mut outcomes = before.map(|run| run.outcome).take_while(|outcome| outcome.as_deref() != Some("snapshot"));
-        Ok(outcomes.any(|outcome| !matches!(outcome.as_deref(), Some("interrupted" | "withheld"))))
+        if outcomes.any(|outcome| !matches!(outcome.as_deref(), Some("interrupted" | "withheld"))) {
+            return Ok(true);
+        }
+        // What the entries spoke of that a repair of the log has rejected is there still.
+        let snapshot = self.session.manifest.latest_snapshot()?.map_or(0, |snapshot| snapshot.sequence);
+        Ok(self.session.manifest.epochs()?.last().is_some_and(|repair| repair.sequence > snapshot))
     }
 
     /// The part of a sample that comes after the one that was read last; none before the first snapshot: all has just been read.

@@ -56,6 +56,22 @@ impl Key {
         Self(format!("{LOG}{sequence:010}-{writer}.ndjson.zst"))
     }
 
+    /// The key of log entry `sequence` of `epoch`; of `writer`, in a store that cannot refuse what exists.
+    #[must_use]
+    pub fn log_entry_in(epoch: u32, sequence: u64, writer: Option<&dyn fmt::Display>) -> Self {
+        let epoch = if epoch == 0 { String::new() } else { format!("{:010}-", EPOCHS_FROM + u64::from(epoch)) };
+        let writer = writer.map_or_else(String::new, |writer| format!("-{writer}"));
+        Self(format!("{LOG}{epoch}{sequence:010}{writer}.ndjson.zst"))
+    }
+
+    /// The key of the entry that opens `epoch`: one name, whatever its number, so that of two machines that repair at once one is refused. Of `writer`,
+    /// in a store that cannot refuse what exists.
+    #[must_use]
+    pub fn log_opening(epoch: u32, writer: Option<&dyn fmt::Display>) -> Self {
+        let writer = writer.map_or_else(String::new, |writer| format!("-{OPENING}-{writer}"));
+        Self(format!("{LOG}{:010}{writer}.ndjson.zst", EPOCHS_FROM + u64::from(epoch)))
+    }
+
     /// The key of the dump that began at `at`, of a server of version `immich_version`; `compression` is the end of its name, `gz` or `zst`.
     /// A version that could not stand in a key is written as `unknown`.
     #[must_use]
@@ -65,10 +81,12 @@ impl Key {
         let version = if version.is_empty() || version.len() > 40 || !version.chars().all(plain) { "unknown" } else { version };
         Self(format!("{DUMPS}{}-immich-v{version}.sql.{compression}", at.strftime("%Y-%m-%dT%H-%M-%SZ")))
     }
-    /// The key of the manifest's copy as of log entry `sequence`.
+
+    /// The key of the manifest's copy as of log entry `sequence` of `epoch`. Those of later epochs come later in a listing.
     #[must_use]
-    pub fn manifest(sequence: u64) -> Self {
-        Self(format!("{MANIFESTS}{sequence:010}.db.zst"))
+    pub fn manifest(epoch: u32, sequence: u64) -> Self {
+        let epoch = if epoch == 0 { String::new() } else { format!("{:010}-", EPOCHS_FROM + u64::from(epoch)) };
+        Self(format!("{MANIFESTS}{epoch}{sequence:010}.db.zst"))
     }
 }
 
@@ -87,20 +105,68 @@ pub const MANIFESTS: &str = "manifests/";
 /// Where dumps and content of files lie: all the prefixes under which verify looks for objects, in order.
 pub const CONTENT: [&str; 6] = ["config/", DUMPS, "external/", "library/", "postgres/", "versions/"];
 
-/// The number of the log entry that `key` names: `log/0000000042.ndjson.zst`, or `log/0000000042-<run>.ndjson.zst` as written to
-/// stores without conditional writes.
-#[must_use]
-pub fn log_sequence(key: &Key) -> Option<u64> {
-    let name = key.as_str().strip_prefix(LOG)?.strip_suffix(".ndjson.zst")?;
-    let digits = name.split_once('-').map_or(name, |(digits, _)| digits);
-    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+/// Ten-digit numbers from here on count epochs, not entries. A program that knows no epochs takes them for entries far beyond the end of the log, and
+/// refuses it: it must not write where the log has ended. They also come after all entries in a listing, so that whoever lists from an entry on sees them.
+const EPOCHS_FROM: u64 = 9_000_000_000;
+/// Stands in the name of an entry that opens an epoch, where that has its writer in it: after all digits in a listing.
+const OPENING: &str = "opening";
+
+/// What the name of an object below [`LOG`] says that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogName {
+    /// An entry of an epoch; the first epoch is 0.
+    Entry {
+        /// Of which epoch.
+        epoch: u32,
+        /// Its number.
+        sequence: u64,
+    },
+    /// The entry that opens an epoch; its number is in its header.
+    Opening {
+        /// Which epoch.
+        epoch: u32,
+    },
 }
 
-/// The number of the log entry as of which the manifest's copy `key` was made.
+impl LogName {
+    /// The epoch it is of.
+    #[must_use]
+    pub fn epoch(self) -> u32 {
+        match self {
+            Self::Entry { epoch, .. } | Self::Opening { epoch } => epoch,
+        }
+    }
+}
+
+/// What `key` is, as log objects are named: `log/0000000042.ndjson.zst` and `log/0000000042-<run>.ndjson.zst` (written to stores without conditional
+/// writes); in epoch 1 `log/9000000001-0000000042.ndjson.zst`, opened by `log/9000000001.ndjson.zst`.
 #[must_use]
-pub fn manifest_sequence(key: &Key) -> Option<u64> {
-    let digits = key.as_str().strip_prefix(MANIFESTS)?.strip_suffix(".db.zst")?;
-    (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+pub fn log_name(key: &Key) -> Option<LogName> {
+    let name = key.as_str().strip_prefix(LOG)?.strip_suffix(".ndjson.zst")?;
+    let (first, rest) = name.split_once('-').map_or((name, None), |(first, rest)| (first, Some(rest)));
+    let number = ten_digits(first)?;
+    let Some(epoch) = epoch(number) else { return Some(LogName::Entry { epoch: 0, sequence: number }) };
+    let Some(rest) = rest.filter(|rest| !rest.starts_with(OPENING)) else { return Some(LogName::Opening { epoch }) };
+    let digits = rest.split_once('-').map_or(rest, |(digits, _)| digits);
+    Some(LogName::Entry { epoch, sequence: ten_digits(digits)? })
+}
+
+/// The epoch and number of the log entry as of which the manifest's copy `key` was made.
+#[must_use]
+pub fn manifest_position(key: &Key) -> Option<(u32, u64)> {
+    let name = key.as_str().strip_prefix(MANIFESTS)?.strip_suffix(".db.zst")?;
+    match name.split_once('-') {
+        Some((first, digits)) => Some((epoch(ten_digits(first)?)?, ten_digits(digits)?)),
+        None => ten_digits(name).map(|sequence| (0, sequence)),
+    }
+}
+
+fn ten_digits(text: &str) -> Option<u64> {
+    (text.len() == 10 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+fn epoch(number: u64) -> Option<u32> {
+    u32::try_from(number.checked_sub(EPOCHS_FROM)?).ok().filter(|epoch| *epoch > 0)
 }
 
 /// The canonical path of a file within the repository: below `library/`, `external/<name>/`, `config/` or `postgres/`.
@@ -192,12 +258,38 @@ mod tests {
 
     #[test]
     fn log_entries_are_known_with_and_without_a_run() {
-        assert_eq!(log_sequence(&Key::log_entry(42)), Some(42));
-        assert_eq!(log_sequence(&Key::parse("log/0000000042-3f2a.ndjson.zst").unwrap()), Some(42));
-        for other in ["log/42.ndjson.zst", "log/0000000042.ndjson", "log/00000000x2.ndjson.zst", "manifests/0000000042.ndjson.zst"] {
-            assert_eq!(log_sequence(&Key::parse(other).unwrap()), None, "{other}");
+        let named = |text: &str| log_name(&Key::parse(text).unwrap());
+        let (run, entry) = ("3f2a67b1-0000-4000-8000-000000000001", |epoch| Some(LogName::Entry { epoch, sequence: 42 }));
+        assert_eq!((log_name(&Key::log_entry(42)), named("log/0000000042-3f2a.ndjson.zst")), (entry(0), entry(0)));
+        for (key, text) in [
+            (Key::log_entry_in(0, 42, None), "log/0000000042.ndjson.zst".to_owned()),
+            (Key::log_entry_in(7, 42, None), "log/9000000007-0000000042.ndjson.zst".to_owned()),
+            (Key::log_entry_in(7, 42, Some(&run)), format!("log/9000000007-0000000042-{run}.ndjson.zst")),
+        ] {
+            assert_eq!((key.as_str(), log_name(&key)), (&*text, entry(if text.contains("/9") { 7 } else { 0 })));
         }
-        assert_eq!(manifest_sequence(&Key::manifest(7)), Some(7));
+        for key in [Key::log_opening(7, None), Key::log_opening(7, Some(&run))] {
+            assert_eq!(log_name(&key), Some(LogName::Opening { epoch: 7 }));
+            assert!(
+                key > Key::log_entry_in(7, 8_999_999_999, Some(&run)) && key < Key::log_entry_in(8, 1, None),
+                "seen by whoever lists from an entry on: {key}"
+            );
+        }
+        for other in
+            ["log/42.ndjson.zst", "log/0000000042.ndjson", "log/00000000x2.ndjson.zst", "manifests/0000000042.ndjson.zst", "log/9000000007-42.ndjson.zst"]
+        {
+            assert_eq!(named(other), None, "{other}");
+        }
+        assert_eq!((manifest_position(&Key::manifest(0, 7)), manifest_position(&Key::manifest(3, 7))), (Some((0, 7)), Some((3, 7))));
+    }
+
+    #[test]
+    fn a_program_that_knows_no_epochs_refuses_a_log_that_has_one() {
+        // How such a program read names: ten digits, then a dash or the end; a number that does not follow is a gap.
+        let number = |key: &Key| -> u64 { key.as_str()[LOG.len()..LOG.len() + 10].parse().unwrap() };
+        for key in [Key::log_opening(1, None), Key::log_entry_in(1, 43, None), Key::log_opening(999_999_999, None)] {
+            assert!(number(&key) > 9_000_000_000, "{key}");
+        }
     }
 
     #[test]

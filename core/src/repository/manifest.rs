@@ -3,6 +3,7 @@
 mod apply;
 mod chosen;
 mod copy;
+mod held;
 mod lookup;
 mod question;
 mod removable;
@@ -14,8 +15,9 @@ mod standing;
 pub use apply::Applied;
 pub use chosen::{Choosing, Chosen};
 pub use copy::unpack;
+pub use held::Held;
 pub use lookup::{Lookup, StandingFolder};
-pub use question::{CurrentFile, DrillRow, DumpRow, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
+pub use question::{CurrentFile, DrillRow, DumpRow, EpochRow, FileRow, Folders, RunRow, SnapshotRow, StoredContent, Verification};
 
 pub use removable::{Lacking, Removable};
 pub use scratch::{Expected, ExpectedObject, Unseen};
@@ -31,7 +33,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The version of the schema. A local manifest of another version is made anew; a copy of another version is not used.
-pub const SCHEMA_VERSION: i64 = 4;
+pub const SCHEMA_VERSION: i64 = 5;
 
 const SCHEMA: &str = include_str!("manifest/schema.sql");
 
@@ -166,8 +168,8 @@ impl Manifest {
             connection.execute_batch(SCHEMA)?;
             connection.execute_batch(&local_indexes())?;
             connection.execute(
-                "INSERT INTO manifest_metadata(version, repository, last_sequence, last_sha256, totals) VALUES (?1, ?2, ?3, ?4, ?5)",
-                (SCHEMA_VERSION, repository.to_string(), signed(start.sequence), start.sha256.0, totals),
+                "INSERT INTO manifest_metadata(version, repository, last_epoch, last_sequence, last_sha256, totals) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                (SCHEMA_VERSION, repository.to_string(), start.epoch, signed(start.sequence), start.sha256.0, totals),
             )?;
             connection.execute_batch("COMMIT")
         };
@@ -185,11 +187,11 @@ impl Manifest {
     }
 
     fn with(connection: Connection, path: &Path) -> Result<Self, ManifestError> {
-        let row = connection.query_row("SELECT last_sequence, last_sha256, totals FROM manifest_metadata", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 32]>(1)?, row.get::<_, String>(2)?))
+        let row = connection.query_row("SELECT last_epoch, last_sequence, last_sha256, totals FROM manifest_metadata", [], |row| {
+            Ok((row.get::<_, u32>(0)?, row.get::<_, i64>(1)?, row.get::<_, [u8; 32]>(2)?, row.get::<_, String>(3)?))
         });
-        let (sequence, sha256, totals) = row.map_err(|source| ManifestError::Sqlite { action: "read", path: path.to_owned(), source })?;
-        let head = Head { sequence: unsigned(sequence), sha256: Sha256(sha256) };
+        let (epoch, sequence, sha256, totals) = row.map_err(|source| ManifestError::Sqlite { action: "read", path: path.to_owned(), source })?;
+        let head = Head { epoch, sequence: unsigned(sequence), sha256: Sha256(sha256) };
         let totals = serde_json::from_str(&totals).map_err(|error| ManifestError::Sqlite {
             action: "read",
             path: path.to_owned(),

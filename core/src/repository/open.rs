@@ -4,7 +4,7 @@ use super::cloud::{self, CloudStore, OpenStoreError};
 use super::directory::DirectoryStore;
 use super::key::{self, Key};
 use super::later_copy;
-use super::log::{self, Author, Entry, Fact, Head, Heads, LogError};
+use super::log::{self, Author, Chain, Entry, EpochFact, Fact, Head, LogError};
 use super::manifest::{Manifest, ManifestError, unpack};
 use super::place::Place;
 use super::state::{StateError, StateFolder, StateLock};
@@ -12,7 +12,7 @@ use super::store::{Created, Store, StoreError, read_all};
 use crate::budget::IDENTITY_BYTES_MAX;
 use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
-use crate::model::{RepositoryId, RunId, Sha256, Sha256Counter, WriterId};
+use crate::model::{RepositoryId, RunId, Sha256, Sha256Counter, WriterId, encode_segment};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -100,13 +100,13 @@ impl OpenError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoRepository { .. } => {
-                Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`".to_owned())
+                Some("check the URL and that the disk is mounted; for a new repository run `immich-backup init`, or `backup --init`; where all is there but `format.json`, `repair` brings it back".to_owned())
             }
             Self::UnknownFormat { .. } => Some(
                 "use the version of immich-backup that wrote it, or a newer one; if none did, `format.json` is damaged: bring it back from a second copy"
                     .to_owned(),
             ),
-            Self::DamagedIdentity { .. } => Some("bring `format.json` back from the store's versions or a second copy; nothing else is lost".to_owned()),
+            Self::DamagedIdentity { .. } => Some("nothing else is lost: `immich-backup repair` says where its right bytes are; else bring `format.json` back from the store's versions or a second copy".to_owned()),
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
@@ -174,7 +174,7 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
     match store.begin(&bytes, None).await.map_err(failed)? {
         Created::New => {
             crash_point!("identity created");
-            Ok(Repository { store, id: identity.repository, start: Head { sequence: 0, sha256 }, identity: bytes })
+            Ok(Repository { store, id: identity.repository, start: Head { epoch: 0, sequence: 0, sha256 }, identity: bytes })
         }
         Created::Exists | Created::Unnameable => Err(InitError::Exists { url }),
     }
@@ -215,7 +215,33 @@ impl Repository {
             return Err(OpenError::UnknownFormat { url, found: format.format });
         }
         let identity: Identity = serde_json::from_slice(&bytes).map_err(damaged)?;
-        Ok(Self { store, id: identity.repository, start: Head { sequence: 0, sha256: Sha256::of(&bytes) }, identity: bytes })
+        Ok(Self { store, id: identity.repository, start: Head { epoch: 0, sequence: 0, sha256: Sha256::of(&bytes) }, identity: bytes })
+    }
+}
+
+/// How much of the log is read: up to an entry, as the newest epoch has it or as an earlier one has. Written `NUMBER` or `EPOCH:NUMBER`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Until {
+    /// The epoch; `None`: the newest.
+    pub epoch: Option<u32>,
+    /// The last entry.
+    pub sequence: u64,
+}
+
+impl From<u64> for Until {
+    fn from(sequence: u64) -> Self {
+        Self { epoch: None, sequence }
+    }
+}
+
+impl std::str::FromStr for Until {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some((epoch, sequence)) => Ok(Self { epoch: Some(epoch.parse()?), sequence: sequence.parse()? }),
+            None => text.parse().map(|sequence| Self { epoch: None, sequence }),
+        }
     }
 }
 
@@ -246,6 +272,7 @@ impl Session {
     /// See [`OpenError`].
     pub async fn open(repository: Repository, state: StateFolder, lock: StateLock, monitor: &dyn Monitor) -> Result<Self, OpenError> {
         let writer = state.writer()?;
+        state.keep_identity(&repository.identity)?;
         let manifest = local_manifest(&repository, &state, monitor).await?;
         let mut session = Self { repository, state, manifest, writer, lock: Some(lock), begun: false };
         session.refresh(monitor).await.inspect_err(|error| session.discard_if_damaged(error))?;
@@ -265,8 +292,8 @@ impl Session {
             }
             // Whoever has the lock may be making the manifest right now: it is used only if it ends where the log does.
             if let Ok(manifest) = Manifest::open_for_reading(&state.manifest()) {
-                let entries = log::listed_entries(repository.store.as_ref(), manifest.head().sequence).await?;
-                if entries.keys().next_back().is_none_or(|last| *last <= manifest.head().sequence) {
+                let chain = log::chain_after(repository.store.as_ref(), &manifest.head()).await?;
+                if chain.last().is_none_or(|last| last <= manifest.head().sequence) {
                     let writer = state.writer()?;
                     return Ok(Self { repository, state, manifest, writer, lock: None, begun: false });
                 }
@@ -276,17 +303,17 @@ impl Session {
         Err(OpenError::Stale)
     }
 
-    /// Opens the repository as it stood at log entry `until`, reading nothing after it; `state` is thrown away afterwards.
+    /// Opens the repository as it stood at the log entry `until`, reading nothing after it; `state` is thrown away afterwards.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn open_until(repository: Repository, state: StateFolder, until: u64, monitor: &dyn Monitor) -> Result<Self, OpenError> {
+    pub async fn open_until(repository: Repository, state: StateFolder, until: Until, monitor: &dyn Monitor) -> Result<Self, OpenError> {
         let writer = state.writer()?;
         let manifest = Manifest::create(&state.manifest(), repository.id, &repository.start)?;
         let mut session = Self { repository, state, manifest, writer, lock: None, begun: false };
-        let last = until;
+        let Until { epoch, sequence: last } = until;
         monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(last), total_bytes: None });
-        let entries = log::listed_until(session.store(), last).await?;
+        let entries = log::chain_until(session.store(), &session.repository.start, epoch, last).await?.entries;
         for sequence in 1..=last {
             // One that is not listed is said to be missing by its usual name.
             let key = entries.get(&sequence).cloned().unwrap_or_else(|| Key::log_entry(sequence));
@@ -324,6 +351,9 @@ impl Session {
 
     fn apply(&mut self, entry: &Entry, monitor: &dyn Monitor) -> Result<(), OpenError> {
         let applied = self.manifest.apply(entry)?;
+        if let Some(Fact::Epoch(repair)) = entry.facts.first() {
+            tell_of_repair(entry.header.epoch, entry.header.sequence, repair, monitor);
+        }
         if applied.unknown_facts > 0 {
             monitor.emit(Event::Warned {
                 message: format!(
@@ -341,44 +371,33 @@ impl Session {
     /// See [`OpenError`].
     pub async fn refresh(&mut self, monitor: &dyn Monitor) -> Result<(), OpenError> {
         let seen = self.state.seen()?;
+        let chain = match log::chain_after(self.store(), &self.manifest.head()).await {
+            Err(error) => {
+                self.accept(error)?;
+                // Back to before what is not part of the log any more.
+                // SQLite removes what lies beside a file when it is closed, by name: the old one has to be closed before the new one is made.
+                let between = self.state.own_file("between.db");
+                self.manifest = Manifest::create(&between, self.repository.id, &self.repository.start)?;
+                self.manifest = new_manifest(&self.repository, &self.state, monitor).await?;
+                log::chain_after(self.store(), &self.manifest.head()).await?
+            }
+            Ok(chain) => chain,
+        };
         let start = self.manifest.head();
-        let entries = log::listed_entries(self.store(), start.sequence).await?;
-        self.check_head_is_there(&entries).await?;
-        let last = entries.keys().next_back().copied().unwrap_or(start.sequence);
-        if let Some(seen) = seen
-            && seen.sequence > last
-        {
-            return Err(LogError::WentBack { seen: seen.sequence, now: last }.into());
+        self.check_is_there(&start, &chain).await?;
+        let last = chain.last().unwrap_or(start.sequence);
+        if let Some(seen) = seen.filter(|seen| *seen != start && seen.sequence > 0) {
+            self.check_seen(&seen, last).await?;
         }
-        let new: Vec<_> = entries.range(start.sequence + 1..).collect();
+        let new: Vec<_> = chain.entries.range(start.sequence + 1..).collect();
         if !new.is_empty() {
             monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(new.len() as u64), total_bytes: None });
         }
-        let mut seen_passed = seen.is_none_or(|seen| seen == start || seen.sequence == 0);
         for (sequence, key) in &new {
             let entry = log::entry_after(self.store(), &self.manifest.head(), key).await?;
-            if let Some(seen) = seen
-                && seen.sequence == **sequence
-            {
-                if seen.sha256 != entry.sha256 {
-                    return Err(LogError::Rewritten { sequence: **sequence }.into());
-                }
-                seen_passed = true;
-            }
             self.apply(&entry, monitor)?;
             crash_point!("entry of the log applied while catching up");
             monitor.emit(Event::EntriesApplied { sequence: **sequence, head: last });
-        }
-        if let Some(seen) = seen
-            && !seen_passed
-        {
-            // It lies in what a copy of the manifest stood for.
-            let listed = log::listed_entries(self.store(), seen.sequence.saturating_sub(1)).await?;
-            let key = listed.get(&seen.sequence).cloned().unwrap_or_else(|| Key::log_entry(seen.sequence));
-            let entry = log::read_entry(self.store(), seen.sequence, &key).await?;
-            if entry.sha256 != seen.sha256 {
-                return Err(LogError::Rewritten { sequence: seen.sequence }.into());
-            }
         }
         if !new.is_empty() {
             monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
@@ -391,18 +410,34 @@ impl Session {
         Ok(())
     }
 
-    /// The entry that the manifest ends with must be in the store, and be that one.
-    async fn check_head_is_there(&self, entries: &Heads) -> Result<(), OpenError> {
-        let head = self.manifest.head();
+    /// Passes over `error` if it says that the log was repaired, and that repair is known here.
+    fn accept(&self, error: LogError) -> Result<(), OpenError> {
+        match error {
+            LogError::Rejected { sha256, .. } if self.state.accepted_epochs()?.contains(&sha256) => Ok(()),
+            error => Err(error.into()),
+        }
+    }
+
+    /// The log that ends with entry `last` must go through what was seen of it before.
+    async fn check_seen(&self, seen: &Head, last: u64) -> Result<(), OpenError> {
+        match log::chain_after(self.store(), seen).await {
+            Ok(chain) if chain.entries.is_empty() => Err(LogError::WentBack { seen: seen.sequence, now: last }.into()),
+            Ok(chain) => self.check_is_there(seen, &chain).await,
+            Err(error) => self.accept(error),
+        }
+    }
+
+    /// The entry `head` must be in the store, in the log `chain` that goes on from it, and be that one.
+    async fn check_is_there(&self, head: &Head, chain: &Chain) -> Result<(), OpenError> {
         if head.sequence == 0 {
             return Ok(());
         }
-        let Some(key) = entries.get(&head.sequence) else {
-            return Err(match entries.keys().next() {
+        let Some(key) = chain.entries.get(&head.sequence) else {
+            return Err(match chain.entries.keys().next() {
                 Some(next) => LogError::Gap { missing: head.sequence, next: *next },
                 None => {
-                    let all = log::listed_entries(self.store(), 0).await?;
-                    LogError::WentBack { seen: head.sequence, now: all.keys().next_back().copied().unwrap_or(0) }
+                    let all = log::chain_after(self.store(), &self.repository.start).await?;
+                    LogError::WentBack { seen: head.sequence, now: all.last().unwrap_or(0) }
                 }
             }
             .into());
@@ -437,6 +472,10 @@ impl Session {
     /// See [`OpenError`]; nothing is applied that is not in the log.
     pub async fn commit(&mut self, run: Option<RunId>, facts: &[Fact], monitor: &dyn Monitor) -> Result<Head, OpenError> {
         self.begin().await?;
+        if facts.iter().any(|fact| matches!(fact, Fact::Snapshot(_))) {
+            // Nobody is told of a snapshot in a log that does not count any more: somebody may have repaired it under this run.
+            log::chain_after(self.store(), &self.manifest.head()).await?;
+        }
         let author = Author { run, writer: self.writer };
         let appended = log::append(self.store(), &self.manifest.head(), author, facts).await?;
         crash_point!("entry acknowledged, manifest not applied");
@@ -499,11 +538,29 @@ async fn local_manifest(repository: &Repository, state: &StateFolder, monitor: &
         }
         Err(error) => return Err(error.into()),
     }
-    match from_copy(repository, state, monitor).await {
-        Ok(Some(manifest)) => Ok(manifest),
-        Ok(None) => Ok(Manifest::create(&path, repository.id, &repository.start)?),
-        Err(error) => Err(error),
+    new_manifest(repository, state, monitor).await
+}
+
+/// A manifest from a copy in the repository; else an empty one.
+async fn new_manifest(repository: &Repository, state: &StateFolder, monitor: &dyn Monitor) -> Result<Manifest, OpenError> {
+    let Some(manifest) = from_copy(repository, state, monitor).await? else {
+        return Ok(Manifest::create(&state.manifest(), repository.id, &repository.start)?);
+    };
+    for repair in manifest.epochs()? {
+        tell_of_repair(repair.number, repair.sequence, &repair.fact, monitor);
     }
+    Ok(manifest)
+}
+
+/// Whoever reads a log that was repaired is told so: what they see is what somebody decided.
+fn tell_of_repair(epoch: u32, sequence: u64, repair: &EpochFact, monitor: &dyn Monitor) {
+    let base = sequence.saturating_sub(1);
+    let host = encode_segment(repair.host.as_bytes());
+    let message = format!(
+        "the log was repaired on `{host}` at {:.0}: epoch {epoch} goes on after entry {base}, and {} objects are not part of it any more ({}); `immich-backup status` has more",
+        repair.at, repair.rejected_count, repair.reason
+    );
+    monitor.emit(Event::Warned { message });
 }
 
 /// Entries after a copy's own in which the fact that names it is looked for; it comes right behind unless others wrote meanwhile.
@@ -516,10 +573,14 @@ const COPY_BYTES_MAX: u64 = 16 << 30;
 async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn Monitor) -> Result<Option<Manifest>, OpenError> {
     let store = repository.store.as_ref();
     let copies: Vec<_> = store.list(key::MANIFESTS, None).try_collect().await?;
-    let entries = if copies.is_empty() { return Ok(None) } else { log::listed_entries(store, 0).await? };
-    let last = entries.keys().next_back().copied().unwrap_or(0);
+    let chain = if copies.is_empty() { return Ok(None) } else { log::chain_after(store, &repository.start).await? };
+    let last = chain.last().unwrap_or(0);
+    let newest_epoch = chain.openings.last().map_or(0, log::Opening::epoch);
     for copy in &copies {
-        let Some(newer) = key::manifest_sequence(&copy.key).filter(|sequence| *sequence > last) else { continue };
+        let Some((epoch, newer)) = key::manifest_position(&copy.key) else { continue };
+        if epoch != newest_epoch || newer <= last {
+            continue;
+        }
         if later_copy::is_one(store, repository.id, state, copy, newer).await? {
             // It knows of entries that are not there: someone has seen them.
             return Err(LogError::WentBack { seen: newer, now: last }.into());
@@ -527,18 +588,22 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
         monitor.emit(Event::Warned { message: format!("`{}` is no copy of the manifest, and the log does not reach so far: somebody put it there", copy.key) });
     }
     for copy in copies.iter().rev() {
-        let Some(sequence) = key::manifest_sequence(&copy.key) else { continue };
-        let Some(expected) = named_by_log(store, &entries, &copy.key, sequence).await else { continue };
+        let Some((epoch, sequence)) = key::manifest_position(&copy.key) else { continue };
+        // Since a repair, some know what is not part of the log any more.
+        if !chain.has_position(epoch, sequence) {
+            continue;
+        }
+        let Some(expected) = named_by_log(store, &chain, &copy.key, sequence).await else { continue };
         let fetched = match copy.size_bytes {
             ..=COPY_BYTES_MAX => fetch_copy(repository, state, &copy.key, expected).await,
             _ => Ok(None),
         };
         drop(std::fs::remove_file(scratch(state)));
         match fetched {
-            Ok(Some(manifest)) if manifest.head().sequence == sequence => {
+            Ok(Some(manifest)) if manifest.head().sequence == sequence && manifest.head().epoch == epoch => {
                 // Only a copy that the log goes on from is worth anything.
-                let follows = match entries.get(&(sequence + 1)) {
-                    Some(next) => log::entry_after(store, &manifest.head(), next).await.is_ok(),
+                let follows = match chain.entries.get(&(sequence + 1)) {
+                    Some(next) => follows(store, &manifest.head(), next).await,
                     None => false,
                 };
                 if follows {
@@ -558,8 +623,12 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
     Ok(None)
 }
 
-async fn named_by_log(store: &dyn Store, entries: &Heads, copy: &Key, sequence: u64) -> Option<Sha256> {
-    for (number, key) in entries.range(sequence + 1..).take(usize::try_from(COPY_NAMED_WITHIN).unwrap_or(usize::MAX)) {
+async fn follows(store: &dyn Store, head: &Head, key: &Key) -> bool {
+    log::entry_after(store, head, key).await.is_ok()
+}
+
+async fn named_by_log(store: &dyn Store, chain: &Chain, copy: &Key, sequence: u64) -> Option<Sha256> {
+    for (number, key) in chain.entries.range(sequence + 1..).take(usize::try_from(COPY_NAMED_WITHIN).unwrap_or(usize::MAX)) {
         let entry = log::read_entry(store, *number, key).await.ok()?;
         for fact in entry.facts {
             if let Fact::Manifest(named) = fact

@@ -81,6 +81,11 @@ impl Drop for ScratchFile {
 /// Folders from which this process has removed what others left.
 static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
+/// The file that [`StateFolder::accept_epoch`] writes.
+const ACCEPTED: &str = "accepted-epochs.json";
+/// The file that [`StateFolder::keep_identity`] writes.
+pub const IDENTITY: &str = "format.json";
+
 /// Comes before the process's number in the names of [`StateFolder::own_scratch`].
 const OWN: &str = "-pid";
 
@@ -172,6 +177,52 @@ impl StateFolder {
     /// It cannot be written.
     pub fn set_seen(&self, head: &Head) -> Result<(), StateError> {
         self.replace("seen.json", &serde_json::to_string(head).unwrap_or_default())
+    }
+
+    /// Entries that open an epoch and that were written, or accepted, here: what they reject is no news.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn accepted_epochs(&self) -> Result<Vec<Sha256>, StateError> {
+        Ok(self.read(ACCEPTED)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// Accepts the epoch that the entry with this SHA-256 opens.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn accept_epoch(&self, opening: Sha256) -> Result<(), StateError> {
+        let mut accepted = self.accepted_epochs()?;
+        if !accepted.contains(&opening) {
+            accepted.push(opening);
+            self.replace(ACCEPTED, &serde_json::to_string(&accepted).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of `format.json`, as they were when the repository was opened from here.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn identity(&self) -> Result<Option<String>, StateError> {
+        self.read(IDENTITY)
+    }
+
+    /// Keeps the bytes of `format.json`: nothing else could bring them back.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn keep_identity(&self, identity: &[u8]) -> Result<(), StateError> {
+        match std::str::from_utf8(identity) {
+            Ok(text) if self.identity()?.as_deref() != Some(text) => self.replace(IDENTITY, text),
+            _ => Ok(()),
+        }
+    }
+
+    /// The state folder of `repository` below `base`, if there is one.
+    #[must_use]
+    pub fn existing(base: &Path, repository: RepositoryId) -> Option<Self> {
+        Some(Self { path: base.join(repository.to_string()) }).filter(|state| state.path.is_dir())
     }
 
     /// The folder itself.

@@ -3,9 +3,10 @@
 use super::super::key::Key;
 use super::super::store::{Attributes, Created, Kind, Store, StoreError, read_all};
 use super::FORMAT;
+use super::chain::chain_after;
 use super::entry::{Entry, Header, encode};
 use super::fact::Fact;
-use super::read::{Head, LogError, entry_after, listed_entries};
+use super::read::{Head, LogError, entry_after};
 use crate::budget::LOG_ENTRY_BYTES_MAX;
 use crate::crash::crash_point;
 use crate::model::{RunId, Sha256, WriterId};
@@ -42,22 +43,24 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
     let conditional = store.capabilities().conditional_create;
     loop {
         let sequence = head.sequence + 1;
+        let epoch = head.epoch;
         let key = if conditional {
-            Key::log_entry(sequence)
+            Key::log_entry_in(epoch, sequence, None)
         } else {
             // Nobody is refused here: who is there is seen before, and who came at the same time after.
-            if let Some(key) = listed_entries(store, head.sequence).await?.remove(&sequence) {
+            if let Some(key) = chain_after(store, &head).await?.entries.remove(&sequence) {
                 let other = entry_after(store, &head, &key).await?;
-                head = Head { sequence, sha256: other.sha256 };
+                head = other.head();
                 taken.push(other);
                 continue;
             }
             match author.run {
-                Some(run) => Key::log_entry_of(sequence, &run),
-                None => Key::log_entry_of(sequence, &author.writer),
+                Some(run) => Key::log_entry_in(epoch, sequence, Some(&run)),
+                None => Key::log_entry_in(epoch, sequence, Some(&author.writer)),
             }
         };
-        let header = Header { format: FORMAT, sequence, previous_sha256: head.sha256, run: author.run, written_at: Timestamp::now(), writer: author.writer };
+        let header =
+            Header { format: FORMAT, epoch, sequence, previous_sha256: head.sha256, run: author.run, written_at: Timestamp::now(), writer: author.writer };
         let encoded = encode(&header, facts).map_err(|source| StoreError::Io { action: "compress", key: key.to_string(), source })?;
         let bytes = Bytes::from(encoded);
         let sha256 = Sha256::of(&bytes);
@@ -65,18 +68,21 @@ pub async fn append(store: &dyn Store, head: &Head, author: Author, facts: &[Fac
         if create(store, &key, &bytes, sha256).await? {
             crash_point!("entry acknowledged");
             if !conditional {
-                listed_entries(store, head.sequence).await?;
+                chain_after(store, &head).await?;
             }
-            return Ok(Appended { header, head: Head { sequence, sha256 }, taken });
+            return Ok(Appended { header, head: Head { epoch, sequence, sha256 }, taken });
         }
         let other = entry_after(store, &head, &key).await?;
-        head = Head { sequence, sha256: other.sha256 };
+        head = other.head();
         taken.push(other);
     }
 }
 
-/// Whether the entry is there and ours; `false` where another one has its number.
-async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
+/// Creates the entry. Whether it is there and ours; `false` where another one has its name.
+///
+/// # Errors
+/// The store's.
+pub async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256) -> Result<bool, LogError> {
     let attributes = Attributes::of(Kind::Log, sha256);
     match store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Ok(true),

@@ -2,6 +2,7 @@
 
 use super::FORMAT;
 use super::fact::Fact;
+use super::read::Head;
 use crate::budget::{LOG_ENTRY_BYTES_MAX, LOG_ENTRY_FACTS_MAX};
 use crate::model::{RunId, Sha256, WriterId};
 use jiff::Timestamp;
@@ -13,7 +14,10 @@ use std::io::{self, BufRead as _, Read as _, Write as _};
 pub struct Header {
     /// The repository's format.
     pub format: u32,
-    /// The entry's number; the first is 1.
+    /// The epoch that it belongs to: 0 until the log is first repaired.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u32,
+    /// The entry's number; the first is 1. Numbers go on from epoch to epoch.
     pub sequence: u64,
     /// SHA-256 of the entry before as stored; for entry 1, of `format.json`.
     pub previous_sha256: Sha256,
@@ -24,6 +28,10 @@ pub struct Header {
     pub written_at: Timestamp,
     /// The state folder that writes.
     pub writer: WriterId,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// An entry, read.
@@ -102,6 +110,12 @@ pub fn encode(header: &Header, facts: &[Fact]) -> io::Result<Vec<u8>> {
 }
 
 impl Entry {
+    /// The head of a log that ends with it.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        Head { epoch: self.header.epoch, sequence: self.header.sequence, sha256: self.sha256 }
+    }
+
     /// Reads an entry. Any flipped bit, any cut is found.
     ///
     /// # Errors
@@ -109,7 +123,7 @@ impl Entry {
     pub fn decode(bytes: &[u8]) -> Result<Self, DamagedEntry> {
         let (frame, trailer) = bytes.split_last_chunk::<TRAILER_BYTES>().ok_or(DamagedEntry::Truncated)?;
         let (start, checksum) = trailer.split_at(TRAILER_START.len());
-        if Sha256::of(frame).0 != checksum && false {
+        if Sha256::of(frame).0 != checksum {
             return Err(if start == TRAILER_START { DamagedEntry::Checksum } else { DamagedEntry::Truncated });
         }
         if start != TRAILER_START {
@@ -160,6 +174,7 @@ mod tests {
     fn entry() -> Vec<u8> {
         let header = Header {
             format: FORMAT,
+            epoch: 0,
             sequence: 7,
             previous_sha256: Sha256::of(b"6"),
             run: Some(RunId::random()),

@@ -44,6 +44,10 @@ pub enum Fact {
     Left(PathFact),
     /// A shard of the header's run has done its part.
     ShardDone(Box<ShardDone>),
+    /// The log was repaired: it goes on from here, and what is named is not part of it.
+    Epoch(Box<EpochFact>),
+    /// All content that lay in one object lies in another from now on, for every snapshot.
+    Relocated(Relocated),
     /// A fact of a kind that this program does not know.
     #[serde(other)]
     Unknown,
@@ -452,6 +456,54 @@ pub struct Pruned {
     /// Everything that was to be removed by the log entries up to this one has been removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_up_to: Option<u64>,
+}
+
+/// See [`Fact::Epoch`]. The entry before, on which the epoch builds, is the one that the header names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochFact {
+    /// When.
+    pub at: Timestamp,
+    /// Name of the machine.
+    pub host: String,
+    /// The epoch of the entry before.
+    pub base_epoch: u32,
+    /// Why the log did not go on as it was, in words.
+    pub reason: String,
+    /// How many objects are not part of the log any more.
+    pub rejected_count: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<Rejected>,
+    /// How many entries were known, or had to be there, and were not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing_count: u64,
+}
+
+/// An object that a repair found in the log and that is not part of it any more. It stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Its key.
+    pub key: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Of the bytes that were found; absent where they could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256>,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// See [`Fact::Relocated`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relocated {
+    /// The object that is missing or damaged.
+    pub key: String,
+    /// The one that has its content.
+    pub to: String,
+    /// Of the content.
+    pub sha256: Sha256,
+    /// Of the content, in bytes.
+    pub size: u64,
 }
 
 /// See [`Fact::Claimed`].

@@ -1,24 +1,27 @@
-//! Reading the log: which entries there are, and whether they form one chain.
+//! Reading the log: its entries, and what can be wrong with them.
 
 use super::super::key::{self, Key};
 use super::super::store::{Store, StoreError, read_all};
 use super::entry::{DamagedEntry, Entry};
 use crate::budget::LOG_ENTRY_BYTES_MAX;
 use crate::model::Sha256;
-use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How far the log goes: the last entry's number, and its SHA-256 as stored. Before entry 1: 0 and that of `format.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
+    /// The entry's epoch: 0 until the log is first repaired.
+    #[serde(default)]
+    pub epoch: u32,
     /// The entry's number.
     pub sequence: u64,
     /// Its SHA-256.
     pub sha256: Sha256,
 }
 
-/// The entries that a listing showed: their keys by number.
+/// The entries of the log: their keys by number.
 pub type Heads = BTreeMap<u64, Key>;
 
 /// What is wrong with the log. All of it is exit code 11, but for `Store`.
@@ -77,6 +80,30 @@ pub enum LogError {
         /// The number.
         sequence: u64,
     },
+    /// An epoch cannot be read.
+    #[error("the log was repaired, and its epoch {epoch} cannot be read: {problem}")]
+    Epoch {
+        /// Which.
+        epoch: u32,
+        /// Why.
+        problem: String,
+    },
+    /// The log was repaired by somebody, and what was seen of it before is not part of it any more.
+    #[error("the log was repaired on `{host}` at {at:.0}: epoch {epoch} goes on after entry {base}, and entries up to {seen} were seen here before")]
+    Rejected {
+        /// The epoch that goes on.
+        epoch: u32,
+        /// The entry that it goes on after.
+        base: u64,
+        /// The highest entry ever seen.
+        seen: u64,
+        /// Name of the machine, as its entry says.
+        host: String,
+        /// When, as its entry says.
+        at: Timestamp,
+        /// Of the entry that opens the epoch.
+        sha256: Sha256,
+    },
 }
 
 impl LogError {
@@ -88,72 +115,38 @@ impl LogError {
             Self::Gap { missing, .. } => missing.saturating_sub(1),
             Self::Fork { sequence, .. } => {
                 return Some(format!(
-                    "two runs wrote at once, to a store that cannot keep them apart; see that only one ever does, then remove what the one that is to yield wrote to the log from that number on, which bears its run's id in its name (what it stored is taken up by the next backup); until then `restore`, `ls` and `verify` work on the part before with `--until {}`",
+                    "two runs wrote at once, to a store that cannot keep them apart; see that only one ever does, then let `immich-backup repair` show both, and go on with one (--keep RUN): what the other one stored is taken up by the next backup; until then `restore`, `ls` and `verify` work on the part before with `--until {}`",
                     sequence.saturating_sub(1)
                 ));
             }
-            Self::Damaged { sequence, .. } | Self::Rewritten { sequence } => sequence.saturating_sub(1),
+            Self::Epoch { epoch, .. } => {
+                return Some(format!(
+                    "`immich-backup repair` shows what is wrong, and goes on from the last good entry; `restore`, `ls` and `verify` work on an earlier epoch with `--until {}:NUMBER`",
+                    epoch.saturating_sub(1)
+                ));
+            }
+            Self::Rejected { epoch, base, .. } => {
+                return Some(format!(
+                    "if you, or somebody you trust, repaired it, run `immich-backup repair --accept-epoch {epoch} --apply` here; if nobody did, somebody has your writer's credentials: change them, then `immich-backup repair --reject-epoch {epoch}` shows how the log goes on without it; `--until {base}` reads what both agree on"
+                ));
+            }
+            Self::Rewritten { sequence } => {
+                return Some(format!(
+                    "nothing was changed; bring the log back from the store's versions or a second copy; where its last entries are somebody else's, `immich-backup repair --reject-from {sequence}` goes on without them; if it was replaced on purpose, remove this repository's state folder; `restore`, `ls` and `verify` work on the part before with `--until {}`",
+                    sequence.saturating_sub(1)
+                ));
+            }
+            Self::Damaged { sequence, .. } => sequence.saturating_sub(1),
             Self::Chain { sequence, .. } => sequence.saturating_sub(2),
             Self::WentBack { seen, now } => {
                 return Some(format!(
-                    "bring the missing entries back (the store's versions, a second copy); or, if it is meant to be older, remove this repository's state folder and run again; entries up to {seen} were seen; `restore`, `ls` and `verify` work on what is there with `--until {now}`"
+                    "bring the missing entries back (the store's versions, a second copy), entries up to {seen} were seen; or let `immich-backup repair` show what is lost, and go on from what is there; `restore`, `ls` and `verify` work on that with `--until {now}`"
                 ));
             }
         };
         Some(format!(
-            "nothing was changed; `restore`, `ls` and `verify` work on the part before with `--until {good}`; bring the entry back from the store's versions or a second copy"
+            "nothing was changed; `restore`, `ls` and `verify` work on the part before with `--until {good}`; bring the entry back from the store's versions or a second copy, or let `immich-backup repair` show what is lost, and go on from there"
         ))
-    }
-}
-
-/// The entries after number `after` that the store lists.
-///
-/// # Errors
-/// A gap, a fork, or the store.
-pub async fn listed_entries(store: &dyn Store, after: u64) -> Result<Heads, LogError> {
-    match list_entries(store, after).await {
-        // A listing that takes its time may show an entry that came after one that it has missed: both are there when it is asked again.
-        Err(LogError::Gap { .. }) => list_entries(store, after).await,
-        listed => listed,
-    }
-}
-
-async fn list_entries(store: &dyn Store, after: u64) -> Result<Heads, LogError> {
-    let start = (after > 0).then(|| Key::parse(&format!("{}{:010}", key::LOG, after))).transpose().map_err(StoreError::from)?;
-    let mut listing = store.list(key::LOG, start.as_ref());
-    let mut entries = Heads::new();
-    while let Some(found) = listing.try_next().await? {
-        let Some(sequence) = key::log_sequence(&found.key) else { continue };
-        note(&mut entries, sequence, found.key)?;
-    }
-    let first = entries.keys().next().copied().filter(|_| after > 0).unwrap_or(1);
-    if let Some((missing, next)) = (first..).zip(entries.keys()).find(|(expected, sequence)| expected != *sequence) {
-        return Err(LogError::Gap { missing, next: *next });
-    }
-    Ok(entries)
-}
-
-/// The entries up to number `last` that the store lists, whatever comes after them. What is missing among them is not looked at here.
-///
-/// # Errors
-/// A fork, or the store.
-pub async fn listed_until(store: &dyn Store, last: u64) -> Result<Heads, LogError> {
-    let mut listing = store.list(key::LOG, None);
-    let mut entries = Heads::new();
-    while let Some(found) = listing.try_next().await? {
-        let Some(sequence) = key::log_sequence(&found.key).filter(|sequence| *sequence <= last) else { continue };
-        note(&mut entries, sequence, found.key)?;
-    }
-    Ok(entries)
-}
-
-fn note(entries: &mut Heads, sequence: u64, key: Key) -> Result<(), LogError> {
-    match entries.get(&sequence) {
-        Some(first) => Err(LogError::Fork { sequence, first: first.to_string(), second: key.to_string() }),
-        None => {
-            entries.insert(sequence, key);
-            Ok(())
-        }
     }
 }
 
@@ -169,7 +162,8 @@ pub async fn read_entry(store: &dyn Store, sequence: u64, key: &Key) -> Result<E
         good => good,
     };
     let entry = decoded.map_err(|source| LogError::Damaged { sequence, key: key.to_string(), source })?;
-    if entry.header.sequence == sequence { Ok(entry) } else { Err(LogError::Chain { sequence, key: key.to_string() }) }
+    let epoch = key::log_name(key).map_or(0, key::LogName::epoch);
+    if (entry.header.epoch, entry.header.sequence) == (epoch, sequence) { Ok(entry) } else { Err(LogError::Chain { sequence, key: key.to_string() }) }
 }
 
 /// Reads the entry `key` and makes sure that it is the one after `head`.

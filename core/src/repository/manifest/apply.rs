@@ -1,6 +1,6 @@
 //! Applying log entries, one transaction each.
 
-use super::super::log::{Claimed, Damaged, Entry, Fact, Head, Header, Outcome, PathFact, Pruned, RunStarted, StoredFact};
+use super::super::log::{Claimed, Damaged, Entry, Fact, Head, Header, Outcome, PathFact, Pruned, Relocated, RunStarted, StoredFact};
 use super::question::Verification;
 use super::removable::{is_needed, versions_in};
 use super::shards::claim_row;
@@ -29,7 +29,7 @@ impl Manifest {
     /// # Errors
     /// SQLite's, or a fact that contradicts what stands.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, ManifestError> {
-        self.apply_parts(&entry.header, &entry.facts, &Head { sequence: entry.header.sequence, sha256: entry.sha256 })
+        self.apply_parts(&entry.header, &entry.facts, &entry.head())
     }
 
     /// Applies facts that were committed as the entry `head`, with this header.
@@ -73,8 +73,8 @@ impl Manifest {
         }
         let totals = serde_json::to_string(&self.totals).unwrap_or_default();
         self.connection
-            .prepare_cached("UPDATE manifest_metadata SET last_sequence = ?1, last_sha256 = ?2, totals = ?3")
-            .and_then(|mut update| update.execute(params![signed(head.sequence), head.sha256.0, totals]))
+            .prepare_cached("UPDATE manifest_metadata SET last_sequence = ?1, last_sha256 = ?2, totals = ?3, last_epoch = ?4")
+            .and_then(|mut update| update.execute(params![signed(head.sequence), head.sha256.0, totals, head.epoch]))
             .map_err(self.failed("write"))?;
         Ok(applied)
     }
@@ -202,6 +202,15 @@ impl Manifest {
                 self.connection.execute("DELETE FROM damage WHERE key = ?1", [&sound.key])?;
                 self.mark(&sound.key, None)
             }
+            Fact::Epoch(epoch) => {
+                // Only the first entry of an epoch can open it.
+                self.connection.execute(
+                    "INSERT OR IGNORE INTO epoch(number, sequence, writer, fact) SELECT ?1, ?2, ?3, ?4 WHERE ?1 > 0",
+                    params![header.epoch, sequence, header.writer.to_string(), json(epoch)],
+                )?;
+                Ok(())
+            }
+            Fact::Relocated(relocated) => self.relocate(relocated),
             Fact::Claimed(claimed) => self.claim(header, claimed),
             Fact::Left(left) => {
                 let Some(run) = header.run else { return Ok(()) };
@@ -274,6 +283,26 @@ impl Manifest {
     fn damage(&self, sequence: i64, damaged: &Damaged) -> rusqlite::Result<()> {
         self.connection.execute("INSERT OR REPLACE INTO damage(key, since, problem) VALUES (?1, ?2, ?3)", params![damaged.key, sequence, damaged.problem])?;
         self.mark(&damaged.key, Some(sequence))
+    }
+
+    /// All that lay in one object lies in another from now on. What was said of the first stays said: nobody takes it up.
+    fn relocate(&mut self, relocated: &Relocated) -> rusqlite::Result<()> {
+        let same = "sha256 = ?2 AND size = ?3";
+        let content = (relocated.sha256.0, signed(relocated.size));
+        self.connection.execute(
+            &format!("UPDATE version SET key = ?4, damaged = NULL WHERE key = ?1 AND {same}"),
+            params![relocated.key, content.0, content.1, relocated.to],
+        )?;
+        let Some(file) = file_at_home(&relocated.key) else { return Ok(()) };
+        let (folder, name) = file.path.split();
+        self.connection.execute(
+            &format!(
+                "UPDATE version SET key = ?4, damaged = NULL
+                  WHERE key IS NULL AND name = ?6 AND folder = (SELECT id FROM folder WHERE external = ?1 AND path = ?5) AND {same}"
+            ),
+            params![file.root.name_in_manifest(), content.0, content.1, relocated.to, folder, name],
+        )?;
+        Ok(())
     }
 
     /// Marks every version whose content lies in the object `key`.

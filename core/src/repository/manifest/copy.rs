@@ -62,6 +62,7 @@ impl Manifest {
                 ("damage", "key"),
                 ("dump", "key"),
                 ("drill", "sequence"),
+                ("epoch", "number"),
                 ("pruned", "key"),
                 ("manifest_copy", "key"),
             ] {

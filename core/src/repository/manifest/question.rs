@@ -1,7 +1,7 @@
 //! What is asked of the manifest: a method for each question.
 
 use super::super::key;
-use super::super::log::{Drilled, DumpFact, RunStarted, SnapshotFact};
+use super::super::log::{Drilled, DumpFact, EpochFact, RunStarted, SnapshotFact};
 use super::{Manifest, ManifestError, page_rows, signed, unsigned};
 use crate::budget::MANIFEST_PAGE_ROWS;
 use crate::model::{Digests, FilePath, FileTimes, Root, RootPath, RunId, Sha1, Sha256, WriterId};
@@ -115,6 +115,19 @@ pub struct DrillRow {
     pub sequence: u64,
     /// All else.
     pub fact: Drilled,
+}
+
+/// A repair of the log, as the log tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochRow {
+    /// The epoch that it began.
+    pub number: u32,
+    /// The log entry that opens it.
+    pub sequence: u64,
+    /// The state folder that wrote it.
+    pub writer: WriterId,
+    /// All else.
+    pub fact: EpochFact,
 }
 
 /// A look at the objects themselves.
@@ -561,6 +574,24 @@ impl Manifest {
             })
             .optional()
             .map_err(self.failed("read"))
+    }
+
+    /// The repairs of the log, oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn epochs(&self) -> Result<Vec<EpochRow>, ManifestError> {
+        let failed = self.failed("read");
+        let mut query = self.connection.prepare_cached("SELECT number, sequence, writer, fact FROM epoch ORDER BY number").map_err(&failed)?;
+        let rows = query.query_map([], |row| {
+            Ok(EpochRow {
+                number: row.get(0)?,
+                sequence: unsigned(row.get(1)?),
+                writer: converted(2, row.get::<_, String>(2)?.parse())?,
+                fact: from_json(row, 3)?,
+            })
+        });
+        rows.and_then(Iterator::collect).map_err(&failed)
     }
 
     /// How the run `id` began; `None` where the log does not know it.

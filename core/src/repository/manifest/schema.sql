@@ -3,6 +3,7 @@
 CREATE TABLE manifest_metadata(
   version        INTEGER NOT NULL,   -- of this schema
   repository     TEXT NOT NULL,
+  last_epoch     INTEGER NOT NULL,   -- its epoch: how often the log was repaired, more or less
   last_sequence  INTEGER NOT NULL,   -- the last log entry that has been applied
   last_sha256    BLOB NOT NULL CHECK (length(last_sha256) = 32),
   last_backup    TEXT,               -- when the newest snapshot was taken
@@ -116,6 +117,14 @@ CREATE TABLE dump(
 CREATE TABLE drill(
   sequence INTEGER PRIMARY KEY,
   at       TEXT NOT NULL,
+  fact     TEXT NOT NULL
+) STRICT;
+
+-- Repairs of the log.
+CREATE TABLE epoch(
+  number   INTEGER PRIMARY KEY,
+  sequence INTEGER NOT NULL,         -- the log entry that opens it
+  writer   TEXT NOT NULL,
   fact     TEXT NOT NULL
 ) STRICT;
 

@@ -294,7 +294,7 @@ mod tests {
     impl World {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let start = Head { sequence: 0, sha256: Sha256([0; 32]) };
+            let start = Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) };
             let manifest = Manifest::create(&folder.path().join("manifest.db"), RepositoryId::random(), &start).unwrap();
             Self { manifest, _folder: folder }
         }
@@ -303,9 +303,16 @@ mod tests {
         fn apply(&mut self, facts: &[Fact]) -> u64 {
             let before = self.manifest.head();
             let sequence = before.sequence + 1;
-            let header =
-                Header { format: 1, sequence, previous_sha256: before.sha256, run: None, written_at: Timestamp::UNIX_EPOCH, writer: WriterId::random() };
-            self.manifest.apply_parts(&header, facts, &Head { sequence, sha256: Sha256([0; 32]) }).unwrap();
+            let header = Header {
+                format: 1,
+                epoch: 0,
+                sequence,
+                previous_sha256: before.sha256,
+                run: None,
+                written_at: Timestamp::UNIX_EPOCH,
+                writer: WriterId::random(),
+            };
+            self.manifest.apply_parts(&header, facts, &Head { epoch: 0, sequence, sha256: Sha256([0; 32]) }).unwrap();
             sequence
         }
 

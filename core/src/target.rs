@@ -1,4 +1,4 @@
-//! The folder that is restored to. Everything is opened below its handle: no link and no `..` leads outside.
+//! A folder that files are written to: a restore's target, or a library that is mended. Everything is opened below its handle: no link and no `..` leads outside.
 
 use crate::crash::crash_point;
 use crate::durable::syncfs_is_enough;
@@ -7,7 +7,7 @@ use crate::model::{RootPath, Sha256};
 use crate::repository::manifest::FileRow;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -22,7 +22,7 @@ const PRIVATE: u32 = 0o700;
 
 /// A folder to restore to; made when first needed.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     path: PathBuf,
     folder: OnceLock<Dir>,
     /// Whether one barrier serves many files.
@@ -35,7 +35,7 @@ pub(super) struct Target {
 
 /// What is at the place of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Nothing,
     Same,
     /// The same bytes, with another time or other permissions.
@@ -45,33 +45,33 @@ pub(super) enum Found {
 
 impl Target {
     /// The folder at `path`, made where it is missing.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let target = Self::later(path.to_owned());
         target.make()?;
         Ok(target)
     }
 
     /// Makes the folder where it is missing.
-    pub(super) fn make(&self) -> io::Result<()> {
+    pub(crate) fn make(&self) -> io::Result<()> {
         self.folder().map(drop)
     }
 
     /// The folder at `path`, not touched yet.
-    pub(super) fn later(path: PathBuf) -> Self {
+    pub(crate) fn later(path: PathBuf) -> Self {
         Self { path, folder: OnceLock::new(), barrier: OnceLock::new(), below: None, is_private: false }
     }
 
     /// The folder `inner` of the target at `outer`, not touched yet; never outside of that.
-    pub(super) fn within(outer: &Path, inner: &Path) -> Self {
+    pub(crate) fn within(outer: &Path, inner: &Path) -> Self {
         Self { below: Some(outer.to_owned()), ..Self::later(outer.join(inner)) }
     }
 
     /// The same, with folders that nobody but their owner may look into.
-    pub(super) fn private(self) -> Self {
+    pub(crate) fn private(self) -> Self {
         Self { is_private: true, ..self }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -120,7 +120,7 @@ impl Target {
     }
 
     /// Compares what is at `path` with `row`, byte for byte.
-    pub(super) fn compare(&self, path: &RootPath, row: &FileRow) -> io::Result<Found> {
+    pub(crate) fn compare(&self, path: &RootPath, row: &FileRow) -> io::Result<Found> {
         if self.folder.get().is_none() && !self.path.exists() {
             return Ok(Found::Nothing);
         }
@@ -148,14 +148,14 @@ impl Target {
     }
 
     /// Sets time and permissions of a file whose bytes are right.
-    pub(super) fn touch(&self, path: &RootPath, row: &FileRow) -> io::Result<()> {
+    pub(crate) fn touch(&self, path: &RootPath, row: &FileRow) -> io::Result<()> {
         let parent = self.parent(path, false)?;
         let file = rustix::fs::openat(&parent, name_of(path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         set_times_and_mode(&file.into(), row)
     }
 
     /// Begins a file under a temporary name in its folder.
-    pub(super) fn begin(&self, path: &RootPath) -> io::Result<NewFile> {
+    pub(crate) fn begin(&self, path: &RootPath) -> io::Result<NewFile> {
         let parent = self.parent(path, true)?;
         let name = name_of(path);
         let digest = Sha256::of(name.as_os_str().as_encoded_bytes()).to_string();
@@ -175,7 +175,7 @@ impl Target {
         Ok(NewFile { file: Some(File::from(file)), parent, temporary: Some(temporary), name, flush, identity: (stat.st_dev, stat.st_ino) })
     }
 
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
         // What is not made yet will lie where the nearest folder above it is.
         let stat = match self.folder.get() {
             Some(folder) => rustix::fs::fstatvfs(folder)?,
@@ -185,7 +185,7 @@ impl Target {
     }
 
     /// Makes the marker at `path` if it is missing: a file with the time in ms since 1970, as Immich writes it. Whether it was.
-    pub(super) fn make_marker(&self, path: &RootPath) -> io::Result<bool> {
+    pub(crate) fn make_marker(&self, path: &RootPath) -> io::Result<bool> {
         let root = self.folder()?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_millis());
         let (folder, _) = path.split();
@@ -200,13 +200,13 @@ impl Target {
     }
 
     /// Makes those `folders` of the folder `within` (canonical text below this one) that are missing.
-    pub(super) fn make_folders(&self, within: &Path, folders: &[&str]) -> io::Result<()> {
+    pub(crate) fn make_folders(&self, within: &Path, folders: &[&str]) -> io::Result<()> {
         let root = self.folder()?;
         folders.iter().try_for_each(|folder| self.make_folder(root, &within.join(folder)))
     }
 
     /// Locks the folder for this restore; `None` where another one has it. Held until what is returned is dropped.
-    pub(super) fn lock(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn lock(&self) -> io::Result<Option<OwnedFd>> {
         let folder = rustix::fs::openat(self.folder()?, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => Ok(Some(folder)),
@@ -216,7 +216,7 @@ impl Target {
     }
 
     /// Returns once all bytes and names survive a loss of power, where the file system has a barrier to trust.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         match self.folder.get() {
             // The handle may be one that only names the folder (O_PATH), which cannot be flushed.
             Some(folder) => Ok(rustix::fs::syncfs(rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?),
@@ -239,7 +239,7 @@ fn set_times_and_mode(file: &File, row: &FileRow) -> io::Result<()> {
 
 /// A file under its temporary name; gone when dropped without being published.
 #[derive(Debug)]
-pub(super) struct NewFile {
+pub(crate) struct NewFile {
     file: Option<File>,
     parent: OwnedFd,
     temporary: Option<PathBuf>,
@@ -251,19 +251,64 @@ pub(super) struct NewFile {
 }
 
 impl NewFile {
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
     }
 
     /// Ends writing: sets time and permissions, and flushes it where no barrier will.
-    pub(super) fn complete(&mut self, row: &FileRow) -> io::Result<()> {
+    pub(crate) fn complete(&mut self, row: &FileRow) -> io::Result<()> {
         let Some(file) = self.file.take() else { return Ok(()) };
         set_times_and_mode(&file, row)?;
         if self.flush { file.sync_all() } else { Ok(()) }
     }
 
+    /// As [`Self::complete`], and on disk by itself.
+    pub(crate) fn complete_durably(&mut self, row: &FileRow) -> io::Result<()> {
+        self.flush = true;
+        self.complete(row)
+    }
+
+    /// Makes it the file of another owner, where it is not. Before its permissions are set.
+    pub(crate) fn give_to(&mut self, uid: u32, gid: u32) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let stat = rustix::fs::fstat(file)?;
+        if (stat.st_uid, stat.st_gid) != (uid, gid) {
+            rustix::fs::fchown(file, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))?;
+        }
+        Ok(())
+    }
+
+    /// Changes places with what has the name now, and removes that, if it is what `is_planned` says; else all is as before, and `false`. The bytes have to be
+    /// on disk by now, and those that go have to be kept elsewhere.
+    pub(crate) fn exchange(mut self, is_planned: impl Fn(&Stat) -> bool) -> io::Result<bool> {
+        let Some(temporary) = self.temporary.clone() else { return Ok(false) };
+        let looked_at = |name: &Path| rustix::fs::statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = looked_at(&temporary)?;
+        if (stat.st_dev, stat.st_ino) != self.identity {
+            return Err(io::Error::other("another program writes to the same place"));
+        }
+        if !is_planned(&looked_at(&self.name)?) {
+            return Ok(false);
+        }
+        let exchange = || rustix::fs::renameat_with(&self.parent, &temporary, &self.parent, &self.name, RenameFlags::EXCHANGE);
+        match exchange() {
+            // Whoever wrote to the file in this very moment is seen now, and has it back.
+            Ok(()) if !is_planned(&looked_at(&temporary)?) => {
+                exchange()?;
+                return Ok(false);
+            }
+            Ok(()) => rustix::fs::unlinkat(&self.parent, &temporary, AtFlags::empty())?,
+            // A file system that cannot: what was looked at a moment ago is replaced.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => rustix::fs::renameat(&self.parent, &temporary, &self.parent, &self.name)?,
+            Err(error) => return Err(error.into()),
+        }
+        self.temporary = None;
+        rustix::fs::fsync(rustix::fs::openat(&self.parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?;
+        Ok(true)
+    }
+
     /// Gives the file its name. Its bytes have to be on disk by now.
-    pub(super) fn publish(mut self, overwrite: bool) -> io::Result<()> {
+    pub(crate) fn publish(mut self, overwrite: bool) -> io::Result<()> {
         let Some(temporary) = self.temporary.clone() else { return Ok(()) };
         let stat = rustix::fs::statat(&self.parent, &temporary, AtFlags::SYMLINK_NOFOLLOW)?;
         if (stat.st_dev, stat.st_ino) != self.identity {
