@@ -28,7 +28,7 @@ pub fn repository() -> RepositoryId {
 
 /// Where its chain begins.
 pub fn start() -> Head {
-    Head { sequence: 0, sha256: Sha256::of(b"format.json") }
+    Head { epoch: 0, sequence: 0, sha256: Sha256::of(b"format.json") }
 }
 
 /// Lines as the content of a log entry: a fuzzer never guesses the SHA-256 that ends one.
@@ -186,7 +186,7 @@ pub fn keys(data: &[u8]) {
     let mut files = BTreeSet::new();
     for raw in data.split(|byte| *byte == 0).take(16) {
         if let Ok(text) = std::str::from_utf8(raw) {
-            drop((Key::parse(text).map(|key| (key::log_sequence(&key), key::manifest_sequence(&key))), text.parse::<Sample>()));
+            drop((Key::parse(text).map(|key| (key::log_name(&key), key::manifest_position(&key))), text.parse::<Sample>()));
             if let Ok(path) = RootPath::parse(text) {
                 assert_eq!(path.as_str(), text);
             }
