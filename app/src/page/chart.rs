@@ -69,7 +69,9 @@ pub fn growth(sizes: &[SizeAt], zone: &TimeZone) -> Markup {
 #[expect(clippy::cast_precision_loss, reason = "a place on the screen")]
 fn line(title: &str, points: &[SizeAt], of: impl Fn(&SizeAt) -> u64, show: impl Fn(u64) -> String, zone: &TimeZone) -> Markup {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return html! {} };
-    let top = ceiling(points.iter().map(&of).max().unwrap_or(0).max(1));
+    // With room above the line for what the axis says.
+    let highest = points.iter().map(&of).max().unwrap_or(0).max(1);
+    let top = ceiling(highest.saturating_add(highest / 6));
     let second = |at: Timestamp| at.as_second() as f64;
     let (start, span) = (second(first.taken_at), (second(last.taken_at) - second(first.taken_at)).max(1.0));
     let x = |at: Timestamp| MARGIN + ((second(at) - start) / span).clamp(0.0, 1.0) * (WIDTH - 2.0 * MARGIN);

@@ -103,7 +103,7 @@ pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<O
             div.scroll tabindex="0" role="region" aria-label="Folders and files" {
                 table.files {
                     caption.unseen { "Rows " (count(first + 1)) " to " (count((first + ROWS_MAX).min(rows))) " of " (count(rows)) }
-                    thead { tr { th scope="col" { "Name" } th scope="col" { "State" } th.number scope="col" { "Size" } th.number scope="col" { "Modified" } } }
+                    thead { tr { th scope="col" { "Name" } th scope="col" { "State" } th.number scope="col" { "Size" } th.number.when scope="col" { "Modified" } } }
                     tbody {
                         @for (folder, below) in of_folders {
                             @let inner = if path.is_empty() { folder.clone() } else { format!("{path}/{folder}") };
@@ -111,7 +111,7 @@ pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<O
                                 th scope="row" { (icon(true)) a href=(address(&snapshot.id, &root, &inner, 1, gone)) { (foreign(folder)) } }
                                 td { (of_folder(below)) }
                                 td.number { (bytes(below.bytes)) }
-                                td.number { (counted(below.files, "file", "files")) }
+                                td.number.when { (counted(below.files, "file", "files")) }
                             }
                         }
                         @for file in &files {
@@ -120,7 +120,7 @@ pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<O
                                 th scope="row" { (icon(false)) span { (foreign(file.file.file.path.split().1)) } }
                                 td title=(meaning) { (badge(level, word)) }
                                 td.number { (bytes(file.file.size_bytes)) }
-                                td.number { @if let Some(at) = modified(file) { (moment(at, Timestamp::now(), &page.zone)) } }
+                                td.number.when { @if let Some(at) = modified(file) { (moment(at, Timestamp::now(), &page.zone)) } }
                             }
                         }
                     }

@@ -52,7 +52,7 @@ pub async fn view(page: &Page) -> Markup {
                 @if !rows.is_empty() {
                     section aria-labelledby="recent" {
                         h2 #recent { "Last runs" }
-                        (timeline::list(page, rows, &differences, now))
+                        (timeline::list(page, rows, &differences, now, false))
                         p { a.button href="/timeline" { "Whole timeline" } }
                     }
                 }

@@ -31,7 +31,7 @@ pub async fn view(page: &Page, before: Option<u64>) -> Result<Markup, SourceErro
         @if rows.is_empty() {
             (empty("Nothing here yet", "Each run of a backup has its line here: what came, what went, what was sent, and what was proven."))
         } @else {
-            (list(page, &rows, &differences, Timestamp::now()))
+            (list(page, &rows, &differences, Timestamp::now(), true))
         }
         @if before.is_some() || more.is_some() {
             nav.pages aria-label="Pages" {
@@ -44,14 +44,16 @@ pub async fn view(page: &Page, before: Option<u64>) -> Result<Markup, SourceErro
 }
 
 /// Runs, the newest first.
-pub fn list(page: &Page, rows: &[TimelineRow], differences: &Differences, now: Timestamp) -> Markup {
+pub fn list(page: &Page, rows: &[TimelineRow], differences: &Differences, now: Timestamp, is_whole: bool) -> Markup {
+    // What is on a page of its own stands directly below its title.
+    let headed = |title: Markup| html! { @if is_whole { h2 { (title) } } @else { h3 { (title) } } };
     html! {
         ol.timeline {
             @for row in rows {
                 li {
                     @match &row.snapshot {
-                        Some(snapshot) => (of_snapshot(page, snapshot, differences.get(&snapshot.id), now)),
-                        None => (of_failure(page, row, now)),
+                        Some(snapshot) => (of_snapshot(page, snapshot, differences.get(&snapshot.id), now, &headed)),
+                        None => (of_failure(page, row, now, &headed)),
                     }
                 }
             }
@@ -71,16 +73,17 @@ pub fn proof_badge(fact: &SnapshotFact) -> Markup {
     badge(level, &word)
 }
 
-fn of_snapshot(page: &Page, snapshot: &SnapshotRow, difference: Option<&(SizeAt, Changes)>, now: Timestamp) -> Markup {
+fn of_snapshot(page: &Page, snapshot: &SnapshotRow, difference: Option<&(SizeAt, Changes)>, now: Timestamp, headed: &dyn Fn(Markup) -> Markup) -> Markup {
     let fact = &snapshot.fact;
     let all = fact.totals.all();
     let took = u64::try_from(fact.taken_at.duration_since(fact.started_at).as_secs()).unwrap_or(0);
     html! {
         article {
             header {
-                h3 { a href=(format!("/snapshots/{}", snapshot.id)) { (moment(fact.taken_at, now, &page.zone)) } }
+                (headed(html! { a href=(format!("/snapshots/{}", snapshot.id)) { (moment(fact.taken_at, now, &page.zone)) } }))
                 (proof_badge(fact))
                 @if let Some(label) = &fact.label { span.label { (foreign(label)) } }
+                p.totals { (counted(all.files, "file", "files")) ", " (bytes(all.bytes)) }
             }
             p.difference {
                 @match difference {
@@ -88,9 +91,8 @@ fn of_snapshot(page: &Page, snapshot: &SnapshotRow, difference: Option<&(SizeAt,
                     None => { span.came { "+" (count(all.files)) " came" } },
                 }
                 span { (bytes(fact.sent.bytes)) " sent" }
-                span { "took " (span(took)) }
+                span { @if took == 0 { "took less than a second" } @else { "took " (span(took)) } }
             }
-            p.totals { (counted(all.files, "file", "files")) ", " (bytes(all.bytes)) }
             @for problem in problems(fact) { p.problem { (problem) } }
         }
     }
@@ -129,7 +131,7 @@ fn problems(fact: &SnapshotFact) -> Vec<String> {
     problems
 }
 
-fn of_failure(page: &Page, row: &TimelineRow, now: Timestamp) -> Markup {
+fn of_failure(page: &Page, row: &TimelineRow, now: Timestamp, headed: &dyn Fn(Markup) -> Markup) -> Markup {
     let run = &row.run;
     let silent = is_older(run.last_entry_at, SILENT_MAX, now);
     let (level, word, text) = match run.outcome.as_deref() {
@@ -142,7 +144,7 @@ fn of_failure(page: &Page, row: &TimelineRow, now: Timestamp) -> Markup {
     let (gone, changed) = run.withheld;
     html! {
         article {
-            header { h3 { (moment(run.started.at, now, &page.zone)) } (badge(level, word)) }
+            header { (headed(moment(run.started.at, now, &page.zone))) (badge(level, word)) }
             p { (text) }
             @if let Some(reason) = &run.reason { p.problem { (foreign(reason)) } }
             @if gone + changed > 0 { p.problem { (counted(gone, "original was gone", "originals were gone")) ", " (counted(changed, "had changed", "had changed")) } }

@@ -146,7 +146,7 @@ fn of_proof(facts: &Facts<'_>, latest: &SnapshotFact, reasons: &mut Vec<Reason>)
         add(
             Level::Attention,
             "The backup has no database: files alone do not bring Immich back.".to_owned(),
-            "Say where Immich's database is (--database or --database-container). Albums, people and users are only there.",
+            "Say where Immich's database is (`--database` or `--database-container`). Albums, people and users are only there.",
         );
         return;
     }
@@ -184,7 +184,7 @@ fn of_proof(facts: &Facts<'_>, latest: &SnapshotFact, reasons: &mut Vec<Reason>)
         add(
             Level::NotSafe,
             format!("{} in an external library that is not backed up.", photos(outside)),
-            "Add that library with --external, or say with --external-ignore that it is left out on purpose.",
+            "Add that library with `--external`, or say with `--external-ignore` that it is left out on purpose.",
         );
     }
     if facts.standing.proven_at.is_some_and(|at| at > facts.now) {
@@ -264,7 +264,7 @@ fn of_drill(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
         reasons.push(Reason {
             level: Level::Attention,
             text: "For more than 35 days nobody has tried whether this backup comes back.".to_owned(),
-            advice: "Run `immich-backup drill`, or give the daemon a --drill-schedule: it restores into a database that is thrown away.",
+            advice: "Run `immich-backup drill`, or give the daemon a `--drill-schedule`: it restores into a database that is thrown away.",
         });
     }
 }
