@@ -234,6 +234,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_disk_that_hangs_keeps_one_thread_and_nobody_waits_for_it() {
+        let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), None));
+        let file = MetricsFile { path: "/nowhere/metrics.prom".into(), repository: "r".into() };
+        // As while the one thread waits.
+        let stuck = Metrics { board, file, turn: Arc::new(Semaphore::new(0)) };
+        let answer = metrics(State(stuck.clone())).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        stuck.turn.add_permits(1);
+        assert_eq!(metrics(State(stuck)).await.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_ends_and_one_that_asks_for_longer_gets_it() {
+        let (longer, limit) = watch::channel(CONNECTION_WITHIN);
+        Longer(longer).until(Duration::from_secs(600));
+        assert_eq!(*limit.borrow(), CONNECTION_WITHIN + Duration::from_secs(600));
+        let (place, _board) = served().await;
+        let mut stream = TcpStream::connect(place).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // It is kept for another request, and ended when none comes.
+        drop(tokio::time::timeout((CONNECTION_WITHIN + CUT_AFTER) * 3, stream.read_to_end(&mut answer)).await.expect("an end"));
+        assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
     async fn who_sends_too_much_or_too_slowly_is_dropped_and_others_are_served() {
         let (place, _board) = served().await;
         let began = Instant::now();

@@ -140,7 +140,7 @@ async fn show_snapshot(State(page): Shared, Path(id): Path<String>) -> Response 
         snapshot::view(&page, &snapshot).await.map(Some)
     };
     let view = view.await;
-    if id == "latest" && matches!(view, Ok(None)) {
+    if id == "latest" && matches!(view, Ok(None) | Err(SourceError::Nothing)) {
         let text = "After the first backup you can look through its folders here.";
         return html_of(shell(&page, Tab::Files, "Files", &html! { h1 { "Files" } (super::layout::empty("Nothing here yet", text)) }));
     }

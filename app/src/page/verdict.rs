@@ -7,7 +7,7 @@ use crate::schedule::planner::Job;
 use crate::standing::{SILENT_MAX, Standing, is_older};
 use immich_backup_core::repository::log::{DrillOutcome, SnapshotFact};
 use immich_backup_core::repository::manifest::RunRow;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use std::time::Duration;
 const OLD_AFTER: Duration = Duration::from_secs(7 * 86_400);
 /// ... and too old after so long.
 const TOO_OLD_AFTER: Duration = Duration::from_secs(30 * 86_400);
+/// The clocks of two machines differ by so much without anybody minding.
+const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_mins(10);
 /// Objects that nobody has looked at for so long may be gone.
 const UNSEEN_MAX: Duration = Duration::from_secs(30 * 86_400);
 
@@ -112,7 +114,7 @@ pub fn of(facts: &Facts<'_>) -> Verdict {
             advice: "The first one takes as long as everything takes to be sent; it may be stopped, and goes on from there.",
         }),
         Some(latest) => {
-            of_proof(facts, latest, &mut reasons);
+            of_proof(latest, &mut reasons);
             of_files(latest, &mut reasons);
             of_age(facts, &mut reasons);
         }
@@ -140,7 +142,7 @@ fn safe(latest: &SnapshotFact) -> String {
     }
 }
 
-fn of_proof(facts: &Facts<'_>, latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
+fn of_proof(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
     let mut add = |level, text, advice| reasons.push(Reason { level, text, advice });
     if latest.dump.is_none() {
         add(
@@ -187,9 +189,6 @@ fn of_proof(facts: &Facts<'_>, latest: &SnapshotFact, reasons: &mut Vec<Reason>)
             "Add that library with `--external`, or say with `--external-ignore` that it is left out on purpose.",
         );
     }
-    if facts.standing.proven_at.is_some_and(|at| at > facts.now) {
-        add(Level::Attention, "The newest snapshot is of the future: a clock is wrong.".to_owned(), "Set the clocks of the machines that back up; ages mean nothing until then.");
-    }
 }
 
 fn of_files(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
@@ -220,6 +219,11 @@ fn of_age(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
         // What lacks was said; that nothing was ever proven says no more.
         return;
     };
+    if facts.now.duration_until(at) > CLOCKS_DIFFER_MAX {
+        let advice = "Set the clocks of the machines that back up; ages mean nothing until then.";
+        reasons.push(Reason { level: Level::Attention, text: "The newest backup is of the future: a clock is wrong.".to_owned(), advice });
+        return;
+    }
     let what = if facts.standing.proven_at.is_some() { "proven backup" } else { "backup" };
     let age = span(u64::try_from(facts.now.duration_since(at).as_secs()).unwrap_or(0));
     let level = match facts.max_age {

@@ -78,9 +78,10 @@ impl Browser {
         self.does("click", json!({ "at": at }));
     }
 
+    /// What is read there, in one line.
     #[track_caller]
     pub fn text(&mut self, at: &str) -> String {
-        self.does("text", json!({ "at": at })).as_str().unwrap().to_owned()
+        self.does("text", json!({ "at": at })).as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     #[track_caller]
