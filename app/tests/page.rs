@@ -147,7 +147,8 @@ fn the_page_says_whether_it_is_safe_and_changes_its_mind_and_shows_a_run_as_it_r
     let latest = immich.world.snapshots().pop().unwrap();
     let folder = format!("/snapshots/{latest}/files?root=&path=upload%2Fholiday");
     let external = format!("/snapshots/{latest}/files?root=nas&path=");
-    let pages = [("overview", "/"), ("timeline", "/timeline"), ("snapshot", "/snapshots/latest"), ("folder", &folder), ("external", &external), ("now", "/now")];
+    let pages =
+        [("overview", "/"), ("timeline", "/timeline"), ("snapshot", "/snapshots/latest"), ("folder", &folder), ("external", &external), ("now", "/now")];
     for window in [DESKTOP, PHONE] {
         for scheme in ["light", "dark"] {
             browser.window(window, scheme);

@@ -177,7 +177,8 @@ fn half_a_million_assets_stay_within_the_memory_and_the_times_are_told() {
     println!("memory with the newest snapshot's folders: {} MiB", memory_mib(running.pid()));
     // An old one, and another: what is kept does not grow.
     let (_, timeline) = get("/timeline");
-    let mut old: Vec<_> = timeline.split("href=\"/snapshots/").skip(1).filter_map(|rest| rest.split('"').next()).filter(|id| *id != newest && *id != "latest").collect();
+    let mut old: Vec<_> =
+        timeline.split("href=\"/snapshots/").skip(1).filter_map(|rest| rest.split('"').next()).filter(|id| *id != newest && *id != "latest").collect();
     old.dedup();
     for old in &old[..3] {
         let (took, _) = get(&folder(old, "upload"));

@@ -77,7 +77,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let live = Arc::new(Live::new());
     let page = page::of_settings(settings, page_place, Some(Arc::clone(&live)), Arc::clone(&board), zone, metrics_file.repository.clone())?;
     match (&page, &listener) {
-        (Some(_), None) => return Err(UsageError("--page-password-file is for the page at --listen (IMMICH_BACKUP_LISTEN): say where that is".to_owned()).into()),
+        (Some(_), None) => {
+            return Err(UsageError("--page-password-file is for the page at --listen (IMMICH_BACKUP_LISTEN): say where that is".to_owned()).into());
+        }
         (Some(_), Some(_)) => feed = feed.with(live),
         (None, _) => {}
     }

@@ -25,7 +25,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), settings.time("max-age")?));
     let place = Arc::new(Mutex::new(None));
     let page = page::of_settings(settings, Place::Told(Arc::clone(&place)), None, Arc::clone(&board), zone(app)?, repository.clone())?;
-    let page = page.ok_or_else(|| UsageError("say --page-password-file (or IMMICH_BACKUP_PAGE_PASSWORD_FILE in the environment): there is no page without a password".to_owned()))?;
+    let page = page.ok_or_else(|| {
+        UsageError("say --page-password-file (or IMMICH_BACKUP_PAGE_PASSWORD_FILE in the environment): there is no page without a password".to_owned())
+    })?;
     let listener = http::listen(address).await?;
     let file = MetricsFile { path: app.state_base().join(metrics::NAME), repository };
     let served = tokio::spawn(http::serve(listener, Arc::clone(&board), file, Some(page)));

@@ -4,8 +4,8 @@
 use super::board::Board;
 use super::metrics::MetricsFile;
 use crate::config::UsageError;
-use anyhow::{Context as _, bail};
 use crate::page::{self, Page};
+use anyhow::{Context as _, bail};
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

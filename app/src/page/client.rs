@@ -78,7 +78,8 @@ fn text(headers: &HeaderMap, name: impl Into<HeaderName>) -> Option<&str> {
 /// Whether a proxy says that the browser speaks HTTPS. Who lies here makes a cookie that only HTTPS takes along: their own.
 #[must_use]
 pub fn is_https(headers: &HeaderMap) -> bool {
-    text(headers, HeaderName::from_static("x-forwarded-proto")).is_some_and(|protocol| protocol.split(',').next_back().is_some_and(|last| last.trim() == "https"))
+    text(headers, HeaderName::from_static("x-forwarded-proto"))
+        .is_some_and(|protocol| protocol.split(',').next_back().is_some_and(|last| last.trim() == "https"))
 }
 
 /// Whether a page of ours sent this. Browsers say so themselves; those that do not, and speak without TLS, name the page's origin.
@@ -111,7 +112,8 @@ mod tests {
 
     #[test]
     fn only_a_trusted_proxy_says_who_asks() {
-        let client = |proxies: &Proxies, peer: &str, named: &'static str| proxies.client(peer.parse().unwrap(), &headers(&[("x-forwarded-for", named)])).to_string();
+        let client =
+            |proxies: &Proxies, peer: &str, named: &'static str| proxies.client(peer.parse().unwrap(), &headers(&[("x-forwarded-for", named)])).to_string();
         let none = Proxies::default();
         assert_eq!(client(&none, "127.0.0.1", "192.0.2.1"), "127.0.0.1");
         let trusted = proxies(&["172.16.0.0/12", "127.0.0.1", "fd00::/8"]);

@@ -58,7 +58,11 @@ pub fn root_name(root: &Root) -> Markup {
 
 /// A sign for a folder or a file.
 pub fn icon(is_folder: bool) -> Markup {
-    let path = if is_folder { "M3 6.5c0-.8.7-1.5 1.5-1.5h4l2 2.2h9c.8 0 1.5.7 1.5 1.5v8.8c0 .8-.7 1.5-1.5 1.5h-15c-.8 0-1.5-.7-1.5-1.5v-11Z" } else { "M6 3.5h8l4 4v13H6v-17Zm8 0v4h4" };
+    let path = if is_folder {
+        "M3 6.5c0-.8.7-1.5 1.5-1.5h4l2 2.2h9c.8 0 1.5.7 1.5 1.5v8.8c0 .8-.7 1.5-1.5 1.5h-15c-.8 0-1.5-.7-1.5-1.5v-11Z"
+    } else {
+        "M6 3.5h8l4 4v13H6v-17Zm8 0v4h4"
+    };
     PreEscaped(format!(
         r#"<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false" fill="none" stroke="currentColor" stroke-width="1.6" stroke-linejoin="round"><path d="{path}"/></svg>"#
     ))
@@ -111,7 +115,7 @@ pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<O
                                 th scope="row" { (icon(true)) a href=(address(&snapshot.id, &root, &inner, 1, gone)) { (foreign(folder)) } }
                                 td { (of_folder(below)) }
                                 td.number { (bytes(below.bytes)) }
-                                td.number.when { (counted(below.files, "file", "files")) }
+                                td.number.when {}
                             }
                         }
                         @for file in &files {
@@ -160,6 +164,7 @@ fn of_folder(below: &Below) -> Markup {
     html! {
         @if below.damaged > 0 { (badge(Level::NotSafe, &format!("{} damaged", count(below.damaged)))) }
         @else if below.files == 0 { (badge(Level::Unknown, "Archived")) }
+        @else { span.note { (counted(below.files, "file", "files")) } }
     }
 }
 
@@ -261,7 +266,14 @@ mod tests {
 
     #[test]
     fn a_file_is_called_proven_only_where_the_proof_says_so() {
-        let proof = Proof { assets: 9, proven: 8, mismatched: 1, untracked: 1, named: vec![named(Asset::Mismatched, "upload/u/b.jpg"), named(Asset::Untracked, "upload/u/c.jpg")], ..Proof::default() };
+        let proof = Proof {
+            assets: 9,
+            proven: 8,
+            mismatched: 1,
+            untracked: 1,
+            named: vec![named(Asset::Mismatched, "upload/u/b.jpg"), named(Asset::Untracked, "upload/u/c.jpg")],
+            ..Proof::default()
+        };
         let nas = || Root::External("nas".parse().unwrap());
         let state = |proof: &Option<Proof>, file: &ListedFile| States::of(&fact(proof.clone())).of_file(file).1;
         let with = Some(proof.clone());

@@ -97,7 +97,9 @@ pub fn sign(level: Level) -> Markup {
         Level::Safe => r#"<circle cx="12" cy="12" r="10"/><path d="m7.5 12.4 3 3 6-6.6"/>"#,
         Level::Attention => r#"<path d="M12 2.8 22 20.4H2L12 2.8Z"/><path d="M12 9.4v4.8M12 17.3v.1"/>"#,
         Level::NotSafe => r#"<path d="M8 2.2h8L21.8 8v8L16 21.8H8L2.2 16V8L8 2.2Z"/><path d="m8.8 8.8 6.4 6.4m0-6.4-6.4 6.4"/>"#,
-        Level::Unknown => r#"<circle cx="12" cy="12" r="10" stroke-dasharray="3.2 2.4"/><path d="M9.4 9.4a2.7 2.7 0 1 1 3.9 2.5c-.9.5-1.3 1-1.3 2M12 17.1v.1"/>"#,
+        Level::Unknown => {
+            r#"<circle cx="12" cy="12" r="10" stroke-dasharray="3.2 2.4"/><path d="M9.4 9.4a2.7 2.7 0 1 1 3.9 2.5c-.9.5-1.3 1-1.3 2M12 17.1v.1"/>"#
+        }
     };
     PreEscaped(format!(
         r#"<svg class="sign" viewBox="0 0 24 24" aria-hidden="true" focusable="false" fill="none" stroke="currentColor" stroke-width="1.9" stroke-linecap="round" stroke-linejoin="round">{inner}</svg>"#

@@ -131,7 +131,18 @@ mod tests {
         for path in ["/", "/timeline?before=9", "/snapshots/latest", "/snapshots/5f/files?root=&path=a%2Fb"] {
             assert_eq!(local(path), path);
         }
-        for other in ["", "//evil.example", "https://evil.example", "/\\evil.example", "/a\r\nSet-Cookie: x", "javascript:alert(1)", "/login", "/logout", "/now/events", "/ä"] {
+        for other in [
+            "",
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "/a\r\nSet-Cookie: x",
+            "javascript:alert(1)",
+            "/login",
+            "/logout",
+            "/now/events",
+            "/ä",
+        ] {
             assert_eq!(local(other), "/", "{other}");
         }
     }

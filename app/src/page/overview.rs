@@ -10,7 +10,7 @@ use super::verdict::{self, Facts, Verdict};
 use super::words::{bytes, count, counted, foreign, time};
 use crate::daemon::board::Status;
 use crate::schedule::planner::Job;
-use immich_backup_core::repository::log::{Drilled, DrillOutcome};
+use immich_backup_core::repository::log::{DrillOutcome, Drilled};
 use immich_backup_core::verdict::{Age, NamedVerdict, Proof, Thing, Verdict as Asset};
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -74,11 +74,15 @@ pub fn of_error(error: &SourceError) -> Verdict {
             "Nothing is known of the repository here yet.",
             "After the first backup this page says whether everything is in it. If there were backups before, the next one reads their log.",
         ),
-        SourceError::Behind { .. } => verdict::unknown(format!("{}.", capital(&error.to_string())), "The log is read anew, after an update for instance. It takes minutes, and loses nothing."),
+        SourceError::Behind { .. } => verdict::unknown(
+            format!("{}.", capital(&error.to_string())),
+            "The log is read anew, after an update for instance. It takes minutes, and loses nothing.",
+        ),
         SourceError::Hangs => verdict::unknown("The disk of the state folder does not answer.", "Look at that disk. The backup itself is elsewhere."),
-        SourceError::Manifest(_) | SourceError::Tree(_) => {
-            verdict::unknown(format!("The local manifest cannot be read: {error}."), "It is only a cache of the log: the next backup makes it anew. `immich-backup status` says more.")
-        }
+        SourceError::Manifest(_) | SourceError::Tree(_) => verdict::unknown(
+            format!("The local manifest cannot be read: {error}."),
+            "It is only a cache of the log: the next backup makes it anew. `immich-backup status` says more.",
+        ),
     }
 }
 
@@ -96,9 +100,9 @@ fn card(page: &Page, verdict: &Verdict, known: Option<&Known>, now: Timestamp) -
                 h1 #verdict { (foreign(&verdict.sentence)) }
                 @if let Some(latest) = known.and_then(|known| known.latest.as_ref()) {
                     p.lead {
-                        "Newest backup " (time(latest.fact.taken_at, now, &page.zone)) " · " (counted(latest.fact.totals.all().files, "file", "files")) ", " (bytes(latest.fact.totals.all().bytes))
+                        "Newest backup " (time(latest.fact.taken_at, now, &page.zone)) ": " (counted(latest.fact.totals.all().files, "file", "files")) ", " (bytes(latest.fact.totals.all().bytes)) "."
                         @if let Some(proof) = latest.fact.proof.as_ref().filter(|proof| proof.unprovable > 0 && proof.proven > 0) {
-                            " · " (count(proof.unprovable)) " more in external libraries, stored, which Immich has no checksums of"
+                            " " (count(proof.unprovable)) " more of external libraries are stored; Immich has no checksums of those."
                         }
                     }
                 }
@@ -127,14 +131,20 @@ fn evidence(page: &Page, known: &Known, now: Timestamp) -> Markup {
     if all == 0 {
         return html! {};
     }
-    let look = |name: &str, how: &str, age: Age, since: Option<Timestamp>| {
+    let look = |name: &str, how: &str, age: Age, all_at: Option<Timestamp>| {
         html! {
             li {
                 h3 { (name) }
                 p.figure { strong { (count(age.assets)) } " of " (count(all)) }
                 progress max=(all) value=(age.assets.min(all)) aria-label=(format!("{name}: {} of {}", count(age.assets), count(all))) {}
                 p.how { (how) }
-                p.how { @if let Some(at) = since.or(age.oldest) { "Last whole look " (time(at, now, &page.zone)) } @else if age.assets == 0 { "Never" } @else { "Part by part" } }
+                p.how {
+                    @match (all_at, age.oldest) {
+                        (Some(at), _) => { "All of them " (time(at, now, &page.zone)) }
+                        (None, Some(at)) => { "The oldest of these " (time(at, now, &page.zone)) }
+                        (None, None) => { "Never" }
+                    }
+                }
             }
         }
     };
@@ -142,7 +152,7 @@ fn evidence(page: &Page, known: &Known, now: Timestamp) -> Markup {
         section aria-labelledby="evidence" {
             h2 #evidence { "How that is known" }
             ul.evidence {
-                (look("Recorded", "The store took the bytes and checked their sum as they came.", proof.ages.recorded, proof.ages.recorded.oldest))
+                (look("Recorded", "The store took the bytes and checked their sum as they came.", proof.ages.recorded, None))
                 (look("Seen", "The file was in a listing of the store, with its size.", proof.ages.listed, known.standing.listed_at))
                 (look("Read back", "Every byte was fetched again and compared.", proof.ages.read, known.standing.read_at))
             }

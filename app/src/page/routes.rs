@@ -183,4 +183,3 @@ fn nothing(page: &Page) -> Response {
     let content = html! { section.card.empty { (super::layout::mark()) h1 { "There is nothing here" } p { "The backup has no such snapshot, folder or page." } p { a.button href="/" { "Overview" } } } };
     (StatusCode::NOT_FOUND, html_of(shell(page, Tab::Overview, "Nothing here", &content))).into_response()
 }
-

@@ -194,7 +194,9 @@ async fn without_a_login_there_is_the_login_with_what_it_needs_and_how_the_daemo
             }
         }
     }
-    for (path, kind) in [("/login", "text/html"), ("/assets/page.css", "text/css"), ("/assets/page.js", "text/javascript"), ("/assets/icon.svg", "image/svg+xml")] {
+    for (path, kind) in
+        [("/login", "text/html"), ("/assets/page.css", "text/css"), ("/assets/page.js", "text/javascript"), ("/assets/icon.svg", "image/svg+xml")]
+    {
         let answer = site.ask("GET", path, &[], "").await;
         assert!(answer.code == 200 && answer.header("content-type").unwrap().starts_with(kind), "{path}: {}", answer.head);
         assert!(!answer.body.contains("repository"), "{path} tells nothing of what is backed up");
@@ -225,7 +227,9 @@ async fn a_session_that_was_changed_or_ended_opens_nothing_and_nothing_but_a_log
     let cookie = site.log_in().await;
     assert_eq!(site.get(&cookie, "/").await.code, 200);
     let (name, token) = cookie.split_once('=').unwrap();
-    for other in [token[..63].to_owned(), format!("{token}0"), token.to_uppercase() + "0", token.chars().rev().collect(), Sha256::of(token.as_bytes()).to_string()] {
+    for other in
+        [token[..63].to_owned(), format!("{token}0"), token.to_uppercase() + "0", token.chars().rev().collect(), Sha256::of(token.as_bytes()).to_string()]
+    {
         assert_eq!(site.get(&format!("{name}={other}"), "/").await.code, 303, "{other}");
     }
     // Another site's form ends no session, and begins none.
@@ -252,7 +256,23 @@ async fn no_address_leads_anywhere_but_into_the_manifest() {
     for path in ["upload", "upload/many"] {
         assert_eq!(site.get(&cookie, &format!("/snapshots/{id}/files?root=&path={}", super::layout::encoded(path))).await.code, 200, "{path}");
     }
-    let texts = ["..", "../../etc/passwd", "upload/../..", "/etc/passwd", "upload/", "upload//many", "%00", "upload\0", "' OR 1=1 --", "\"; DROP TABLE folder; --", "%", "_", "upload%", "\u{202E}", "."];
+    let texts = [
+        "..",
+        "../../etc/passwd",
+        "upload/../..",
+        "/etc/passwd",
+        "upload/",
+        "upload//many",
+        "%00",
+        "upload\0",
+        "' OR 1=1 --",
+        "\"; DROP TABLE folder; --",
+        "%",
+        "_",
+        "upload%",
+        "\u{202E}",
+        ".",
+    ];
     for text in texts {
         for place in ["root=&path=", "path=upload&root=", "root=nas&path=", "root=%25config&path="] {
             let answer = site.get(&cookie, &format!("/snapshots/{id}/files?{place}{}", super::layout::encoded(text))).await;
@@ -263,7 +283,14 @@ async fn no_address_leads_anywhere_but_into_the_manifest() {
             assert_eq!(site.get(&cookie, &path).await.code, 404, "{path}");
         }
     }
-    for path in ["/../../../etc/passwd", "/assets/../../../../etc/passwd", "/assets/%2e%2e/%2e%2e/etc/passwd", "/snapshots/../../etc/passwd", "/etc/passwd", "//etc/passwd"] {
+    for path in [
+        "/../../../etc/passwd",
+        "/assets/../../../../etc/passwd",
+        "/assets/%2e%2e/%2e%2e/etc/passwd",
+        "/snapshots/../../etc/passwd",
+        "/etc/passwd",
+        "//etc/passwd",
+    ] {
         let answer = site.get(&cookie, path).await;
         assert!(answer.code == 404 && !answer.body.contains("root:"), "{path}: {}", answer.head);
     }
@@ -293,7 +320,8 @@ async fn names_that_mean_harm_are_only_names() {
     assert!(folders.body.contains("&lt;script&gt;alert(1).jpg") && folders.body.contains("not utf-8 %FF%FE.jpg") && folders.body.contains("two%0Alines%0D%0A"));
     assert!(folders.body.contains("photo\u{FFFD}gpj.exe") && !folders.body.contains('\u{202E}'));
     // Each link leads to its folder, whatever it is called.
-    let links: Vec<_> = folders.body.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|href| href.contains("path=upload%2F")).collect();
+    let links: Vec<_> =
+        folders.body.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|href| href.contains("path=upload%2F")).collect();
     assert_eq!(links.len(), HOSTILE.len() + 1);
     for link in links {
         let answer = site.get(&cookie, &link.replace("&amp;", "&")).await;
@@ -320,7 +348,8 @@ async fn a_folder_of_many_files_has_pages_of_bounded_size_that_show_each_once() 
     for page in 1..=3 {
         let answer = site.get(&cookie, &format!("{link}&page={page}")).await;
         assert!(answer.body.len() < 600_000, "{}", answer.body.len());
-        let names: Vec<_> = answer.body.split("<bdi>").filter_map(|rest| rest.split("</bdi>").next()).filter(|name| name.ends_with(".jpg")).map(str::to_owned).collect();
+        let names: Vec<_> =
+            answer.body.split("<bdi>").filter_map(|rest| rest.split("</bdi>").next()).filter(|name| name.ends_with(".jpg")).map(str::to_owned).collect();
         assert!(names.len() <= 500 && answer.body.contains(&format!("Page {page} of 3")), "{}", names.len());
         seen.extend(names);
     }
@@ -339,7 +368,8 @@ async fn what_is_too_large_or_no_login_is_refused() {
     assert_eq!(site.ask("POST", "/login", &[("Content-Type", "application/json")], "{}").await.code, 415);
     assert_eq!(site.ask("POST", "/login", &[form], "").await.code, 403);
     assert_eq!(site.ask("POST", "/login", &[form], "password=%FF%FE%00").await.code, 403);
-    let chunked = b"POST /login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked =
+        b"POST /login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n";
     let endless = [&chunked[..], &[b"2000\r\n".to_vec(), vec![b'x'; 0x2000], b"\r\n".to_vec()].concat().repeat(8)].concat();
     let answer = site.raw_from("127.0.0.1", &endless).await;
     assert!(answer.code == 413 || answer.code == 0, "{}", answer.head);

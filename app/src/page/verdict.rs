@@ -135,9 +135,15 @@ pub fn of(facts: &Facts<'_>) -> Verdict {
 fn safe(latest: &SnapshotFact) -> String {
     match &latest.proof {
         Some(proof) if proof.proven > 0 => {
-            format!("Every photo and video that Immich knows is in the backup: {} of {} proven.", count(proof.proven), count(proof.proven + proof.mismatched + proof.missing))
+            format!(
+                "Every photo and video that Immich knows is in the backup: {} of {} proven.",
+                count(proof.proven),
+                count(proof.proven + proof.mismatched + proof.missing)
+            )
         }
-        Some(proof) if proof.assets > 0 => format!("All {} of external libraries are in the backup; Immich has no checksums to prove them by.", counted(proof.assets, PHOTO.0, PHOTO.1)),
+        Some(proof) if proof.assets > 0 => {
+            format!("All {} of external libraries are in the backup; Immich has no checksums to prove them by.", counted(proof.assets, PHOTO.0, PHOTO.1))
+        }
         _ => "Everything that Immich knows is in the backup: it knows of no photo yet.".to_owned(),
     }
 }
@@ -153,7 +159,11 @@ fn of_proof(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
         return;
     }
     let Some(proof) = &latest.proof else {
-        add(Level::NotSafe, "The database that is backed up is not one of Immich.".to_owned(), "Look at the name of the database: nothing can be proven by this one.");
+        add(
+            Level::NotSafe,
+            "The database that is backed up is not one of Immich.".to_owned(),
+            "Look at the name of the database: nothing can be proven by this one.",
+        );
         return;
     };
     let is = |number| if number == 1 { "is" } else { "are" };
@@ -208,7 +218,10 @@ fn of_files(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
     }
     if latest.doubtful_count > 0 {
         add(
-            format!("{} of the library no longer what Immich recorded.", if latest.doubtful_count == 1 { "1 file is".to_owned() } else { format!("{} files are", count(latest.doubtful_count)) }),
+            format!(
+                "{} of the library no longer what Immich recorded.",
+                if latest.doubtful_count == 1 { "1 file is".to_owned() } else { format!("{} files are", count(latest.doubtful_count)) }
+            ),
             "The good versions are kept. Bring them back with `restore --path`.",
         );
     }
@@ -283,11 +296,19 @@ fn of_runs(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
         return;
     }
     if let Some(last) = failed(Exit::LogDamaged) {
-        add(Level::NotSafe, format!("The log of the repository is damaged or went back: {}.", last.message), "docs/operating.md says what to do; until then nothing is backed up.");
+        add(
+            Level::NotSafe,
+            format!("The log of the repository is damaged or went back: {}.", last.message),
+            "docs/operating.md says what to do; until then nothing is backed up.",
+        );
         return;
     }
     if let Some(last) = failed(Exit::Failed).or_else(|| failed(Exit::Usage)) {
-        add(Level::Attention, format!("The last backup failed: {}.", last.message.trim_end_matches('.')), "It is tried again by itself; what was stored stays, and the next run goes on from there.");
+        add(
+            Level::Attention,
+            format!("The last backup failed: {}.", last.message.trim_end_matches('.')),
+            "It is tried again by itself; what was stored stays, and the next run goes on from there.",
+        );
     } else if let Some(run) = facts.last_run {
         let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", reason.trim_end_matches('.')));
         match run.outcome.as_deref() {
@@ -297,7 +318,9 @@ fn of_runs(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
                 "Everything new is stored. If it was meant, say so once with `backup --accept` and the run's id; if not, look at the library and the database first.",
             ),
             Some("failed") => add(Level::Attention, format!("The last backup failed{reason}."), "What it stored stays, and the next run goes on from there."),
-            Some("died") => add(Level::Attention, "The last backup died before its end.".to_owned(), "What it stored stays, and the next run goes on from there."),
+            Some("died") => {
+                add(Level::Attention, "The last backup died before its end.".to_owned(), "What it stored stays, and the next run goes on from there.")
+            }
             Some("interrupted") if !facts.is_running => {
                 add(Level::Attention, "The last backup was stopped before its end.".to_owned(), "What it stored stays, and the next run goes on from there.");
             }
@@ -311,7 +334,11 @@ fn of_runs(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
         // What a verification or a drill has found stands in the log, and was said.
         let ended = facts.jobs.get(&job).filter(|last| ![Exit::Done.code(), Exit::Damaged.code(), Exit::Interrupted.code()].contains(&last.exit_code));
         if let Some(last) = ended {
-            add(Level::Attention, format!("The last {what} did not end well: {}.", last.message.trim_end_matches('.')), "Its log has the rest; it runs again at its next time.");
+            add(
+                Level::Attention,
+                format!("The last {what} did not end well: {}.", last.message.trim_end_matches('.')),
+                "Its log has the rest; it runs again at its next time.",
+            );
         }
     }
 }
@@ -366,7 +393,10 @@ mod tests {
     }
 
     /// Of this newest snapshot, changed so.
-    fn weighed(latest: Option<SnapshotFact>, change: impl FnOnce(&mut Standing, &mut Option<RunRow>, &mut BTreeMap<Job, LastRun>, &mut Option<Duration>)) -> Verdict {
+    fn weighed(
+        latest: Option<SnapshotFact>,
+        change: impl FnOnce(&mut Standing, &mut Option<RunRow>, &mut BTreeMap<Job, LastRun>, &mut Option<Duration>),
+    ) -> Verdict {
         let (mut standing, mut run, mut jobs, mut max_age) = (good(), None, BTreeMap::new(), Some(Duration::from_secs(26 * 3_600)));
         change(&mut standing, &mut run, &mut jobs, &mut max_age);
         of(&Facts { standing: &standing, latest: latest.as_ref(), last_run: run.as_ref(), jobs: &jobs, is_running: false, max_age, now: at(NOON) })
@@ -400,7 +430,9 @@ mod tests {
         assert_eq!(told(Proof { companions: Presence { present: 0, missing: 1 }, ..proven() }).1, "1 sidecar or profile picture is missing.");
         let both = weighed(Some(SnapshotFact { unread_count: 2, ..fact(Some(Proof { missing: 3, ..proven() })) }), |_, _, _, _| {});
         assert_eq!(both.reasons.iter().map(|reason| reason.level).collect::<Vec<_>>(), [Level::NotSafe, Level::Attention]);
-        let nothing = weighed(None, |standing, _, _, _| *standing = Standing { drill_at: None, listed_at: None, proven_at: None, ..crate::standing::tests::standing(None) });
+        let nothing = weighed(None, |standing, _, _, _| {
+            *standing = Standing { drill_at: None, listed_at: None, proven_at: None, ..crate::standing::tests::standing(None) }
+        });
         assert_eq!((nothing.level, nothing.sentence.as_str()), (Level::NotSafe, "There is no backup yet."));
         let other = fact(Some(proven()));
         assert_eq!(of_latest(SnapshotFact { proof: None, ..other }).1, "The database that is backed up is not one of Immich.");

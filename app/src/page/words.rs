@@ -57,7 +57,10 @@ pub fn foreign(text: &str) -> Markup {
 
 /// Without what is seen nowhere, or turns the text around: somebody who names a file may want it to look like another.
 pub fn visible(text: &str) -> String {
-    let is_hidden = |c: char| c.is_control() || matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{061C}' | '\u{2028}' | '\u{2029}');
+    let is_hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{061C}' | '\u{2028}' | '\u{2029}')
+    };
     text.chars().map(|c| if is_hidden(c) && c != '\u{200D}' && c != '\u{200C}' { '\u{FFFD}' } else { c }).collect()
 }
 
@@ -93,7 +96,19 @@ mod tests {
         let all = [5, 60, 100, 3_600, 7_200, 90_000, 130_000, 40 * 86_400, 70 * 86_400, 800 * 86_400, -1_200].map(said);
         assert_eq!(
             all,
-            ["just now", "60 seconds ago", "2 minutes ago", "60 minutes ago", "2 hours ago", "25 hours ago", "2 days ago", "40 days ago", "2 months ago", "2 years ago", "in 20 minutes"]
+            [
+                "just now",
+                "60 seconds ago",
+                "2 minutes ago",
+                "60 minutes ago",
+                "2 hours ago",
+                "25 hours ago",
+                "2 days ago",
+                "40 days ago",
+                "2 months ago",
+                "2 years ago",
+                "in 20 minutes"
+            ]
         );
         assert_eq!((counted(1, "file", "files"), counted(23_033, "file", "files")), ("1 file".to_owned(), "23,033 files".to_owned()));
         assert_eq!(clock(now, &TimeZone::UTC), "2 May 2026, 12:00");

@@ -196,9 +196,7 @@ impl Manifest {
         while let Some(row) = rows.next().map_err(&failed)? {
             let text = |column| row.get_ref(column).and_then(|value| value.as_str().map_err(rusqlite::Error::from));
             let number = |column| row.get::<_, Option<i64>>(column).map(|number| unsigned(number.unwrap_or(0)));
-            let sum = (|| {
-                Ok(FolderSum { root: text(0)?, path: text(1)?, files: number(2)?, bytes: number(3)?, damaged: number(4)?, gone: number(5)? })
-            })();
+            let sum = (|| Ok(FolderSum { root: text(0)?, path: text(1)?, files: number(2)?, bytes: number(3)?, damaged: number(4)?, gone: number(5)? }))();
             show(sum.map_err(&failed)?)?;
         }
         Ok(())
@@ -231,7 +229,8 @@ impl Manifest {
     /// SQLite's.
     pub fn hold_still(&self) -> Result<(), ManifestError> {
         // The first question after this fixes the state.
-        let fixed = self.connection.execute_batch("BEGIN").and_then(|()| self.connection.query_row("SELECT last_sequence FROM manifest_metadata", [], |_| Ok(())));
+        let fixed =
+            self.connection.execute_batch("BEGIN").and_then(|()| self.connection.query_row("SELECT last_sequence FROM manifest_metadata", [], |_| Ok(())));
         fixed.map_err(self.failed("read"))
     }
 

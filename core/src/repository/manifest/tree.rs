@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_folder_has_what_lies_below_it_and_neighbours_with_longer_names_do_not_count() {
-        let tree = FolderTree { roots: [(String::new(), nodes(&[("a/b", 1), ("a-b", 2), ("a", 4), ("", 8), ("ab/c/d", 16), ("a/b/c", 32), ("x/y", 64)]))].into() };
+        let tree =
+            FolderTree { roots: [(String::new(), nodes(&[("a/b", 1), ("a-b", 2), ("a", 4), ("", 8), ("ab/c/d", 16), ("a/b/c", 32), ("x/y", 64)]))].into() };
         let found = |path: &str| tree.folder(&Root::Library, path).map(|folder| (folder.own.0, folder.below.files, folder.folders));
         let names = |path: &str| found(path).unwrap().2.into_iter().map(|(name, below)| format!("{name}:{}", below.files)).collect::<Vec<_>>();
         assert_eq!((found("").unwrap().0, found("").unwrap().1), (8, 127));
