@@ -177,6 +177,7 @@ fn the_page_says_whether_it_is_safe_and_changes_its_mind_and_shows_a_run_as_it_r
     browser.until("table.files", "0000.jpg");
     browser.until("table.files .badge", "Untracked");
     browser.open(&external);
+    browser.click("table.files a >> text=Trip 2019");
     browser.until("table.files", "Unprovable");
 
     // An original is lost, and a run notices.

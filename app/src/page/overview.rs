@@ -45,9 +45,9 @@ pub async fn view(page: &Page) -> Markup {
             html! {
                 (now::strip(page))
                 (card(page, &verdict, Some(&known), now))
+                (not_well(&known))
                 (evidence(page, &known, now))
                 (checks(page, &known, &status, now))
-                (not_well(&known))
                 (chart::growth(&known.sizes, &page.zone))
                 @if !rows.is_empty() {
                     section aria-labelledby="recent" {
