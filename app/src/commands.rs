@@ -11,6 +11,7 @@ mod notify;
 mod prune;
 mod repair;
 mod restore;
+mod serve;
 mod services;
 pub mod shard;
 mod snapshots;
@@ -50,6 +51,7 @@ pub async fn run(name: &str, app: &App) -> anyhow::Result<Outcome> {
         "find" => find::run(app).await,
         "notify" => notify::run(app).await,
         "daemon" => Box::pin(daemon::run(app)).await,
+        "serve" => Box::pin(serve::run(app)).await,
         "services" => Box::pin(services::run(app)).await,
         other => Err(UsageError(format!("there is no command `{other}`")).into()),
     }

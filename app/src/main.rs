@@ -1,5 +1,4 @@
 //! The program: arguments, configuration, terminal, JSON lines, exit codes. What it does is decided in the core.
-
 mod access;
 mod app;
 mod cli;
@@ -10,6 +9,7 @@ mod database;
 mod exit;
 mod metrics;
 mod notify;
+mod page;
 mod privileges;
 mod schedule;
 mod screen;

@@ -893,7 +893,31 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("ADDRESS"),
         environment: &["IMMICH_BACKUP_LISTEN"],
         default: None,
-        help: "Answer /healthz, /status and /metrics over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are",
+        help: "Answer /healthz, /status and /metrics over HTTP here, e.g. `127.0.0.1:9300`; whoever reaches it may read how the backups are; with --page-password-file also the page",
+    },
+    Setting {
+        name: "page-password-file",
+        short: None,
+        takes: Takes::Value("FILE"),
+        environment: &["IMMICH_BACKUP_PAGE_PASSWORD_FILE"],
+        default: None,
+        help: "A file that holds the password of the page, or its argon2id hash (docs/page.md); without one there is no page",
+    },
+    Setting {
+        name: "page-trusted-proxy",
+        short: None,
+        takes: Takes::Values("ADDRESS"),
+        environment: &["IMMICH_BACKUP_PAGE_TRUSTED_PROXY"],
+        default: None,
+        help: "A reverse proxy before the page (`172.16.0.0/12`, `127.0.0.1`), which is believed who asks: wrong passwords are counted by address",
+    },
+    Setting {
+        name: "status-needs-login",
+        short: None,
+        takes: Takes::Switch,
+        environment: &["IMMICH_BACKUP_STATUS_NEEDS_LOGIN"],
+        default: None,
+        help: "Answer /status and /metrics only to who has logged in to the page; /healthz stays open",
     },
     Setting {
         name: "check",
@@ -1176,7 +1200,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         more: "Takes what `backup`, `verify`, `drill` and `prune` take, and hands it on: each runs in a process of its own, one at a time. A time that was missed (no power) is \
                made up for once; a failed backup is tried again. SIGTERM lets the job that runs write its checkpoint (exit 130 then, 0 if none ran); a second one ends at \
                once. With --listen it tells how it is: /healthz answers 200 while it is alive, /status 503 when a job ended badly or the newest proven snapshot is older \
-               than --max-age, /metrics what Prometheus may ask.",
+               than --max-age, /metrics what Prometheus may ask; with --page-password-file, / is a page for people.",
         settings: &[
             "schedule",
             "verify-schedule",
@@ -1187,9 +1211,20 @@ pub const COMMANDS: &[CommandSpec] = &[
             "run-now",
             "retry-after",
             "listen",
+            "page-password-file",
+            "page-trusted-proxy",
+            "status-needs-login",
             "max-age",
             "check",
         ],
+        argument: None,
+    },
+    CommandSpec {
+        name: "serve",
+        about: "Serve the page, and run nothing",
+        more: "The page that the daemon has, on a machine that only looks: whether the backup is safe, what happened when, what is in it. Reads the repository's log at the \
+               start and every 5 minutes, with credentials that may read. What a run does while it runs is shown where it runs.",
+        settings: &["listen", "page-password-file", "page-trusted-proxy", "status-needs-login", "time-zone", "max-age"],
         argument: None,
     },
 ];

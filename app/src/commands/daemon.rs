@@ -11,6 +11,7 @@ use crate::daemon::turn::Loop;
 use crate::daemon::{child, http};
 use crate::exit::Exit;
 use crate::notify::{Notifiers, Origin};
+use crate::page::{self, Live, Place};
 use crate::schedule::Calendar;
 use crate::schedule::planner::{Job, Planner};
 use crate::screen::Style;
@@ -41,6 +42,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     }
     settings.required("schedule")?;
     let zone = zone(app)?;
+    let page_place = Place::Remembered { base: app.state_base(), url: app.place()?.to_string() };
     let calendars = calendars(app, &zone)?;
     let (jitter, retry_after) = (settings.time("jitter")?.unwrap_or_default(), settings.time("retry-after")?.unwrap_or_default());
     if retry_after < MIN_RETRY_AFTER {
@@ -56,7 +58,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let sparse = max_age.and_then(|max_age| too_sparse(&calendars, max_age));
 
     let style = Style { json: app.json, quiet: settings.switch("quiet")?, verbose: settings.switch("verbose")? };
-    let log = Log::new(style, zone);
+    let log = Log::new(style, zone.clone());
     let listener = match address {
         Some(address) => Some(http::listen(address).await?),
         None => None,
@@ -72,6 +74,15 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let board = Arc::new(Board::new(&remembered, max_age));
     let log = Arc::new(log);
     let mut feed = Feed::default().with(Arc::<Log>::clone(&log)).with(Arc::<Board>::clone(&board)).with(Arc::new(metrics_file.clone()));
+    let live = Arc::new(Live::new());
+    let page = page::of_settings(settings, page_place, Some(Arc::clone(&live)), Arc::clone(&board), zone, metrics_file.repository.clone())?;
+    match (&page, &listener) {
+        (Some(_), None) => {
+            return Err(UsageError("--page-password-file is for the page at --listen (IMMICH_BACKUP_LISTEN): say where that is".to_owned()).into());
+        }
+        (Some(_), Some(_)) => feed = feed.with(live),
+        (None, _) => {}
+    }
     let mut delivery = None;
     if !notifiers.is_empty() {
         let (teller, delivered) = Teller::start(notifiers, origin, log);
@@ -90,7 +101,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         planner.ask(Job::Backup);
     }
     if let Some(listener) = listener {
-        tokio::spawn(http::serve(listener, Arc::clone(&board), metrics_file.clone()));
+        tokio::spawn(http::serve(listener, Arc::clone(&board), metrics_file.clone(), page));
     }
     before_jobs(app, &board).await;
     let told = |job| child::told(job, settings).with("IMMICH_BACKUP_METRICS_FILE", metrics_file.path.display().to_string());
@@ -152,7 +163,7 @@ fn alone(app: &App) -> anyhow::Result<Alone> {
 }
 
 /// `--time-zone`, else that of the system: `TZ`, `/etc/localtime`.
-fn zone(app: &App) -> Result<TimeZone, UsageError> {
+pub(super) fn zone(app: &App) -> Result<TimeZone, UsageError> {
     if let Some(name) = app.settings.text("time-zone").filter(|name| !name.is_empty()) {
         return TimeZone::get(name).map_err(|_| UsageError(format!("--time-zone: there is no time zone `{name}`; write it like `Europe/Berlin`")));
     }

@@ -28,7 +28,7 @@ struct JobStatus {
 
 /// The job that runs, as `/status` shows it.
 #[derive(Debug, Clone, Serialize)]
-struct RunningStatus {
+pub struct RunningStatus {
     job: Job,
     began_at: Timestamp,
     phase: Option<Phase>,
@@ -48,7 +48,8 @@ pub struct Status {
     snapshot: Option<Snapshot>,
     snapshot_age_s: Option<i64>,
     standing: Option<Standing>,
-    running: Option<RunningStatus>,
+    /// What runs.
+    pub running: Option<RunningStatus>,
     jobs: BTreeMap<Job, JobStatus>,
 }
 
@@ -62,6 +63,12 @@ impl Status {
     /// When each job runs next.
     pub fn next_runs(&self) -> impl Iterator<Item = (Job, Timestamp)> {
         self.jobs.iter().filter_map(|(job, status)| Some((*job, status.next?)))
+    }
+
+    /// How each job ended last.
+    #[must_use]
+    pub fn last_runs(&self) -> BTreeMap<Job, LastRun> {
+        self.jobs.iter().filter_map(|(job, status)| Some((*job, status.last.clone()?))).collect()
     }
 
     /// Each job, and whether it runs.

@@ -1,10 +1,12 @@
-//! `/healthz`, `/status` and `/metrics` over HTTP, for probes, for Prometheus and for people; and the one who asks, for a container's health check.
+//! `/healthz`, `/status` and `/metrics` over HTTP, for probes, for Prometheus and for people, and the page beside them; and the one who asks, for a container's
+//! health check.
 
 use super::board::Board;
 use super::metrics::MetricsFile;
 use crate::config::UsageError;
+use crate::page::{self, Page};
 use anyhow::{Context as _, bail};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -16,17 +18,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 /// Connections at once; more wait.
 const CONNECTIONS_MAX: usize = 32;
 /// From the first byte of a request to the end of its headers.
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
-/// A connection lives so long at most, whatever it is used for.
+/// A connection lives so long, whatever it is used for; what is being answered then may end. Only what asks for longer gets it ([`Longer`]).
 const CONNECTION_WITHIN: Duration = Duration::from_secs(30);
+/// So long after that it is cut.
+const CUT_AFTER: Duration = Duration::from_secs(10);
+/// The metrics' file is waited for so long.
+const METRICS_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of a request's headers.
 const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Headers of a request.
@@ -52,16 +60,54 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (--listen)"))
 }
 
-fn routes(board: Arc<Board>, file: MetricsFile) -> Router {
-    let metrics = Router::new().route("/metrics", get(metrics)).with_state((Arc::clone(&board), file));
-    Router::new().route("/healthz", get(health)).route("/status", get(status)).with_state(board).merge(metrics)
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
+/// Lets a connection live longer.
+#[derive(Debug, Clone)]
+pub struct Longer(watch::Sender<Duration>);
+
+impl Longer {
+    /// So long, from its beginning to now and on from there.
+    pub fn until(&self, within: Duration) {
+        self.0.send_modify(|limit| *limit = limit.saturating_add(within));
+    }
 }
 
-async fn metrics(State((board, file)): State<(Arc<Board>, MetricsFile)>) -> Response {
-    // The file may lie on a disk that hangs.
-    match tokio::task::spawn_blocking(move || file.text(&board)).await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::CACHE_CONTROL, "no-store")], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+#[derive(Clone)]
+struct Metrics {
+    board: Arc<Board>,
+    file: MetricsFile,
+    /// The file may lie on a disk that hangs: one thread waits for it, and no more.
+    turn: Arc<Semaphore>,
+}
+
+fn routes(board: Arc<Board>, file: MetricsFile, page: Option<Arc<Page>>) -> Router {
+    let metrics = Metrics { board: Arc::clone(&board), file, turn: Arc::new(Semaphore::new(1)) };
+    let metrics = Router::new().route("/metrics", get(self::metrics)).with_state(metrics);
+    let told = Router::new().route("/status", get(status)).with_state(Arc::clone(&board)).merge(metrics);
+    let health = Router::new().route("/healthz", get(health)).with_state(board);
+    match page {
+        Some(page) => health.merge(page::guarded(told, &page)).merge(page::routes(page)),
+        None => health.merge(told),
+    }
+}
+
+async fn metrics(State(metrics): State<Metrics>) -> Response {
+    let Metrics { board, file, turn } = metrics;
+    let text = async {
+        let turn = turn.acquire_owned().await.ok()?;
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            file.text(&board)
+        });
+        read.await.ok()
+    };
+    match tokio::time::timeout(METRICS_WITHIN, text).await {
+        Ok(Some(text)) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (header::CACHE_CONTROL, "no-store")], text).into_response(),
+        Ok(None) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the disk of the metrics' file does not answer\n").into_response(),
     }
 }
 
@@ -75,24 +121,43 @@ async fn status(State(board): State<Arc<Board>>) -> Response {
     (code, [(header::CACHE_CONTROL, "no-store")], Json(status)).into_response()
 }
 
-/// Answers whoever asks, for as long as the process lives.
-pub async fn serve(listener: TcpListener, board: Arc<Board>, file: MetricsFile) {
-    let routes = routes(board, file);
+/// Answers whoever asks, for as long as the process lives; with a page, where there is one.
+pub async fn serve(listener: TcpListener, board: Arc<Board>, file: MetricsFile, page: Option<Arc<Page>>) {
+    let routes = routes(board, file, page);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(AFTER_REFUSAL).await;
             continue;
         };
-        let service = TowerToHyperService::new(routes.clone());
+        let routes = routes.clone();
         tokio::spawn(async move {
-            let mut connection = http1::Builder::new();
-            connection.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEADER_BYTES_MAX).max_headers(HEADERS_MAX);
             // Whoever asks and goes away, or is too slow, gets nothing: that is no concern of ours.
-            let served = tokio::time::timeout(CONNECTION_WITHIN, connection.serve_connection(TokioIo::new(stream), service)).await;
-            drop((served, permit));
+            answer(stream, peer, routes).await;
+            drop(permit);
         });
+    }
+}
+
+async fn answer(stream: TcpStream, peer: SocketAddr, routes: Router) {
+    let began = Instant::now();
+    let (longer, mut limit) = watch::channel(CONNECTION_WITHIN);
+    let service = TowerToHyperService::new(routes.layer(Extension(Peer(peer.ip()))).layer(Extension(Longer(longer))));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEADER_BYTES_MAX).max_headers(HEADERS_MAX);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    loop {
+        let end = began + *limit.borrow_and_update();
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            Ok(()) = limit.changed() => {}
+            () = tokio::time::sleep_until(end) => {
+                connection.as_mut().graceful_shutdown();
+                drop(tokio::time::timeout(CUT_AFTER, connection).await);
+                return;
+            }
+        }
     }
 }
 
@@ -133,7 +198,6 @@ async fn ask(address: SocketAddr) -> anyhow::Result<StatusCode> {
 mod tests {
     use super::*;
     use crate::daemon::memory::Remembered;
-    use std::time::Instant;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     async fn served() -> (SocketAddr, Arc<Board>) {
@@ -141,7 +205,7 @@ mod tests {
         let place = listener.local_addr().unwrap();
         let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), None));
         let file = MetricsFile { path: "/nowhere/metrics.prom".into(), repository: "r".into() };
-        tokio::spawn(serve(listener, Arc::clone(&board), file));
+        tokio::spawn(serve(listener, Arc::clone(&board), file, None));
         (place, board)
     }
 
@@ -167,6 +231,32 @@ mod tests {
         assert!(check(address("127.0.0.1:1").unwrap()).await.unwrap_err().to_string().contains("nobody answers"));
         let unspecified = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), place.port());
         check(unspecified).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_keeps_one_thread_and_nobody_waits_for_it() {
+        let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), None));
+        let file = MetricsFile { path: "/nowhere/metrics.prom".into(), repository: "r".into() };
+        // As while the one thread waits.
+        let stuck = Metrics { board, file, turn: Arc::new(Semaphore::new(0)) };
+        let answer = metrics(State(stuck.clone())).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        stuck.turn.add_permits(1);
+        assert_eq!(metrics(State(stuck)).await.status(), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_ends_and_one_that_asks_for_longer_gets_it() {
+        let (longer, limit) = watch::channel(CONNECTION_WITHIN);
+        Longer(longer).until(Duration::from_secs(600));
+        assert_eq!(*limit.borrow(), CONNECTION_WITHIN + Duration::from_secs(600));
+        let (place, _board) = served().await;
+        let mut stream = TcpStream::connect(place).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // It is kept for another request, and ended when none comes.
+        drop(tokio::time::timeout((CONNECTION_WITHIN + CUT_AFTER) * 3, stream.read_to_end(&mut answer)).await.expect("an end"));
+        assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

@@ -30,7 +30,6 @@ impl Progress {
     #[must_use]
     pub fn line(&self) -> String {
         let of = |total: Option<u64>, show: fn(u64) -> String| total.map_or_else(String::new, |total| format!(" of {}", show(total)));
-        let seconds = self.started.elapsed().as_secs().max(1);
         let phase = self.phase.map_or("", human::phase);
         format!(
             "{phase}: {}{} files, {}{}, {}/s",
@@ -38,8 +37,14 @@ impl Progress {
             of(self.files_total, count),
             bytes(self.bytes),
             of(self.bytes_total, bytes),
-            bytes(self.bytes_moved / seconds)
+            bytes(self.rate())
         )
+    }
+
+    /// Bytes that were moved a second, since the phase began.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        self.bytes_moved / self.started.elapsed().as_secs().max(1)
     }
 
     /// Counts what an event says.

@@ -1,6 +1,7 @@
 //! The manifest: a SQLite database made by applying the log. Losing it costs time, never data. All SQL is here and below.
 
 mod apply;
+mod browse;
 mod chosen;
 mod copy;
 mod held;
@@ -11,8 +12,10 @@ mod scratch;
 mod select;
 mod shards;
 mod standing;
+mod tree;
 
 pub use apply::Applied;
+pub use browse::{CHANGES_COUNTED_MAX, Changes, ListedFile, SizeAt, TimelineRow};
 pub use chosen::{Choosing, Chosen};
 pub use copy::unpack;
 pub use held::Held;
@@ -23,6 +26,7 @@ pub use removable::{Lacking, Removable};
 pub use scratch::{Expected, ExpectedObject, Unseen};
 pub use select::{SelectError, Selector};
 pub use standing::{KeptContent, StandingFile, StandingFiles, Whereabouts};
+pub use tree::{Below, FolderTree, FoundFolder, TREE_FOLDERS_MAX, TreeError};
 
 use super::log::{Head, Totals};
 use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_BYTES, SQLITE_WRITER_CACHE_BYTES};

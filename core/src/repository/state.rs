@@ -171,6 +171,18 @@ impl StateFolder {
         Ok(self.read("seen.json")?.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
+    /// The highest entry of the log ever seen from the state folder of the manifest at `manifest`; `None` also where that cannot be read.
+    #[must_use]
+    pub fn seen_beside(manifest: &Path) -> Option<Head> {
+        serde_json::from_slice(&std::fs::read(manifest.with_file_name("seen.json")).ok()?).ok()
+    }
+
+    /// The manifest of the repository that was at `url` when it was used from below `base` last. Nothing is made, and it may not be there.
+    #[must_use]
+    pub fn manifest_below(base: &Path, url: &str) -> Option<PathBuf> {
+        Some(base.join(Self::remembered(base, url)?.to_string()).join("manifest.db"))
+    }
+
     /// Remembers that `head` was seen.
     ///
     /// # Errors

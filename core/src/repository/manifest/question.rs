@@ -646,7 +646,7 @@ fn verification_row(row: &Row<'_>) -> rusqlite::Result<Verification> {
     })
 }
 
-fn snapshot_row(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
+pub(super) fn snapshot_row(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
     Ok(SnapshotRow { sequence: unsigned(row.get(0)?), id: converted(1, row.get::<_, String>(1)?.parse())?, fact: from_json(row, 2)? })
 }
 

@@ -1,0 +1,68 @@
+use super::daemon::zone;
+use crate::app::{App, Outcome};
+use crate::config::UsageError;
+use crate::daemon::board::Board;
+use crate::daemon::http;
+use crate::daemon::memory::Remembered;
+use crate::daemon::metrics::{self, MetricsFile};
+use crate::exit::{Exit, Failure};
+use crate::page::{self, Place, REFRESHED_EVERY};
+use immich_backup_core::event::Event;
+use jiff::Timestamp;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The board is told that this turns as often as that.
+const TURN_EVERY: Duration = Duration::from_secs(30);
+
+/// Serves the page until it is asked to stop.
+pub async fn run(app: &App) -> anyhow::Result<Outcome> {
+    let settings = &app.settings;
+    let address = http::address(settings.required("listen")?)?;
+    let repository = app.repository_name()?;
+    let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), settings.time("max-age")?));
+    let place = Arc::new(Mutex::new(None));
+    let page = page::of_settings(settings, Place::Told(Arc::clone(&place)), None, Arc::clone(&board), zone(app)?, repository.clone())?;
+    let page = page.ok_or_else(|| {
+        UsageError("say --page-password-file (or IMMICH_BACKUP_PAGE_PASSWORD_FILE in the environment): there is no page without a password".to_owned())
+    })?;
+    let listener = http::listen(address).await?;
+    let file = MetricsFile { path: app.state_base().join(metrics::NAME), repository };
+    let served = tokio::spawn(http::serve(listener, Arc::clone(&board), file, Some(page)));
+    tokio::select! {
+        () = keep_up(app, &place) => {}
+        () = keep_turning(&board) => {}
+        () = app.stop.cancelled() => {}
+    }
+    served.abort();
+    Ok(Outcome::new(Exit::Done, "stopped".to_owned(), json!({ "errors": [] })))
+}
+
+async fn keep_turning(board: &Board) {
+    loop {
+        board.turn();
+        tokio::time::sleep(TURN_EVERY).await;
+    }
+}
+
+/// Reads what the log has got, now and then. What goes wrong is told, and the page shows what was known before.
+async fn keep_up(app: &App, place: &Mutex<Option<PathBuf>>) {
+    // A temporary state folder, where one is used, has to last until there is another.
+    let mut _kept = None;
+    loop {
+        match app.reading().await {
+            Ok(reading) => {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading.session.manifest.path().to_owned());
+                _kept = reading.at_rest();
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                let hint = failure.hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+                app.monitor.emit(Event::Warned { message: format!("{}{hint}; the page shows what was known before", failure.message) });
+            }
+        }
+        tokio::time::sleep(REFRESHED_EVERY).await;
+    }
+}

@@ -1,0 +1,270 @@
+//! What the page knows of the repository: the local manifest, opened anew for each view, and what takes longer to ask, kept while the log stays as it is.
+
+use super::words;
+use crate::standing::Standing;
+use immich_backup_core::model::RunId;
+use immich_backup_core::repository::log::Head;
+use immich_backup_core::repository::manifest::{Changes, DrillRow, FolderTree, Manifest, ManifestError, SizeAt, SnapshotRow, TimelineRow, TreeError};
+use immich_backup_core::repository::state::StateFolder;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Views that read the manifest at once; more wait.
+const READERS_MAX: usize = 3;
+/// A view waits no longer for the disk.
+const READ_WITHIN: Duration = Duration::from_secs(20);
+/// Runs on a page of the timeline.
+pub const TIMELINE_ROWS: u32 = 30;
+/// Damaged objects that are named.
+const DAMAGED_NAMED_MAX: u32 = 50;
+/// Trees of folders that are kept: the newest snapshot's, and the one that is looked at.
+const TREES_KEPT: usize = 2;
+/// Folders in all trees that are kept, but for the last one.
+const TREE_FOLDERS_KEPT: usize = 1_200_000;
+/// Differences between snapshots that are kept.
+const CHANGES_KEPT: usize = 4_096;
+
+/// Where the manifest is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// In the state folder of the repository that was at this URL when it was used from below this base last.
+    Remembered {
+        /// The folder of state folders.
+        base: PathBuf,
+        /// The repository.
+        url: String,
+    },
+    /// Here, once somebody has said so.
+    Told(Arc<Mutex<Option<PathBuf>>>),
+}
+
+impl Place {
+    fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Remembered { base, url } => StateFolder::manifest_below(base, url),
+            Self::Told(told) => told.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}
+
+/// Why a view cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// There is no manifest here yet, or none that this version understands.
+    #[error("nothing is known of the repository here yet")]
+    Nothing,
+    /// The log is being read into it.
+    #[error("the log is being read: entry {} of {}", words::count(*.at), words::count(*.of))]
+    Behind {
+        /// How far it is.
+        at: u64,
+        /// How far it was once.
+        of: u64,
+    },
+    /// The disk does not answer.
+    #[error("the disk of the state folder does not answer")]
+    Hangs,
+    /// It cannot be read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Its folders cannot be shown.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// What the log says, as far as every view needs it.
+#[derive(Debug)]
+pub struct Known {
+    /// As of which entry.
+    pub head: Head,
+    /// How the repository stands.
+    pub standing: Standing,
+    /// The newest snapshot.
+    pub latest: Option<SnapshotRow>,
+    /// The newest runs.
+    pub recent: Vec<TimelineRow>,
+    /// The last drill.
+    pub drill: Option<DrillRow>,
+    /// How large each snapshot was.
+    pub sizes: Vec<SizeAt>,
+    /// The first objects that are damaged, and how many there are.
+    pub damaged: (Vec<(String, String)>, u64),
+}
+
+impl Known {
+    fn of(manifest: &Manifest) -> Result<Self, ManifestError> {
+        Ok(Self {
+            head: manifest.head(),
+            standing: Standing::of(manifest)?,
+            latest: manifest.latest_snapshot()?,
+            recent: manifest.timeline(u64::MAX, TIMELINE_ROWS)?,
+            drill: manifest.last_drill()?,
+            sizes: manifest.sizes()?,
+            damaged: manifest.first_damaged(DAMAGED_NAMED_MAX)?,
+        })
+    }
+}
+
+/// A tree, and of what: the snapshot, and how much was damaged then.
+type KeptTree = ((RunId, u64), Arc<FolderTree>);
+
+#[derive(Default)]
+struct Kept {
+    known: Mutex<Option<(PathBuf, Arc<Known>)>>,
+    trees: Mutex<Vec<KeptTree>>,
+    changes: Mutex<HashMap<RunId, Changes>>,
+}
+
+/// Reads the manifest for views.
+#[derive(Clone)]
+pub struct Source {
+    place: Place,
+    readers: Arc<Semaphore>,
+    /// One tree is made at a time.
+    planters: Arc<Semaphore>,
+    kept: Arc<Kept>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    /// Of the manifest at `place`.
+    #[must_use]
+    pub fn new(place: Place) -> Self {
+        Self { place, readers: Arc::new(Semaphore::new(READERS_MAX)), planters: Arc::new(Semaphore::new(1)), kept: Arc::default() }
+    }
+
+    /// Asks the manifest, beside whoever writes it; all questions see one state.
+    ///
+    /// # Errors
+    /// See [`SourceError`], or what `ask` returns.
+    pub async fn read<T: Send + 'static>(&self, ask: impl FnOnce(&Manifest) -> Result<T, SourceError> + Send + 'static) -> Result<T, SourceError> {
+        let place = self.place.clone();
+        let readers = Arc::clone(&self.readers);
+        let read = async {
+            let turn = readers.acquire_owned().await.map_err(|_| SourceError::Hangs)?;
+            let read = tokio::task::spawn_blocking(move || {
+                // A disk that hangs takes these few threads and no more.
+                let _turn = turn;
+                let path = place.path().ok_or(SourceError::Nothing)?;
+                let manifest = Manifest::open_if_there(&path)?.ok_or(SourceError::Nothing)?;
+                manifest.hold_still()?;
+                let (at, seen) = (manifest.head().sequence, StateFolder::seen_beside(&path).map_or(0, |seen| seen.sequence));
+                // Made anew from the log, it was further once. An entry may be seen before it is applied.
+                if seen > at + 1 { Err(SourceError::Behind { at, of: seen }) } else { ask(&manifest) }
+            });
+            read.await.map_err(|_| SourceError::Hangs)?
+        };
+        tokio::time::timeout(READ_WITHIN, read).await.map_err(|_| SourceError::Hangs)?
+    }
+
+    /// What every view needs.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub async fn known(&self) -> Result<Arc<Known>, SourceError> {
+        let kept = Arc::clone(&self.kept);
+        self.read(move |manifest| {
+            let (path, head) = (manifest.path().to_owned(), manifest.head());
+            let found = locked(&kept.known).as_ref().filter(|(of, known)| *of == path && known.head == head).map(|(_, known)| Arc::clone(known));
+            if let Some(known) = found {
+                return Ok(known);
+            }
+            let known = Arc::new(Known::of(manifest)?);
+            *locked(&kept.known) = Some((path, Arc::clone(&known)));
+            Ok(known)
+        })
+        .await
+    }
+
+    /// A page of the timeline: runs that began before this log entry.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub async fn timeline(&self, before: u64) -> Result<Vec<TimelineRow>, SourceError> {
+        self.read(move |manifest| Ok(manifest.timeline(before, TIMELINE_ROWS)?)).await
+    }
+
+    /// How each of these snapshots differs from the one before it.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub async fn changes(&self, snapshots: Vec<(RunId, u64)>) -> Result<HashMap<RunId, (SizeAt, Changes)>, SourceError> {
+        let kept = Arc::clone(&self.kept);
+        self.read(move |manifest| {
+            let mut found = HashMap::new();
+            for (id, sequence) in snapshots {
+                let Some(before) = manifest.size_before(sequence)? else { continue };
+                let known = locked(&kept.changes).get(&id).copied();
+                let changes = match known {
+                    Some(changes) => changes,
+                    None => {
+                        let changes = manifest.changes_between(before.sequence, sequence)?;
+                        let mut kept = locked(&kept.changes);
+                        if kept.len() >= CHANGES_KEPT {
+                            kept.clear();
+                        }
+                        kept.insert(id, changes);
+                        changes
+                    }
+                };
+                found.insert(id, (before, changes));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The folders of a snapshot.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub async fn tree(&self, id: RunId, sequence: u64) -> Result<Arc<FolderTree>, SourceError> {
+        let wanted = (id, self.read(|manifest| Ok(manifest.first_damaged(0)?.1)).await?);
+        if let Some(tree) = self.kept_tree(wanted) {
+            return Ok(tree);
+        }
+        let turn = Arc::clone(&self.planters).acquire_owned().await.map_err(|_| SourceError::Hangs)?;
+        // Whoever was before may have made it.
+        if let Some(tree) = self.kept_tree(wanted) {
+            return Ok(tree);
+        }
+        let kept = Arc::clone(&self.kept);
+        self.read(move |manifest| {
+            let _turn = turn;
+            let tree = Arc::new(FolderTree::of(manifest, sequence)?);
+            let mut trees = locked(&kept.trees);
+            trees.retain(|(of, _)| of.0 != id);
+            while !trees.is_empty() && (trees.len() >= TREES_KEPT || trees.iter().map(|(_, tree)| tree.len()).sum::<usize>() + tree.len() > TREE_FOLDERS_KEPT) {
+                trees.remove(0);
+            }
+            trees.push((wanted, Arc::clone(&tree)));
+            Ok(tree)
+        })
+        .await
+    }
+
+    /// The tree, if it is kept; it is used last then.
+    fn kept_tree(&self, wanted: (RunId, u64)) -> Option<Arc<FolderTree>> {
+        let mut trees = locked(&self.kept.trees);
+        let at = trees.iter().position(|(of, _)| *of == wanted)?;
+        let found = trees.remove(at);
+        let tree = Arc::clone(&found.1);
+        trees.push(found);
+        Some(tree)
+    }
+
+    /// Makes the tree of the newest snapshot ahead, so that nobody waits for it.
+    pub fn plant(&self, id: RunId, sequence: u64) {
+        let is_kept = locked(&self.kept.trees).iter().any(|(of, _)| of.0 == id);
+        if !is_kept && self.planters.available_permits() > 0 {
+            let source = self.clone();
+            tokio::spawn(async move { drop(source.tree(id, sequence).await) });
+        }
+    }
+}
