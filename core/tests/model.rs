@@ -512,11 +512,11 @@ fn hold(steps: &[Step]) {
     runtime.block_on(async {
         let mut model = Model::new().await;
         for step in steps {
-            model.act(step).await;
+            Box::pin(model.act(step)).await;
             model.look();
         }
         // Whatever happened, a run ends well, and every snapshot comes back on a machine that has seen none of it.
-        model.act(&Step::Backup { machine: 0, rehash: false }).await;
+        Box::pin(model.act(&Step::Backup { machine: 0, rehash: false })).await;
         for snapshot in 0..model.snapshots.len() {
             model.assert_restores(snapshot, "newcomer").await;
         }

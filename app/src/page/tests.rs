@@ -54,9 +54,10 @@ struct Site {
 /// A manifest with one snapshot that has these files.
 fn manifest(folder: &Path, files: &[FilePath]) -> (std::path::PathBuf, RunId) {
     let path = folder.join("manifest.db");
-    let mut manifest = Manifest::create(&path, RepositoryId::random(), &Head { sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
+    let mut manifest = Manifest::create(&path, RepositoryId::random(), &Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
     let run = RunId::random();
-    let header = Header { format: 1, sequence: 1, previous_sha256: Sha256([0; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
+    let header =
+        Header { format: 1, epoch: 0, sequence: 1, previous_sha256: Sha256([0; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
     let started = json!({ "fact": "run_started", "at": Timestamp::now(), "host": "<b>host</b>", "roots": [] });
     let snapshot = json!({
         "fact": "snapshot", "started_at": Timestamp::now(), "taken_at": Timestamp::now(), "label": "<i>label</i>", "totals": Totals::default(),
@@ -69,7 +70,7 @@ fn manifest(folder: &Path, files: &[FilePath]) -> (std::path::PathBuf, RunId) {
         facts.push(Fact::Stored(StoredFact::new(file, digests, &times, true, &key::home(file).unwrap(), None)));
     }
     facts.push(serde_json::from_value(snapshot).unwrap());
-    manifest.apply_parts(&header, &facts, &Head { sequence: 1, sha256: Sha256([1; 32]) }).unwrap();
+    manifest.apply_parts(&header, &facts, &Head { epoch: 0, sequence: 1, sha256: Sha256([1; 32]) }).unwrap();
     (path, run)
 }
 
@@ -494,7 +495,7 @@ async fn a_manifest_that_is_not_there_or_is_damaged_or_behind_is_said_and_never_
     };
     assert!(site.get(&cookie, "/").await.body.contains("The backup has no database"));
     // As while the log is read anew.
-    std::fs::write(site._folder.path().join("seen.json"), serde_json::to_vec(&Head { sequence: 300, sha256: Sha256([7; 32]) }).unwrap()).unwrap();
+    std::fs::write(site._folder.path().join("seen.json"), serde_json::to_vec(&Head { epoch: 0, sequence: 300, sha256: Sha256([7; 32]) }).unwrap()).unwrap();
     shown("The log is being read: entry 1 of 300.").await;
     std::fs::remove_file(site._folder.path().join("seen.json")).unwrap();
     assert!(site.get(&cookie, "/").await.body.contains("The backup has no database"));
