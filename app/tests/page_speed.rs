@@ -50,8 +50,9 @@ impl Writer {
     fn apply(&mut self, run: RunId, facts: &[Fact]) {
         let before = self.manifest.head();
         let sequence = before.sequence + 1;
-        let header = Header { format: 1, sequence, previous_sha256: before.sha256, run: Some(run), written_at: Timestamp::now(), writer: self.writer };
-        let head = Head { sequence, sha256: Sha256::of(&sequence.to_le_bytes()) };
+        let header =
+            Header { format: 1, epoch: 0, sequence, previous_sha256: before.sha256, run: Some(run), written_at: Timestamp::now(), writer: self.writer };
+        let head = Head { epoch: 0, sequence, sha256: Sha256::of(&sequence.to_le_bytes()) };
         self.manifest.apply_parts(&header, facts, &head).unwrap();
     }
 
@@ -66,7 +67,7 @@ fn make(world: &World) {
     StateFolder::remember(&world.state, world.repository.to_str().unwrap(), repository).unwrap();
     let path = StateFolder::manifest_below(&world.state, world.repository.to_str().unwrap()).unwrap();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let manifest = Manifest::create(&path, repository, &Head { sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
+    let manifest = Manifest::create(&path, repository, &Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
     let mut writer = Writer { manifest, writer: WriterId::random() };
     let mut number = 0;
     for snapshot in 0..SNAPSHOTS {
