@@ -134,15 +134,15 @@ pub async fn serve(listener: TcpListener, board: Arc<Board>, file: MetricsFile, 
     let spare_routes = Router::new().route("/healthz", get(health)).with_state(board).fallback(busy);
     let (room, spare) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(SPARE_MAX)));
     loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(AFTER_REFUSAL).await;
+            continue;
+        };
         let (permit, routes) = tokio::select! {
             biased;
             Ok(permit) = Arc::clone(&room).acquire_owned() => (permit, &routes),
             Ok(permit) = Arc::clone(&spare).acquire_owned() => (permit, &spare_routes),
             else => return,
-        };
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(AFTER_REFUSAL).await;
-            continue;
         };
         let routes = routes.clone();
         tokio::spawn(async move {
