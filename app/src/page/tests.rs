@@ -18,6 +18,7 @@ use immich_backup_core::model::{Digests, FilePath, FileTimes, RepositoryId, Root
 use immich_backup_core::repository::key;
 use immich_backup_core::repository::log::{Fact, Head, Header, StoredFact, Totals};
 use immich_backup_core::repository::manifest::Manifest;
+use immich_backup_core::verdict::{Age, Ages, Proof};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
@@ -76,6 +77,14 @@ fn manifest(folder: &Path, repository: RepositoryId, files: &[FilePath]) -> (std
     manifest.apply_parts(&header, &facts, &Head { sequence: 1, sha256: Sha256([1; 32]) }).unwrap();
     seen(folder, 1);
     (path, run)
+}
+
+/// Adds an entry of one fact.
+fn apply(manifest: &mut Manifest, run: RunId, fact: serde_json::Value) {
+    let sequence = manifest.head().sequence + 1;
+    let header = Header { format: 1, sequence, previous_sha256: Sha256([1; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
+    manifest.apply_parts(&header, &[serde_json::from_value(fact).unwrap()], &Head { sequence, sha256: Sha256([1; 32]) }).unwrap();
+    seen(manifest.path().parent().unwrap(), sequence);
 }
 
 /// Notes how far the log was seen.
@@ -501,12 +510,7 @@ async fn a_backup_that_was_withheld_is_not_safe_while_others_run_or_fail_and_unt
     let cookie = site.log_in().await;
     let path = site._folder.path().join("manifest.db");
     let mut manifest = Manifest::open(&path, site.repository).unwrap().unwrap();
-    let mut apply = |run: RunId, fact: serde_json::Value| {
-        let sequence = manifest.head().sequence + 1;
-        let header = Header { format: 1, sequence, previous_sha256: Sha256([1; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
-        manifest.apply_parts(&header, &[serde_json::from_value(fact).unwrap()], &Head { sequence, sha256: Sha256([1; 32]) }).unwrap();
-        seen(site._folder.path(), sequence);
-    };
+    let mut apply = |run: RunId, fact: serde_json::Value| self::apply(&mut manifest, run, fact);
     let started = || json!({ "fact": "run_started", "at": Timestamp::now(), "host": "h", "roots": [] });
     let withheld = "A backup was withheld: 9 of 88 are gone.";
     let (first, second) = (RunId::random(), RunId::random());
@@ -536,6 +540,34 @@ async fn a_backup_that_was_withheld_is_not_safe_while_others_run_or_fail_and_unt
         }),
     );
     assert!(!site.get(&cookie, "/").await.body.contains(withheld));
+}
+
+#[tokio::test]
+async fn numbers_of_the_snapshot_and_times_of_later_looks_do_not_contradict_each_other_and_what_is_unknown_is_not_made_up() {
+    let site = site(false, &[]).await;
+    let cookie = site.log_in().await;
+    let mut manifest = Manifest::open(&site._folder.path().join("manifest.db"), site.repository).unwrap().unwrap();
+    let run = RunId::random();
+    apply(&mut manifest, run, json!({ "fact": "run_started", "at": Timestamp::now(), "host": "h", "roots": [] }));
+    let recorded = Age { assets: 4, oldest: Some(Timestamp::now()) };
+    let proof = Proof { assets: 4, proven: 4, ages: Ages { recorded, ..Ages::default() }, ..Proof::default() };
+    let snapshot = json!({
+        "fact": "snapshot", "started_at": Timestamp::now(), "taken_at": Timestamp::now(), "totals": Totals::default(), "sent": { "files": 0, "bytes": 0 },
+        "archived": 0, "unread_count": 0, "dump": "database/x.sql.gz", "proof": proof,
+    });
+    apply(&mut manifest, run, snapshot);
+    assert!(!site.get(&cookie, "/").await.body.contains("All of them"));
+    let covers = manifest.head().sequence;
+    apply(&mut manifest, run, json!({ "fact": "listed", "at": Timestamp::now(), "sequence": covers, "objects": 9, "damaged": 0 }));
+    let body = site.get(&cookie, "/").await.body;
+    // Nothing was seen when the snapshot was made, and all of it since.
+    assert!(body.contains("<strong>0</strong> of 4") && body.contains("The whole repository was last looked at") && !body.contains("All of them"), "{body}");
+
+    let rows = site.page.source.timeline(u64::MAX).await.unwrap();
+    let told = |differences| super::timeline::list(&site.page, &rows, differences, Timestamp::now(), false).into_string();
+    let first = std::collections::HashMap::new();
+    assert!(told(Some(&first)).contains(" came"));
+    assert!(!told(None).contains(" came"), "how they differ could not be read");
 }
 
 #[tokio::test]

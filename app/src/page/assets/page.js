@@ -37,6 +37,7 @@
   let source = null;
   let readAt = Date.now();
   let heardAt = Date.now();
+  let askedAt = Date.now();
   let isDoubted = false;
   let isReading = false;
 
@@ -77,6 +78,7 @@
   const refresh = async () => {
     if (isReading) return;
     isReading = true;
+    askedAt = Date.now();
     try {
       // That nobody asked for it is said, so that a session ends though a page is left open.
       const headers = { Accept: "text/html", "X-Page-Refresh": "1" };
@@ -148,12 +150,10 @@
     if (document.hidden || !(strip() || verdict())) return;
     if (strip() && window.EventSource) {
       if (!source) listen();
-      if (Date.now() - heardAt > SILENT_MAX) doubt();
     }
-    if (Date.now() - readAt > (isDoubted ? DOUBTED_EVERY : REFRESHED_EVERY)) {
-      if (isDoubted) readAt = Date.now();
-      refresh();
-    }
+    // A stream that says nothing may be one that a proxy holds back: whether somebody is there, the page itself tells.
+    const isSilent = strip() && Date.now() - heardAt > SILENT_MAX;
+    if (Date.now() - askedAt > (isDoubted || isSilent ? DOUBTED_EVERY : REFRESHED_EVERY)) refresh();
   };
 
   const back = () => {
