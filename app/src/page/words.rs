@@ -30,7 +30,7 @@ pub fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(at).as_secs();
     match seconds {
         -20..=20 => "just now".to_owned(),
-        ..0 => format!("in {}", span(seconds.unsigned_abs())),
+        ..=-21 => format!("in {}", span(seconds.unsigned_abs())),
         _ => format!("{} ago", span(seconds.unsigned_abs())),
     }
 }
