@@ -78,7 +78,7 @@ pub enum SourceError {
         of: Option<u64>,
     },
     /// No answer in time.
-    #[error("the local manifest gives no answer within {} s", READ_WITHIN.as_secs())]
+    #[error("the local manifest gives no answer in time")]
     Slow,
     /// A view failed at it.
     #[error("this cannot be shown: the program failed at it")]
