@@ -25,7 +25,7 @@ mod words;
 pub use live::Live;
 pub use routes::{guarded, routes};
 pub use setup::{Page, REFRESHED_EVERY, of_settings};
-pub use source::Place;
+pub use source::{Place, Reading};
 
 #[cfg(test)]
 mod tests;

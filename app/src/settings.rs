@@ -909,7 +909,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Values("ADDRESS"),
         environment: &["IMMICH_BACKUP_PAGE_TRUSTED_PROXY"],
         default: None,
-        help: "A reverse proxy before the page (`172.16.0.0/12`, `127.0.0.1`), which is believed who asks: wrong passwords are counted by address",
+        help: "The address of the reverse proxy before the page (`172.18.0.5`, `127.0.0.1`), and only that, which is believed who asks: wrong passwords are counted by address",
     },
     Setting {
         name: "status-needs-login",

@@ -73,7 +73,8 @@ fn log_in(browser: &mut Browser) {
     assert_eq!(browser.path(), "/login");
     browser.fill("#password", PASSWORD);
     browser.click("button");
-    browser.until("h1", "");
+    // The page to log in has none.
+    browser.until("nav[aria-label=Main]", "");
 }
 
 /// The process of the job that runs.
@@ -219,7 +220,7 @@ fn the_page_says_whether_it_is_safe_and_changes_its_mind_and_shows_a_run_as_it_r
     browser.open("/now");
     browser.until(".live [data-text=job]", "backup");
     browser.until(".live [data-text=path]", "upload/holiday/90/");
-    let before = browser.text(".live [data-text=bytes]");
+    let before = browser.text(".live [data-text=path]");
     browser.shot(&pictures.file("running-desktop-light"), false);
     let sofar = stored(&running);
     signal(job, rustix::process::Signal::CONT);
@@ -228,7 +229,7 @@ fn the_page_says_whether_it_is_safe_and_changes_its_mind_and_shows_a_run_as_it_r
     // Nobody loaded the page again.
     let mut after = before.clone();
     for _ in 0..600 {
-        after = browser.text(".live [data-text=bytes]");
+        after = browser.text(".live [data-text=path]");
         if after != before {
             break;
         }
@@ -305,8 +306,14 @@ fn a_page_without_a_backup_says_so_and_one_that_only_looks_needs_no_schedule() {
     browser.open("/now");
     browser.until("main", "Runs are shown where the daemon runs");
     browser.assert_is_well("a page that only looks");
+    // A tab that is left open says so when nobody answers any more, though it was looked at long ago.
+    browser.does("watch", json!({}));
+    browser.open("/");
     running.signal("TERM");
     running.wait().ended(0);
+    browser.does("pass", json!({ "ms": 700_000 }));
+    browser.until(".verdict.unknown .word", "Not up to date");
+    browser.until("[role=status]", "No answer. What stands here was so at");
     // Without a password there is none.
     let ran = world.run(&["serve", "--listen", "127.0.0.1:0"]).ended(2);
     ran.says("--page-password-file");

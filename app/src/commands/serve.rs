@@ -3,14 +3,14 @@ use crate::app::{App, Outcome};
 use crate::config::UsageError;
 use crate::daemon::board::Board;
 use crate::daemon::http;
-use crate::daemon::memory::Remembered;
+use crate::daemon::memory::{Remembered, Snapshot};
 use crate::daemon::metrics::{self, MetricsFile};
 use crate::exit::{Exit, Failure};
-use crate::page::{self, Place, REFRESHED_EVERY};
+use crate::page::{self, Place, REFRESHED_EVERY, Reading};
+use crate::standing::Standing;
 use immich_backup_core::event::Event;
 use jiff::Timestamp;
 use serde_json::json;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let address = http::address(settings.required("listen")?)?;
     let repository = app.repository_name()?;
     let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), settings.time("max-age")?));
-    let place = Arc::new(Mutex::new(None));
+    let place = Arc::new(Mutex::new(Reading::default()));
     let page = page::of_settings(settings, Place::Told(Arc::clone(&place)), None, Arc::clone(&board), zone(app)?, repository.clone())?;
     let page = page.ok_or_else(|| {
         UsageError("say --page-password-file (or IMMICH_BACKUP_PAGE_PASSWORD_FILE in the environment): there is no page without a password".to_owned())
@@ -32,7 +32,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     let file = MetricsFile { path: app.state_base().join(metrics::NAME), repository };
     let served = tokio::spawn(http::serve(listener, Arc::clone(&board), file, Some(page)));
     tokio::select! {
-        () = keep_up(app, &place) => {}
+        () = keep_up(app, &place, &board) => {}
         () = keep_turning(&board) => {}
         () = app.stop.cancelled() => {}
     }
@@ -47,20 +47,31 @@ async fn keep_turning(board: &Board) {
     }
 }
 
-/// Reads what the log has got, now and then. What goes wrong is told, and the page shows what was known before.
-async fn keep_up(app: &App, place: &Mutex<Option<PathBuf>>) {
+/// Reads what the log has got, now and then. What goes wrong is told, here, on the page and to whoever asks for `/status`.
+async fn keep_up(app: &App, place: &Mutex<Reading>, board: &Board) {
     // A temporary state folder, where one is used, has to last until there is another.
     let mut _kept = None;
     loop {
-        match app.reading().await {
-            Ok(reading) => {
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading.session.manifest.path().to_owned());
+        let read = async {
+            let reading = app.reading().await?;
+            let manifest = &reading.session.manifest;
+            let standing = Standing::of(manifest)?;
+            let snapshot = manifest.latest_snapshot()?.map(|row| Snapshot { id: row.id.to_string(), at: row.fact.started_at });
+            anyhow::Ok((reading, standing, snapshot))
+        };
+        match read.await {
+            Ok((reading, standing, snapshot)) => {
+                let path = Some(reading.session.manifest.path().to_owned());
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Reading { path, at: Some(Timestamp::now()), failed: None };
+                board.looked(Ok((standing, snapshot)));
                 _kept = reading.at_rest();
             }
             Err(error) => {
                 let failure = Failure::from(error);
                 let hint = failure.hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+                board.looked(Err(failure.message.clone()));
                 app.monitor.emit(Event::Warned { message: format!("{}{hint}; the page shows what was known before", failure.message) });
+                place.lock().unwrap_or_else(PoisonError::into_inner).failed = Some((failure.exit, failure.message));
             }
         }
         tokio::time::sleep(REFRESHED_EVERY).await;

@@ -85,6 +85,8 @@ struct State {
     next: BTreeMap<Job, Timestamp>,
     snapshot: Option<Snapshot>,
     standing: Option<Standing>,
+    /// Why the repository could not be read, where nothing runs that would say so.
+    unread: Option<String>,
     running: Option<(Job, Timestamp, Progress)>,
 }
 
@@ -100,13 +102,22 @@ impl Board {
     #[must_use]
     pub fn new(remembered: &Remembered, max_age: Option<Duration>) -> Self {
         let Remembered { since, last, snapshot, standing, .. } = remembered.clone();
-        let state = State { since, last, next: BTreeMap::new(), snapshot, standing, running: None };
+        let state = State { since, last, next: BTreeMap::new(), snapshot, standing, unread: None, running: None };
         Self { state: Mutex::new(state), turned: Mutex::new(Instant::now()), max_age }
     }
 
     /// Notes that the loop turns.
     pub fn turn(&self) {
         *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Notes how the repository stands and its newest snapshot, where no job tells; or why that could not be read.
+    pub fn looked(&self, found: Result<(Standing, Option<Snapshot>), String>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok((standing, snapshot)) => (state.standing, state.snapshot, state.unread) = (Some(standing), snapshot, None),
+            Err(message) => state.unread = Some(cut(message)),
+        }
     }
 
     /// Whether the loop turns.
@@ -138,6 +149,7 @@ impl Board {
             .filter(|(_, last)| !last.is_well())
             .map(|(job, last)| format!("the last {job} ended with exit code {} ({}): {}", last.exit_code, last.outcome, last.message))
             .collect();
+        problems.extend(state.unread.iter().map(|message| format!("the repository could not be read: {message}")));
         let age = |at: Timestamp| now.duration_since(at);
         if let Some(max_age) = self.max_age {
             // What an older version remembered says nothing of proofs.
@@ -175,6 +187,14 @@ impl Board {
     }
 }
 
+fn cut(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARACTERS_MAX) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
 impl Watcher for Board {
     fn notice(&self, happened: &Happened<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,10 +212,7 @@ impl Watcher for Board {
             Happened::Ended(report) => {
                 state.running = None;
                 let mut last = report.last.clone();
-                if let Some((cut, _)) = last.message.char_indices().nth(MESSAGE_CHARACTERS_MAX) {
-                    last.message.truncate(cut);
-                    last.message.push('…');
-                }
+                last.message = cut(last.message);
                 if let Some(id) = last.snapshot.clone() {
                     state.snapshot = Some(Snapshot { id, at: last.began_at });
                 }
@@ -266,6 +283,23 @@ mod tests {
         let status = board.status(at("2026-05-03T06:00Z"));
         assert_eq!(status.problems, ["the newest proven snapshot is older than --max-age"]);
         assert_eq!(status.snapshot_age_s, Some(3 * 3_600));
+    }
+
+    #[test]
+    fn where_no_job_tells_whoever_looks_does_and_says_when_it_cannot() {
+        let board = Board::new(&Remembered::new(at("2026-05-01T00:00Z")), Some(Duration::from_secs(26 * 3_600)));
+        let found = |guarded: &str| (crate::standing::tests::standing(Some(guarded)), Some(Snapshot { id: "5f".to_owned(), at: at(guarded) }));
+        board.looked(Ok(found("2026-05-02T03:00Z")));
+        let status = board.status(at("2026-05-03T04:00Z"));
+        assert!(status.ok && status.standing.is_some(), "though this process is older than --max-age");
+        assert_eq!(status.snapshot_age_s, Some(25 * 3_600));
+        assert_eq!(board.status(at("2026-05-03T06:00Z")).problems, ["the newest proven snapshot is older than --max-age"]);
+        board.looked(Err("m".repeat(2_000)));
+        let status = board.status(at("2026-05-03T04:00Z"));
+        assert!(!status.ok && status.standing.is_some() && status.problems[0].starts_with("the repository could not be read: mm"));
+        assert!(status.problems[0].chars().count() < 600);
+        board.looked(Ok(found("2026-05-03T03:00Z")));
+        assert!(board.status(at("2026-05-03T04:00Z")).ok);
     }
 
     #[test]

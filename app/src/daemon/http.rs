@@ -25,8 +25,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-/// Connections at once; more wait.
+/// Connections at once.
 const CONNECTIONS_MAX: usize = 32;
+/// So many more, which are told whether the daemon lives and nothing else: who asks that must not wait behind all others. Still more wait.
+const SPARE_MAX: usize = 4;
 /// From the first byte of a request to the end of its headers.
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 /// A connection lives so long, whatever it is used for; what is being answered then may end. Only what asks for longer gets it ([`Longer`]).
@@ -115,6 +117,11 @@ async fn health(State(board): State<Arc<Board>>) -> Response {
     if board.is_turning() { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, "stuck\n").into_response() }
 }
 
+async fn busy() -> Response {
+    let headers = [(header::RETRY_AFTER, "5"), (header::CONNECTION, "close")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, "too many connections\n").into_response()
+}
+
 async fn status(State(board): State<Arc<Board>>) -> Response {
     let status = board.status(Timestamp::now());
     let code = if status.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -123,13 +130,19 @@ async fn status(State(board): State<Arc<Board>>) -> Response {
 
 /// Answers whoever asks, for as long as the process lives; with a page, where there is one.
 pub async fn serve(listener: TcpListener, board: Arc<Board>, file: MetricsFile, page: Option<Arc<Page>>) {
-    let routes = routes(board, file, page);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let routes = routes(Arc::clone(&board), file, page);
+    let spare_routes = Router::new().route("/healthz", get(health)).with_state(board).fallback(busy);
+    let (room, spare) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(SPARE_MAX)));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(AFTER_REFUSAL).await;
             continue;
+        };
+        let (permit, routes) = tokio::select! {
+            biased;
+            Ok(permit) = Arc::clone(&room).acquire_owned() => (permit, &routes),
+            Ok(permit) = Arc::clone(&spare).acquire_owned() => (permit, &spare_routes),
+            else => return,
         };
         let routes = routes.clone();
         tokio::spawn(async move {
@@ -264,12 +277,15 @@ mod tests {
         let (place, _board) = served().await;
         let began = Instant::now();
         let mut slow = Vec::new();
-        for _ in 0..CONNECTIONS_MAX - 1 {
+        for _ in 0..CONNECTIONS_MAX {
             let mut stream = TcpStream::connect(place).await.unwrap();
             stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
             slow.push(stream);
         }
+        // All room is taken, but for who asks whether it lives.
         check(place).await.unwrap();
+        let page = said(place, b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(page.starts_with("HTTP/1.1 503") && page.contains("too many connections"), "{page}");
         let huge = [b"GET /healthz HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; HEADER_BYTES_MAX * 2], b"\r\n\r\n".to_vec()].concat();
         assert!(!said(place, &huge).await.starts_with("HTTP/1.1 200"));
         let many = [b"GET /healthz HTTP/1.1\r\n".to_vec(), b"X: y\r\n".repeat(HEADERS_MAX + 1), b"\r\n".to_vec()].concat();

@@ -45,7 +45,7 @@ impl Proxies {
     /// One is no address.
     pub fn of(texts: &[String]) -> Result<Self, UsageError> {
         let parse = |text: &String| {
-            let wrong = || UsageError(format!("--page-trusted-proxy takes addresses like 10.0.0.2 or 172.16.0.0/12, not `{text}`"));
+            let wrong = || UsageError(format!("--page-trusted-proxy takes addresses like 10.0.0.2 or networks like 10.0.0.0/29, not `{text}`"));
             Network::parse(text).ok_or_else(wrong)
         };
         texts.iter().map(parse).collect::<Result<_, _>>().map(Self)

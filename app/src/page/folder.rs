@@ -72,8 +72,10 @@ pub fn icon(is_folder: bool) -> Markup {
 pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<Option<Markup>, SourceError> {
     let Ok(root) = Root::from_name_in_manifest(&asked.root) else { return Ok(None) };
     let tree = page.source.tree(snapshot.id, snapshot.sequence).await?;
-    let Some(found) = tree.folder(&root, &asked.path) else { return Ok(None) };
-    drop(tree);
+    // There may be a hundred thousand folders in it: nobody else waits while they are gathered.
+    let (of, path) = (root.clone(), asked.path.clone());
+    let found = tokio::task::spawn_blocking(move || tree.folder(&of, &path)).await.map_err(|_| SourceError::Failed)?;
+    let Some(found) = found else { return Ok(None) };
     let gone = asked.gone.is_some_and(|gone| gone > 0);
     let folders: Vec<_> = found.folders.iter().filter(|(_, below)| gone || below.files > 0).collect();
     let folders_count = folders.len() as u64;

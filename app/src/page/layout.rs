@@ -41,9 +41,17 @@ pub fn shell(page: &Page, tab: Tab, title: &str, content: &Markup) -> Markup {
         }
         form method="post" action="/logout" { button type="submit" class="quiet" { "Log out" } }
     };
+    let clock = |at: Timestamp| html! { time datetime=(format!("{at:.0}")) { (words::clock(at, &page.zone)) } };
     let footer = html! {
         p { "Repository " (words::foreign(&page.repository)) }
-        p { "immich-backup " (env!("CARGO_PKG_VERSION")) " · as of " time datetime=(format!("{:.0}", Timestamp::now())) { (words::clock(Timestamp::now(), &page.zone)) } }
+        p {
+            "immich-backup " (env!("CARGO_PKG_VERSION"))
+            @match page.source.reading().map(|reading| reading.at) {
+                None => { " · as of " (clock(Timestamp::now())) }
+                Some(Some(at)) => { " · as of " (clock(at)) ", when the log was last read" }
+                Some(None) => { " · the log was not read yet" }
+            }
+        }
     };
     document(title, Some(&header), content, &footer)
 }
@@ -67,7 +75,8 @@ fn document(title: &str, header: Option<&Markup>, content: &Markup, footer: &Mar
                 link rel="stylesheet" href="/assets/page.css";
                 script src="/assets/page.js" defer {}
             }
-            body class=[header.is_none().then_some("bare")] {
+            // By this page.js knows by how much the clock of whoever looks is wrong.
+            body class=[header.is_none().then_some("bare")] data-made=(Timestamp::now()) {
                 a.skip href="#main" { "Skip to the content" }
                 @if let Some(header) = header {
                     header.top {

@@ -1,4 +1,5 @@
-//! How often a password may be tried: each address waits longer after each failure, and all strangers together have so many attempts.
+//! How often a password may be tried: each address waits longer after each failure, and all strangers together have so many attempts: those of the internet, and
+//! those of the networks around, which nobody from outside can use up.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -41,8 +42,37 @@ impl Seen {
 #[derive(Debug)]
 struct State {
     addresses: HashMap<IpAddr, Seen>,
-    strangers: u32,
+    far: Bucket,
+    near: Bucket,
+}
+
+/// Attempts that strangers have together.
+#[derive(Debug)]
+struct Bucket {
+    left: u32,
     refilled: Instant,
+}
+
+impl Bucket {
+    fn new(now: Instant) -> Self {
+        Self { left: STRANGERS_MAX, refilled: now }
+    }
+
+    /// Takes one, if there is any.
+    fn take(&mut self, now: Instant) -> bool {
+        let more = now.saturating_duration_since(self.refilled).as_secs() / STRANGER_EVERY.as_secs();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        // What is left of a span counts for the next one.
+        self.refilled = self.refilled.checked_add(STRANGER_EVERY.saturating_mul(more)).unwrap_or(now);
+        self.left = STRANGERS_MAX.min(self.left.saturating_add(more));
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 /// Counts attempts.
@@ -53,7 +83,7 @@ impl Limiter {
     /// One that has seen nobody.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self(Mutex::new(State { addresses: HashMap::new(), strangers: STRANGERS_MAX, refilled: now }))
+        Self(Mutex::new(State { addresses: HashMap::new(), far: Bucket::new(now), near: Bucket::new(now) }))
     }
 
     /// Takes an attempt of `address`.
@@ -63,16 +93,18 @@ impl Limiter {
     pub fn begin(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let address = group(address);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = state.addresses.get(&address).copied().filter(|seen| seen.is_friend || now.saturating_duration_since(seen.last) < FORGOTTEN_AFTER);
-        let mut seen = seen.unwrap_or(Seen { failures: 0, last: now, is_friend: false });
+        let mut seen = state.addresses.get(&address).copied().unwrap_or(Seen { failures: 0, last: now, is_friend: false });
+        if now.saturating_duration_since(seen.last) >= FORGOTTEN_AFTER {
+            // A friend stays one.
+            seen.failures = 0;
+        }
         if let Some(wait) = seen.next().checked_duration_since(now).filter(|wait| !wait.is_zero()) {
             return Err(wait);
         }
         if !seen.is_friend {
-            state.refill(now);
-            match state.strangers.checked_sub(1) {
-                Some(left) => state.strangers = left,
-                None => return Err(STRANGER_EVERY),
+            let bucket = if is_near(address) { &mut state.near } else { &mut state.far };
+            if !bucket.take(now) {
+                return Err(STRANGER_EVERY);
             }
         }
         // It has failed until it is known that it has not: several at once are several.
@@ -97,14 +129,6 @@ impl Limiter {
 }
 
 impl State {
-    fn refill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.refilled).as_secs() / STRANGER_EVERY.as_secs();
-        if passed > 0 {
-            self.strangers = STRANGERS_MAX.min(self.strangers.saturating_add(u32::try_from(passed).unwrap_or(u32::MAX)));
-            self.refilled = now;
-        }
-    }
-
     fn keep(&mut self, address: IpAddr, seen: Seen) {
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
             // Friends go last: whoever comes from many addresses must not make them strangers.
@@ -112,6 +136,14 @@ impl State {
             oldest.and_then(|address| self.addresses.remove(&address));
         }
         self.addresses.insert(address, seen);
+    }
+}
+
+/// Whether the address is of this machine or of a network around it: no route of the internet leads there.
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.to_bits() >> 64 == 0 || address.is_unique_local() || address.is_unicast_link_local(),
     }
 }
 
@@ -160,14 +192,48 @@ mod tests {
         let mut taken = 0;
         for number in 0..10_000_u32 {
             let now = start + Duration::from_millis(u64::from(number));
-            taken += u32::from(limiter.begin(IpAddr::from((0x0A00_0000 + number).to_be_bytes()), now).is_ok());
+            taken += u32::from(limiter.begin(IpAddr::from((0x0B00_0000 + number).to_be_bytes()), now).is_ok());
         }
         assert!(taken <= STRANGERS_MAX + 6, "{taken}");
         assert_eq!(limiter.begin(owner, start + Duration::from_secs(10)), Ok(()));
         assert!(limiter.0.lock().unwrap().addresses.len() <= ADDRESSES_MAX);
+        // Whoever is near has attempts of their own, which are as few.
+        let near = (0..100_u8).filter(|last| limiter.begin(IpAddr::from([192, 168, 0, *last]), start + Duration::from_secs(10)).is_ok()).count();
+        assert_eq!(near, STRANGERS_MAX as usize);
         // A stranger who has the right password is let in as soon as there is room.
         let later = start + Duration::from_secs(12) + STRANGER_EVERY;
         assert_eq!(limiter.begin(at("203.0.113.9"), later), Ok(()));
+    }
+
+    #[test]
+    fn what_a_friend_mistyped_is_forgotten_after_an_hour_and_the_friend_is_not() {
+        let start = Instant::now();
+        let (limiter, owner) = (Limiter::new(start), at("198.51.100.7"));
+        assert_eq!(limiter.begin(owner, start), Ok(()));
+        limiter.succeeded(owner, start);
+        // Two mistakes a month, as long as somebody lives.
+        let mut now = start;
+        for _ in 0..100 {
+            now += FORGOTTEN_AFTER * 360;
+            assert_eq!((limiter.begin(owner, now), limiter.begin(owner, now)), (Ok(()), Ok(())));
+        }
+        // Strangers have used up what they have: a friend needs none of it.
+        now += FORGOTTEN_AFTER;
+        for number in 0..100_u8 {
+            limiter.begin(IpAddr::from([203, 0, 113, number]), now).ok();
+        }
+        assert!(limiter.begin(at("203.0.113.200"), now).is_err());
+        assert_eq!(limiter.begin(owner, now), Ok(()));
+    }
+
+    #[test]
+    fn attempts_come_back_at_their_pace_however_often_one_asks() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let taken = (0..1_000_u64).filter(|tenths| bucket.take(start + Duration::from_millis(tenths * 100))).count();
+        assert_eq!(taken, STRANGERS_MAX as usize + 49, "one every two seconds, in 99.9");
+        assert!(is_near(at("127.0.0.1")) && is_near(at("172.18.0.1")) && is_near(at("fd00::1")) && is_near(group(at("::1"))) && is_near(at("fe80::1")));
+        assert!(!is_near(at("192.0.2.1")) && !is_near(at("2001:db8::1")));
     }
 
     #[test]

@@ -37,11 +37,12 @@ pub fn local(next: &str) -> &str {
     if is_path && is_plain && !next.starts_with("/login") && !next.starts_with("/logout") && !next.starts_with("/now/") { next } else { "/" }
 }
 
-/// The token that a request brings.
-pub fn token(headers: &HeaderMap) -> Option<&str> {
+/// The tokens that a request brings. Whatever else the same host serves, on another port, may have set a cookie of the plain name beside ours: each is tried.
+/// With HTTPS only that counts which nobody else can set.
+pub fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let name = if is_https(headers) { COOKIE_HTTPS } else { COOKIE };
     let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
-    let mut named = pairs.filter_map(|pair| pair.trim().split_once('='));
-    named.find(|(name, _)| *name == COOKIE_HTTPS || *name == COOKIE).map(|(_, token)| token)
+    pairs.filter_map(|pair| pair.trim().split_once('=')).filter(move |(of, _)| *of == name).map(|(_, token)| token)
 }
 
 fn cookie(headers: &HeaderMap, token: &str, age_s: u64) -> Option<HeaderValue> {
@@ -112,7 +113,7 @@ pub fn end(page: &Page, headers: &HeaderMap) -> Response {
     if !is_own(headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
-    if let Some(token) = token(headers) {
+    for token in tokens(headers) {
         page.sessions.end(token);
     }
     let mut answer = (StatusCode::SEE_OTHER, [(header::LOCATION, "/login")]).into_response();
@@ -145,6 +146,15 @@ mod tests {
         ] {
             assert_eq!(local(other), "/", "{other}");
         }
+    }
+
+    #[test]
+    fn a_cookie_that_something_else_on_the_same_host_has_set_hides_none() {
+        let both = [(header::COOKIE, HeaderValue::from_static("immich-backup=theirs; a=b; immich-backup=ours; __Host-immich-backup=safe"))];
+        let mut headers = HeaderMap::from_iter(both);
+        assert_eq!(tokens(&headers).collect::<Vec<_>>(), ["theirs", "ours"]);
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        assert_eq!(tokens(&headers).collect::<Vec<_>>(), ["safe"]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// A stream of what runs ends after so long; the browser asks for another.
 const STREAM_WITHIN: Duration = Duration::from_secs(600);
+/// Where it is told.
+pub const EVENTS: &str = "/now/events";
 /// What runs is told so often at most ...
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// ... and so often at least while something runs: time passes, too.
@@ -37,6 +39,7 @@ pub fn view(page: &Page) -> Markup {
             let status = page.board.status(Timestamp::now());
             html! {
                 h1 { "Now" }
+                p.stale role="status" data-stale {}
                 (progress(&now, true))
                 @if !now.running {
                     @for (job, at) in status.next_runs() { p.next { "Next " (job.name()) " " (time(at, Timestamp::now(), &page.zone)) } }
@@ -97,6 +100,7 @@ struct Told {
     page: Arc<Page>,
     token: String,
     before: Option<Now>,
+    said: Instant,
     _room: OwnedSemaphorePermit,
 }
 
@@ -110,7 +114,7 @@ pub fn events(page: &Arc<Page>, token: String, longer: Option<&Longer>) -> Respo
         longer.until(STREAM_WITHIN + Duration::from_secs(10));
     }
     let ends = Instant::now() + STREAM_WITHIN;
-    let told = Told { watch: live.watch(), live, page: Arc::clone(page), token, before: None, _room: room };
+    let told = Told { watch: live.watch(), live, page: Arc::clone(page), token, before: None, said: Instant::now(), _room: room };
     let told = stream::unfold(told, move |mut told| async move {
         loop {
             if Instant::now() >= ends || !told.page.sessions.lasts(&told.token, Instant::now()) {
@@ -118,9 +122,10 @@ pub fn events(page: &Arc<Page>, token: String, longer: Option<&Longer>) -> Respo
             }
             told.watch.mark_unchanged();
             let now = told.live.now(Timestamp::now());
-            if told.before.as_ref() != Some(&now) {
+            // Also that nothing changed, now and then: by silence page.js knows that nobody is there.
+            if told.before.as_ref() != Some(&now) || told.said.elapsed() >= TRIED_EVERY {
                 let event = Event::default().json_data(&now).unwrap_or_default();
-                told.before = Some(now);
+                (told.before, told.said) = (Some(now), Instant::now());
                 return Some((Ok::<_, Infallible>(event), told));
             }
             drop(tokio::time::timeout(TOLD_AT_LEAST, told.watch.changed()).await);

@@ -4,7 +4,7 @@ use super::chart;
 use super::layout::{Tab, empty, shell, sign};
 use super::now;
 use super::setup::Page;
-use super::source::{Known, SourceError};
+use super::source::{Known, Reading, SourceError};
 use super::timeline;
 use super::verdict::{self, Facts, Verdict};
 use super::words::{bytes, count, counted, foreign, time};
@@ -26,19 +26,23 @@ const DAMAGED_SHOWN: usize = 10;
 pub async fn view(page: &Page) -> Markup {
     let now = Timestamp::now();
     let status = page.board.status(now);
+    let reading = page.source.reading();
     let content = match page.source.known().await {
         Ok(known) => {
             if let Some(latest) = &known.latest {
                 page.source.plant(latest.id, latest.sequence);
             }
             let rows = known.recent.get(..RUNS_SHOWN.min(known.recent.len())).unwrap_or_default();
-            let differences = page.source.changes(timeline::snapshots_of(rows)).await.unwrap_or_default();
+            let differences = page.source.changes(timeline::snapshots_of(rows)).await.ok();
+            let runs: Vec<_> = known.recent.iter().take_while(|row| row.snapshot.is_none()).map(|row| &row.run).collect();
             let verdict = verdict::of(&Facts {
                 standing: &known.standing,
                 latest: known.latest.as_ref().map(|latest| &latest.fact),
-                last_run: known.recent.first().map(|row| &row.run),
+                runs: &runs,
+                withheld: known.withheld.as_ref(),
                 jobs: &status.last_runs(),
-                is_running: status.running.is_some(),
+                is_running: status.jobs_running().any(|(job, runs)| runs && job == Job::Backup),
+                reading: reading.as_ref(),
                 max_age: page.max_age,
                 now,
             });
@@ -52,7 +56,7 @@ pub async fn view(page: &Page) -> Markup {
                 @if !rows.is_empty() {
                     section aria-labelledby="recent" {
                         h2 #recent { "Last runs" }
-                        (timeline::list(page, rows, &differences, now, false))
+                        (timeline::list(page, rows, differences.as_ref(), now, false))
                         p { a.button href="/timeline" { "Whole timeline" } }
                     }
                 }
@@ -60,11 +64,29 @@ pub async fn view(page: &Page) -> Markup {
         }
         Err(error) => html! {
             (now::strip(page))
-            (card(page, &of_error(&error), None, now))
+            (card(page, &of_unknown(&error, reading.as_ref()), None, now))
             (checks_of_jobs(page, &status, now))
         },
     };
     shell(page, Tab::Overview, "Is it safe?", &content)
+}
+
+/// What is said where nothing is known: where the log was never read, why.
+fn of_unknown(error: &SourceError, reading: Option<&Reading>) -> Verdict {
+    let failed = reading.and_then(|reading| reading.failed.as_ref());
+    match (failed, error) {
+        (Some(failed), SourceError::Nothing | SourceError::Behind { .. }) => match verdict::unreadable(failed) {
+            Some(reason) => Verdict { level: reason.level, sentence: reason.text.clone(), reasons: vec![reason] },
+            None => verdict::unknown(
+                format!("The repository could not be read: {}.", failed.1.trim_end_matches('.')),
+                "It is tried again every few minutes. Look at the network, and at the credentials.",
+            ),
+        },
+        (None, SourceError::Nothing) if reading.is_some_and(|reading| reading.at.is_none()) => {
+            verdict::unknown("The repository's log is being read.", "The first time that takes a while.")
+        }
+        _ => of_error(error),
+    }
 }
 
 /// What is said where nothing is known.
@@ -78,7 +100,13 @@ pub fn of_error(error: &SourceError) -> Verdict {
             format!("{}.", capital(&error.to_string())),
             "The log is read anew, after an update for instance. It takes minutes, and loses nothing.",
         ),
-        SourceError::Hangs => verdict::unknown("The disk of the state folder does not answer.", "Look at that disk. The backup itself is elsewhere."),
+        SourceError::Slow => verdict::unknown(
+            format!("{}.", capital(&error.to_string())),
+            "Load the page again. If it stays so, look at the disk of the state folder; the backup itself is elsewhere.",
+        ),
+        SourceError::Failed => {
+            verdict::unknown(format!("{}.", capital(&error.to_string())), "That is a mistake of the program. Its own output has more; please report it.")
+        }
         SourceError::Manifest(_) | SourceError::Tree(_) => verdict::unknown(
             format!("The local manifest cannot be read: {error}."),
             "It is only a cache of the log: the next backup makes it anew. `immich-backup status` says more.",
@@ -98,6 +126,8 @@ fn card(page: &Page, verdict: &Verdict, known: Option<&Known>, now: Timestamp) -
             div {
                 p.word { span.unseen { "Is it safe? " } (verdict.level.word()) }
                 h1 #verdict { (foreign(&verdict.sentence)) }
+                // page.js says here that it cannot ask any more.
+                p.stale role="status" data-stale {}
                 @if let Some(latest) = known.and_then(|known| known.latest.as_ref()) {
                     p.lead {
                         "Newest backup " (time(latest.fact.taken_at, now, &page.zone)) ": " (counted(latest.fact.totals.all().files, "file", "files")) ", " (bytes(latest.fact.totals.all().bytes)) "."
@@ -140,7 +170,9 @@ fn evidence(page: &Page, known: &Known, now: Timestamp) -> Markup {
                 p.how { (how) }
                 p.how {
                     @match (all_at, age.oldest) {
-                        (Some(at), _) => { "All of them " (time(at, now, &page.zone)) }
+                        // The proof is as of the snapshot, and the whole repository may have been looked at since.
+                        (Some(at), _) if age.assets >= all => { "All of them " (time(at, now, &page.zone)) }
+                        (Some(at), _) => { "As of that snapshot. The whole repository was last looked at " (time(at, now, &page.zone)) }
                         (None, Some(at)) => { "The oldest of these " (time(at, now, &page.zone)) }
                         (None, None) => { "Never" }
                     }

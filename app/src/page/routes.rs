@@ -3,7 +3,7 @@
 use super::assets;
 use super::folder::{self, Asked};
 use super::layout::{Tab, encoded, shell};
-use super::login::{self, Login, token};
+use super::login::{self, Login, tokens};
 use super::now;
 use super::overview;
 use super::setup::Page;
@@ -12,7 +12,7 @@ use super::source::SourceError;
 use super::timeline;
 use crate::daemon::http::{Longer, Peer};
 use axum::extract::rejection::{FormRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Extension, Form, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Form, FromRequest as _, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
@@ -22,7 +22,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a login sends has no more.
 const BODY_BYTES_MAX: usize = 8 << 10;
@@ -42,6 +42,11 @@ const SAID: [(&str, &str); 7] = [
     ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
 ];
 
+/// A header by which page.js says that nobody has asked.
+const BY_ITSELF: &str = "x-page-refresh";
+/// What a login sends is waited for so long.
+const LOGIN_WITHIN: Duration = Duration::from_secs(5);
+
 type Shared = State<Arc<Page>>;
 
 /// All of the page.
@@ -52,7 +57,7 @@ pub fn routes(page: Arc<Page>) -> Router {
         .route("/snapshots/{id}", get(show_snapshot))
         .route("/snapshots/{id}/files", get(show_folder))
         .route("/now", get(|State(page): Shared| async move { html_of(now::view(&page)) }))
-        .route("/now/events", get(show_events))
+        .route(now::EVENTS, get(show_events))
         .fallback(|State(page): Shared| async move { nothing(&page) })
         .layer(middleware::from_fn_with_state(Arc::clone(&page), guard));
     let open = Router::new()
@@ -81,7 +86,11 @@ async fn say(mut answer: Response) -> Response {
 
 /// Lets through who has a session. A browser is led to the login, and back.
 async fn guard(State(page): Shared, request: Request, next: Next) -> Response {
-    if token(request.headers()).is_some_and(|token| page.sessions.knows(token, Instant::now())) {
+    // What an open tab asks for by itself is no use of the session: it ends, though nobody closes the tab.
+    let is_asked_by_itself = request.uri().path() == now::EVENTS || request.headers().contains_key(BY_ITSELF);
+    let now = Instant::now();
+    let knows = |token| if is_asked_by_itself { page.sessions.lasts(token, now) } else { page.sessions.knows(token, now) };
+    if tokens(request.headers()).any(knows) {
         return next.run(request).await;
     }
     let wants_page = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
@@ -108,13 +117,19 @@ struct From {
 
 async fn ask(State(page): Shared, from: Result<Query<From>, QueryRejection>, headers: HeaderMap) -> Response {
     let next = from.map(|Query(from)| from.next).unwrap_or_default();
-    if token(&headers).is_some_and(|token| page.sessions.knows(token, Instant::now())) {
+    if tokens(&headers).any(|token| page.sessions.knows(token, Instant::now())) {
         return (StatusCode::SEE_OTHER, [(header::LOCATION, login::local(&next).to_owned())]).into_response();
     }
     html_of(login::view(&next, None))
 }
 
-async fn log_in(State(page): Shared, who: Option<Extension<Peer>>, headers: HeaderMap, form: Result<Form<Login>, FormRejection>) -> Response {
+async fn log_in(State(page): Shared, who: Option<Extension<Peer>>, headers: HeaderMap, request: Request) -> Response {
+    // Whoever sends it byte by byte holds a connection that somebody else wants.
+    let Ok(form) = tokio::time::timeout(LOGIN_WITHIN, Form::<Login>::from_request(request, &())).await else {
+        let close = (header::CONNECTION, HeaderValue::from_static("close"));
+        return (StatusCode::REQUEST_TIMEOUT, [close], "too slow\n").into_response();
+    };
+    let form: Result<Form<Login>, FormRejection> = form;
     match form {
         Ok(Form(login)) => login::attempt(&page, peer(who), &headers, login).await,
         Err(rejection) => (rejection.status(), "this is no login\n").into_response(),
@@ -157,7 +172,7 @@ async fn show_folder(State(page): Shared, Path(id): Path<String>, asked: Result<
 }
 
 async fn show_events(State(page): Shared, headers: HeaderMap, longer: Option<Extension<Longer>>) -> Response {
-    let token = token(&headers).unwrap_or_default().to_owned();
+    let token = tokens(&headers).find(|token| page.sessions.lasts(token, Instant::now())).unwrap_or_default().to_owned();
     now::events(&page, token, longer.as_ref().map(|Extension(longer)| longer))
 }
 

@@ -1,11 +1,13 @@
 //! What the page knows of the repository: the local manifest, opened anew for each view, and what takes longer to ask, kept while the log stays as it is.
 
 use super::words;
+use crate::exit::Exit;
 use crate::standing::Standing;
 use immich_backup_core::model::RunId;
 use immich_backup_core::repository::log::Head;
-use immich_backup_core::repository::manifest::{Changes, DrillRow, FolderTree, Manifest, ManifestError, SizeAt, SnapshotRow, TimelineRow, TreeError};
+use immich_backup_core::repository::manifest::{Changes, DrillRow, FolderTree, Manifest, ManifestError, RunRow, SizeAt, SnapshotRow, TimelineRow, TreeError};
 use immich_backup_core::repository::state::StateFolder;
+use jiff::Timestamp;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +29,17 @@ const TREE_FOLDERS_KEPT: usize = 1_200_000;
 /// Differences between snapshots that are kept.
 const CHANGES_KEPT: usize = 4_096;
 
+/// How a page without a daemon has read the repository's log.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Where the manifest is, once the log was read.
+    pub path: Option<PathBuf>,
+    /// When it was last read.
+    pub at: Option<Timestamp>,
+    /// Why it could not be read since.
+    pub failed: Option<(Exit, String)>,
+}
+
 /// Where the manifest is.
 #[derive(Debug, Clone)]
 pub enum Place {
@@ -37,15 +50,15 @@ pub enum Place {
         /// The repository.
         url: String,
     },
-    /// Here, once somebody has said so.
-    Told(Arc<Mutex<Option<PathBuf>>>),
+    /// Where a page without a daemon has read the log to.
+    Told(Arc<Mutex<Reading>>),
 }
 
 impl Place {
     fn path(&self) -> Option<PathBuf> {
         match self {
             Self::Remembered { base, url } => StateFolder::manifest_below(base, url),
-            Self::Told(told) => told.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Self::Told(told) => locked(told).path.clone(),
         }
     }
 }
@@ -57,16 +70,19 @@ pub enum SourceError {
     #[error("nothing is known of the repository here yet")]
     Nothing,
     /// The log is being read into it.
-    #[error("the log is being read: entry {} of {}", words::count(*.at), words::count(*.of))]
+    #[error("the log is being read: entry {}{}", words::count(*.at), .of.map(|of| format!(" of {}", words::count(of))).unwrap_or_default())]
     Behind {
         /// How far it is.
         at: u64,
-        /// How far it was once.
-        of: u64,
+        /// How far it was once; unknown while it is read for the first time.
+        of: Option<u64>,
     },
-    /// The disk does not answer.
-    #[error("the disk of the state folder does not answer")]
-    Hangs,
+    /// No answer in time.
+    #[error("the local manifest gives no answer in time")]
+    Slow,
+    /// A view failed at it.
+    #[error("this cannot be shown: the program failed at it")]
+    Failed,
     /// It cannot be read.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -86,6 +102,8 @@ pub struct Known {
     pub latest: Option<SnapshotRow>,
     /// The newest runs.
     pub recent: Vec<TimelineRow>,
+    /// The newest run that was withheld, while no snapshot follows it.
+    pub withheld: Option<RunRow>,
     /// The last drill.
     pub drill: Option<DrillRow>,
     /// How large each snapshot was.
@@ -101,6 +119,7 @@ impl Known {
             standing: Standing::of(manifest)?,
             latest: manifest.latest_snapshot()?,
             recent: manifest.timeline(u64::MAX, TIMELINE_ROWS)?,
+            withheld: manifest.standing_withheld()?,
             drill: manifest.last_drill()?,
             sizes: manifest.sizes()?,
             damaged: manifest.first_damaged(DAMAGED_NAMED_MAX)?,
@@ -139,6 +158,15 @@ impl Source {
         Self { place, readers: Arc::new(Semaphore::new(READERS_MAX)), planters: Arc::new(Semaphore::new(1)), kept: Arc::default() }
     }
 
+    /// How the log was read; `None` with a daemon, whose jobs read it.
+    #[must_use]
+    pub fn reading(&self) -> Option<Reading> {
+        match &self.place {
+            Place::Told(told) => Some(locked(told).clone()),
+            Place::Remembered { .. } => None,
+        }
+    }
+
     /// Asks the manifest, beside whoever writes it; all questions see one state.
     ///
     /// # Errors
@@ -147,20 +175,24 @@ impl Source {
         let place = self.place.clone();
         let readers = Arc::clone(&self.readers);
         let read = async {
-            let turn = readers.acquire_owned().await.map_err(|_| SourceError::Hangs)?;
+            let turn = readers.acquire_owned().await.map_err(|_| SourceError::Failed)?;
             let read = tokio::task::spawn_blocking(move || {
                 // A disk that hangs takes these few threads and no more.
                 let _turn = turn;
                 let path = place.path().ok_or(SourceError::Nothing)?;
                 let manifest = Manifest::open_if_there(&path)?.ok_or(SourceError::Nothing)?;
                 manifest.hold_still()?;
-                let (at, seen) = (manifest.head().sequence, StateFolder::seen_beside(&path).map_or(0, |seen| seen.sequence));
-                // Made anew from the log, it was further once. An entry may be seen before it is applied.
-                if seen > at + 1 { Err(SourceError::Behind { at, of: seen }) } else { ask(&manifest) }
+                let (at, seen) = (manifest.head().sequence, StateFolder::seen_beside(&path).map(|seen| seen.sequence));
+                // What was seen is noted when all was read, before that there is nothing; made anew from the log, it was further once. An entry may be seen before
+                // it is applied.
+                match seen {
+                    Some(seen) if seen <= at + 1 => ask(&manifest),
+                    of => Err(SourceError::Behind { at, of }),
+                }
             });
-            read.await.map_err(|_| SourceError::Hangs)?
+            read.await.map_err(|_| SourceError::Failed)?
         };
-        tokio::time::timeout(READ_WITHIN, read).await.map_err(|_| SourceError::Hangs)?
+        tokio::time::timeout(READ_WITHIN, read).await.map_err(|_| SourceError::Slow)?
     }
 
     /// What every view needs.
@@ -229,7 +261,7 @@ impl Source {
         if let Some(tree) = self.kept_tree(wanted) {
             return Ok(tree);
         }
-        let turn = Arc::clone(&self.planters).acquire_owned().await.map_err(|_| SourceError::Hangs)?;
+        let turn = Arc::clone(&self.planters).acquire_owned().await.map_err(|_| SourceError::Failed)?;
         // Whoever was before may have made it.
         if let Some(tree) = self.kept_tree(wanted) {
             return Ok(tree);

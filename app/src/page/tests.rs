@@ -6,21 +6,24 @@ use super::live::Live;
 use super::password::Password;
 use super::sessions::Sessions;
 use super::setup::Page;
-use super::source::{Place, Source};
+use super::source::{Place, Reading, Source};
 use crate::daemon::board::Board;
 use crate::daemon::feed::{Happened, Watcher as _};
 use crate::daemon::http;
 use crate::daemon::memory::Remembered;
 use crate::daemon::metrics::MetricsFile;
+use crate::exit::Exit;
 use crate::schedule::planner::{Job, Why};
 use immich_backup_core::model::{Digests, FilePath, FileTimes, RepositoryId, Root, RootPath, RunId, Sha1, Sha256, WriterId};
 use immich_backup_core::repository::key;
 use immich_backup_core::repository::log::{Fact, Head, Header, StoredFact, Totals};
 use immich_backup_core::repository::manifest::Manifest;
+use immich_backup_core::verdict::{Age, Ages, Proof};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 use std::fmt::Write as _;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -48,13 +51,15 @@ struct Site {
     address: SocketAddr,
     page: Arc<Page>,
     id: RunId,
+    repository: RepositoryId,
+    reading: Arc<Mutex<Reading>>,
     _folder: TempDir,
 }
 
 /// A manifest with one snapshot that has these files.
-fn manifest(folder: &Path, files: &[FilePath]) -> (std::path::PathBuf, RunId) {
+fn manifest(folder: &Path, repository: RepositoryId, files: &[FilePath]) -> (std::path::PathBuf, RunId) {
     let path = folder.join("manifest.db");
-    let mut manifest = Manifest::create(&path, RepositoryId::random(), &Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
+    let mut manifest = Manifest::create(&path, repository, &Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
     let run = RunId::random();
     let header =
         Header { format: 1, epoch: 0, sequence: 1, previous_sha256: Sha256([0; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
@@ -71,7 +76,21 @@ fn manifest(folder: &Path, files: &[FilePath]) -> (std::path::PathBuf, RunId) {
     }
     facts.push(serde_json::from_value(snapshot).unwrap());
     manifest.apply_parts(&header, &facts, &Head { epoch: 0, sequence: 1, sha256: Sha256([1; 32]) }).unwrap();
+    seen(folder, 1);
     (path, run)
+}
+
+/// Adds an entry of one fact.
+fn apply(manifest: &mut Manifest, run: RunId, fact: serde_json::Value) {
+    let sequence = manifest.head().sequence + 1;
+    let header = Header { format: 1, sequence, previous_sha256: Sha256([1; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
+    manifest.apply_parts(&header, &[serde_json::from_value(fact).unwrap()], &Head { epoch: 0, sequence, sha256: Sha256([1; 32]) }).unwrap();
+    seen(manifest.path().parent().unwrap(), sequence);
+}
+
+/// Notes how far the log was seen.
+fn seen(folder: &Path, sequence: u64) {
+    fs::write(folder.join("seen.json"), serde_json::to_vec(&Head { epoch: 0, sequence, sha256: Sha256([7; 32]) }).unwrap()).unwrap();
 }
 
 async fn site(guards_status: bool, proxies: &[&str]) -> Site {
@@ -82,15 +101,17 @@ async fn site(guards_status: bool, proxies: &[&str]) -> Site {
     for number in 0..1_203 {
         files.push(FilePath::library(RootPath::parse(&format!("upload/many/{number:05}.jpg")).unwrap()));
     }
-    let (manifest, id) = manifest(folder.path(), &files);
+    let repository = RepositoryId::random();
+    let (manifest, id) = manifest(folder.path(), repository, &files);
     let board = Arc::new(Board::new(&Remembered::new(Timestamp::now()), None));
     let proxies: Vec<_> = proxies.iter().map(|text| (*text).to_owned()).collect();
+    let reading = Arc::new(Mutex::new(Reading { path: Some(manifest), at: Some(Timestamp::now()), failed: None }));
     let page = Arc::new(Page {
         password: Password::new(PASSWORD).unwrap(),
         sessions: Sessions::default(),
         limiter: Limiter::new(Instant::now()),
         proxies: Proxies::of(&proxies).unwrap(),
-        source: Source::new(Place::Told(Arc::new(Mutex::new(Some(manifest))))),
+        source: Source::new(Place::Told(Arc::clone(&reading))),
         live: Some(Arc::new(Live::new())),
         board: Arc::clone(&board),
         max_age: None,
@@ -103,7 +124,7 @@ async fn site(guards_status: bool, proxies: &[&str]) -> Site {
     let address = listener.local_addr().unwrap();
     let file = MetricsFile { path: "/nowhere/metrics.prom".into(), repository: "r".into() };
     tokio::spawn(http::serve(listener, board, file, Some(Arc::clone(&page))));
-    Site { address, page, id, _folder: folder }
+    Site { address, page, id, repository, reading, _folder: folder }
 }
 
 struct Answer {
@@ -326,7 +347,7 @@ async fn names_that_mean_harm_are_only_names() {
     assert_eq!(links.len(), HOSTILE.len() + 1);
     for link in links {
         let answer = site.get(&cookie, &link.replace("&amp;", "&")).await;
-        assert!(answer.code == 200 && answer.body.contains(".jpg") || answer.body.contains(".exe"), "{link}");
+        assert!(answer.code == 200 && (answer.body.contains(".jpg") || answer.body.contains(".exe")), "{link}");
         all.push(answer);
     }
     all.push(folders);
@@ -401,7 +422,8 @@ async fn ten_thousand_wrong_passwords_are_refused_and_the_right_one_from_elsewhe
                 assert!(answer.header("set-cookie").is_none());
                 match answer.code {
                     403 => wrong += 1,
-                    429 => waits += 1,
+                    // On a machine that has no time it is not even looked at.
+                    429 | 503 => waits += 1,
                     code => panic!("{code}: {}", answer.head),
                 }
             }
@@ -484,6 +506,109 @@ async fn a_few_may_watch_and_one_more_is_told_to_wait_while_all_else_is_answered
 }
 
 #[tokio::test]
+async fn a_backup_that_was_withheld_is_not_safe_while_others_run_or_fail_and_until_one_is_made() {
+    let site = site(false, &[]).await;
+    let cookie = site.log_in().await;
+    let path = site._folder.path().join("manifest.db");
+    let mut manifest = Manifest::open(&path, site.repository).unwrap().unwrap();
+    let mut apply = |run: RunId, fact: serde_json::Value| self::apply(&mut manifest, run, fact);
+    let started = || json!({ "fact": "run_started", "at": Timestamp::now(), "host": "h", "roots": [] });
+    let withheld = "A backup was withheld: 9 of 88 are gone.";
+    let (first, second) = (RunId::random(), RunId::random());
+    apply(first, started());
+    assert!(!site.get(&cookie, "/").await.body.contains("withheld"));
+    apply(first, json!({ "fact": "run_ended", "outcome": "withheld", "reason": "9 of 88 are gone", "gone": 9, "changed": 0 }));
+    assert!(site.get(&cookie, "/").await.body.contains(withheld));
+    apply(second, started());
+    site.page.board.notice(&Happened::Began { job: Job::Backup, why: Why::Asked, at: Timestamp::now() });
+    assert!(site.get(&cookie, "/").await.body.contains(withheld));
+    apply(second, json!({ "fact": "run_ended", "outcome": "failed", "reason": "no route" }));
+    // More of them than the timeline has on a page.
+    for _ in 0..40 {
+        let run = RunId::random();
+        apply(run, started());
+        apply(run, json!({ "fact": "run_ended", "outcome": "interrupted" }));
+    }
+    let body = site.get(&cookie, "/").await.body;
+    assert!(body.contains(withheld) && body.contains("Not safe"), "{body}");
+    let last = RunId::random();
+    apply(last, started());
+    apply(
+        last,
+        json!({
+            "fact": "snapshot", "started_at": Timestamp::now(), "taken_at": Timestamp::now(), "totals": Totals::default(),
+            "sent": { "files": 0, "bytes": 0 }, "archived": 0, "unread_count": 0,
+        }),
+    );
+    assert!(!site.get(&cookie, "/").await.body.contains(withheld));
+}
+
+#[tokio::test]
+async fn numbers_of_the_snapshot_and_times_of_later_looks_do_not_contradict_each_other_and_what_is_unknown_is_not_made_up() {
+    let site = site(false, &[]).await;
+    let cookie = site.log_in().await;
+    let mut manifest = Manifest::open(&site._folder.path().join("manifest.db"), site.repository).unwrap().unwrap();
+    let run = RunId::random();
+    apply(&mut manifest, run, json!({ "fact": "run_started", "at": Timestamp::now(), "host": "h", "roots": [] }));
+    let recorded = Age { assets: 4, oldest: Some(Timestamp::now()) };
+    let proof = Proof { assets: 4, proven: 4, ages: Ages { recorded, ..Ages::default() }, ..Proof::default() };
+    let snapshot = json!({
+        "fact": "snapshot", "started_at": Timestamp::now(), "taken_at": Timestamp::now(), "totals": Totals::default(), "sent": { "files": 0, "bytes": 0 },
+        "archived": 0, "unread_count": 0, "dump": "database/x.sql.gz", "proof": proof,
+    });
+    apply(&mut manifest, run, snapshot);
+    assert!(!site.get(&cookie, "/").await.body.contains("All of them"));
+    let covers = manifest.head().sequence;
+    apply(&mut manifest, run, json!({ "fact": "listed", "at": Timestamp::now(), "sequence": covers, "objects": 9, "damaged": 0 }));
+    let body = site.get(&cookie, "/").await.body;
+    // Nothing was seen when the snapshot was made, and all of it since.
+    assert!(body.contains("<strong>0</strong> of 4") && body.contains("The whole repository was last looked at") && !body.contains("All of them"), "{body}");
+
+    let rows = site.page.source.timeline(u64::MAX).await.unwrap();
+    let told = |differences| super::timeline::list(&site.page, &rows, differences, Timestamp::now(), false).into_string();
+    let first = std::collections::HashMap::new();
+    assert!(told(Some(&first)).contains(" came"));
+    assert!(!told(None).contains(" came"), "how they differ could not be read");
+}
+
+#[tokio::test]
+async fn what_an_open_tab_asks_for_by_itself_is_no_use_of_the_session() {
+    let site = site(false, &[]).await;
+    let token = site.page.sessions.begin(Instant::now() - super::sessions::IDLE_MAX + Duration::from_secs(20)).unwrap();
+    let cookie = format!("immich-backup=of-another-port; immich-backup={token}");
+    let by_itself = [("Cookie", cookie.as_str()), ("X-Page-Refresh", "1")];
+    let later = Instant::now() + Duration::from_secs(30);
+    assert_eq!(site.ask("GET", "/", &by_itself, "").await.code, 200);
+    let mut stream = TcpStream::connect(site.address).await.unwrap();
+    stream.write_all(format!("GET /now/events HTTP/1.1\r\nHost: nas\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut piece = [0; 4_096];
+    let count = stream.read(&mut piece).await.unwrap();
+    assert!(String::from_utf8_lossy(&piece[..count]).starts_with("HTTP/1.1 200"));
+    assert!(!site.page.sessions.lasts(&token, later), "it ends though a tab asks");
+    assert_eq!(site.get(&cookie, "/").await.code, 200);
+    assert!(site.page.sessions.lasts(&token, later), "somebody asked");
+}
+
+#[tokio::test]
+async fn whoever_sends_a_login_byte_by_byte_is_dropped_and_whether_the_daemon_lives_is_told_meanwhile() {
+    let site = site(false, &[]).await;
+    let head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\np";
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        let mut stream = TcpStream::connect(site.address).await.unwrap();
+        stream.write_all(head).await.unwrap();
+        slow.push(stream);
+    }
+    assert_eq!(site.ask("GET", "/healthz", &[], "").await.code, 200);
+    for mut stream in slow {
+        let mut answer = Vec::new();
+        drop(tokio::time::timeout(Duration::from_secs(25), stream.read_to_end(&mut answer)).await.expect("sooner than a connection ends"));
+        assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(site.ask("GET", "/login", &[], "").await.code, 200);
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_not_there_or_is_damaged_or_behind_is_said_and_never_a_verdict() {
     let site = site(false, &[]).await;
     let cookie = site.log_in().await;
@@ -495,12 +620,21 @@ async fn a_manifest_that_is_not_there_or_is_damaged_or_behind_is_said_and_never_
     };
     assert!(site.get(&cookie, "/").await.body.contains("The backup has no database"));
     // As while the log is read anew.
-    std::fs::write(site._folder.path().join("seen.json"), serde_json::to_vec(&Head { epoch: 0, sequence: 300, sha256: Sha256([7; 32]) }).unwrap()).unwrap();
+    seen(site._folder.path(), 300);
     shown("The log is being read: entry 1 of 300.").await;
-    std::fs::remove_file(site._folder.path().join("seen.json")).unwrap();
+    // As while it is read for the first time: half a log is none.
+    fs::remove_file(site._folder.path().join("seen.json")).unwrap();
+    shown("The log is being read: entry 1.").await;
+    seen(site._folder.path(), 1);
     assert!(site.get(&cookie, "/").await.body.contains("The backup has no database"));
     std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
     shown("cannot be read").await;
     std::fs::remove_file(&path).unwrap();
     shown("Nothing is known of the repository here yet").await;
+    *site.reading.lock().unwrap() = Reading::default();
+    shown("The repository's log is being read").await;
+    site.reading.lock().unwrap().failed = Some((Exit::Failed, "no <b>route</b>".to_owned()));
+    shown("The repository could not be read: no &lt;b&gt;route&lt;/b&gt;.").await;
+    site.reading.lock().unwrap().failed = Some((Exit::LogDamaged, "x".to_owned()));
+    assert!(site.get(&cookie, "/").await.body.contains("Not safe"));
 }

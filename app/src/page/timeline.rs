@@ -31,7 +31,7 @@ pub async fn view(page: &Page, before: Option<u64>) -> Result<Markup, SourceErro
         @if rows.is_empty() {
             (empty("Nothing here yet", "Each run of a backup has its line here: what came, what went, what was sent, and what was proven."))
         } @else {
-            (list(page, &rows, &differences, Timestamp::now(), true))
+            (list(page, &rows, Some(&differences), Timestamp::now(), true))
         }
         @if before.is_some() || more.is_some() {
             nav.pages aria-label="Pages" {
@@ -43,8 +43,8 @@ pub async fn view(page: &Page, before: Option<u64>) -> Result<Markup, SourceErro
     Ok(shell(page, Tab::Timeline, "Timeline", &content))
 }
 
-/// Runs, the newest first.
-pub fn list(page: &Page, rows: &[TimelineRow], differences: &Differences, now: Timestamp, is_whole: bool) -> Markup {
+/// Runs, the newest first; without differences, where those are not known.
+pub fn list(page: &Page, rows: &[TimelineRow], differences: Option<&Differences>, now: Timestamp, is_whole: bool) -> Markup {
     // What is on a page of its own stands directly below its title.
     let headed = |title: Markup| html! { @if is_whole { h2 { (title) } } @else { h3 { (title) } } };
     html! {
@@ -52,7 +52,7 @@ pub fn list(page: &Page, rows: &[TimelineRow], differences: &Differences, now: T
             @for row in rows {
                 li {
                     @match &row.snapshot {
-                        Some(snapshot) => (of_snapshot(page, snapshot, differences.get(&snapshot.id), now, &headed)),
+                        Some(snapshot) => (of_snapshot(page, snapshot, differences.map(|all| all.get(&snapshot.id)), now, &headed)),
                         None => (of_failure(page, row, now, &headed)),
                     }
                 }
@@ -73,7 +73,13 @@ pub fn proof_badge(fact: &SnapshotFact) -> Markup {
     badge(level, &word)
 }
 
-fn of_snapshot(page: &Page, snapshot: &SnapshotRow, difference: Option<&(SizeAt, Changes)>, now: Timestamp, headed: &dyn Fn(Markup) -> Markup) -> Markup {
+fn of_snapshot(
+    page: &Page,
+    snapshot: &SnapshotRow,
+    difference: Option<Option<&(SizeAt, Changes)>>,
+    now: Timestamp,
+    headed: &dyn Fn(Markup) -> Markup,
+) -> Markup {
     let fact = &snapshot.fact;
     let all = fact.totals.all();
     let took = u64::try_from(fact.taken_at.duration_since(fact.started_at).as_secs()).unwrap_or(0);
@@ -87,8 +93,9 @@ fn of_snapshot(page: &Page, snapshot: &SnapshotRow, difference: Option<&(SizeAt,
             }
             p.difference {
                 @match difference {
-                    Some((before, changes)) => (in_words(all.files, before, changes)),
-                    None => { span.came { "+" (count(all.files)) " came" } },
+                    None => {}
+                    Some(Some((before, changes))) => (in_words(all.files, before, changes)),
+                    Some(None) => { span.came { "+" (count(all.files)) " came" } },
                 }
                 span { (bytes(fact.sent.bytes)) " sent" }
                 span { @if took == 0 { "took less than a second" } @else { "took " (span(took)) } }

@@ -1,5 +1,7 @@
 //! Is it safe? One level and one sentence, with every reason and what to do about it. Pure: what it weighs is handed to it.
 
+use super::setup::REFRESHED_EVERY;
+use super::source::Reading;
 use super::words::{count, counted, span};
 use crate::daemon::feed::LastRun;
 use crate::exit::Exit;
@@ -17,6 +19,8 @@ const OLD_AFTER: Duration = Duration::from_secs(7 * 86_400);
 const TOO_OLD_AFTER: Duration = Duration::from_secs(30 * 86_400);
 /// The clocks of two machines differ by so much without anybody minding.
 const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_mins(10);
+/// What was read of the log so long ago says little of now: three readings failed.
+const UNREAD_MAX: Duration = REFRESHED_EVERY.saturating_mul(3);
 /// Objects that nobody has looked at for so long may be gone.
 const UNSEEN_MAX: Duration = Duration::from_secs(30 * 86_400);
 
@@ -84,12 +88,16 @@ pub struct Facts<'a> {
     pub standing: &'a Standing,
     /// The newest snapshot.
     pub latest: Option<&'a SnapshotFact>,
-    /// The newest run that the log knows.
-    pub last_run: Option<&'a RunRow>,
+    /// The newest runs that the log knows and that no snapshot follows, the newest first.
+    pub runs: &'a [&'a RunRow],
+    /// The newest that was withheld, while no snapshot follows it.
+    pub withheld: Option<&'a RunRow>,
     /// How the daemon's jobs ended; none without a daemon.
     pub jobs: &'a BTreeMap<Job, LastRun>,
-    /// Whether a job runs.
+    /// Whether a backup runs.
     pub is_running: bool,
+    /// How the log was read, where no daemon's jobs do.
+    pub reading: Option<&'a Reading>,
     /// `--max-age`.
     pub max_age: Option<Duration>,
     /// The time.
@@ -114,12 +122,13 @@ pub fn of(facts: &Facts<'_>) -> Verdict {
             advice: "The first one takes as long as everything takes to be sent; it may be stopped, and goes on from there.",
         }),
         Some(latest) => {
-            of_proof(latest, &mut reasons);
+            of_proof(latest, facts.standing, &mut reasons);
             of_files(latest, &mut reasons);
             of_age(facts, &mut reasons);
         }
     }
     of_objects(facts, &mut reasons);
+    of_reading(facts, &mut reasons);
     of_drill(facts, &mut reasons);
     of_runs(facts, &mut reasons);
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
@@ -131,25 +140,80 @@ pub fn of(facts: &Facts<'_>) -> Verdict {
     Verdict { level, sentence, reasons }
 }
 
-/// What is said of a snapshot that lacks nothing.
+/// What is said of a snapshot that lacks nothing but what is left out on purpose, or gone by Immich's own word.
 fn safe(latest: &SnapshotFact) -> String {
-    match &latest.proof {
-        Some(proof) if proof.proven > 0 => {
-            format!(
-                "Every photo and video that Immich knows is in the backup: {} of {} proven.",
-                count(proof.proven),
-                count(proof.proven + proof.mismatched + proof.missing)
-            )
+    let Some(proof) = &latest.proof else { return String::new() };
+    let left_out = [(proof.outside.min(latest.ignored), "in external libraries that are left out on purpose"), (proof.offline, "that Immich says are gone")];
+    let left_out: Vec<_> = left_out.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{} {what}", count(*number))).collect();
+    let proven = format!("{} of {} proven", count(proof.proven), count(proof.proven + proof.mismatched + proof.missing));
+    match (proof.proven, proof.unprovable, left_out.join(" and ")) {
+        (1.., _, except) if except.is_empty() => format!("Every photo and video that Immich knows is in the backup: {proven}."),
+        (1.., _, except) => format!("What Immich knows is in the backup, except {except}: {proven}."),
+        (0, 1.., except) => {
+            let except = if except.is_empty() { except } else { format!(", except {except}") };
+            let all = counted(proof.unprovable, PHOTO.0, PHOTO.1);
+            format!("All {all} of external libraries are in the backup{except}; Immich has no checksums to prove them by.")
         }
-        Some(proof) if proof.assets > 0 => {
-            format!("All {} of external libraries are in the backup; Immich has no checksums to prove them by.", counted(proof.assets, PHOTO.0, PHOTO.1))
-        }
-        _ => "Everything that Immich knows is in the backup: it knows of no photo yet.".to_owned(),
+        (0, 0, except) if except.is_empty() => "Everything that Immich knows is in the backup: it knows of no photo yet.".to_owned(),
+        (0, 0, except) => format!("Nothing that should be in the backup is missing: Immich knows of none but {except}."),
     }
 }
 
-fn of_proof(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
+/// That the repository itself is not well, as far as it could not even be read for that.
+pub fn unreadable(failed: &(Exit, String)) -> Option<Reason> {
+    let (exit, message) = failed;
+    let message = message.trim_end_matches('.');
+    match exit {
+        Exit::NoRepository => {
+            let text = format!("The repository is not there: {message}.");
+            Some(Reason { level: Level::NotSafe, text, advice: "Look whether its disk is mounted, or its bucket there." })
+        }
+        Exit::LogDamaged => Some(Reason {
+            level: Level::NotSafe,
+            text: format!("The log of the repository is damaged or went back: {message}."),
+            advice: "docs/operating.md says what to do; until then nothing is backed up.",
+        }),
+        _ => None,
+    }
+}
+
+/// A page without a daemon knows what the log said when it was last read, and no more.
+fn of_reading(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
+    let Some(reading) = facts.reading else { return };
+    let failed = reading.failed.as_ref();
+    if let Some(reason) = failed.and_then(unreadable) {
+        reasons.push(reason);
+    } else if let Some(at) = reading.at.filter(|at| is_older(*at, UNREAD_MAX, facts.now)) {
+        let since = span(u64::try_from(facts.now.duration_since(at).as_secs()).unwrap_or(0));
+        let why = failed.map_or_else(String::new, |(_, message)| format!(": {}", message.trim_end_matches('.')));
+        reasons.push(Reason {
+            level: Level::Attention,
+            text: format!("The repository could not be read for {since}{why}."),
+            advice: "What stands here is of then: whether a backup was made since, or failed, is not known. Look at the network, and at the credentials.",
+        });
+    }
+}
+
+/// Whether a time lies ahead by more than clocks differ.
+fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    now.duration_until(at) > CLOCKS_DIFFER_MAX
+}
+
+/// What to do about a time that lies ahead.
+const SET_CLOCKS: &str = "Set the clocks of the machines that back up; ages mean nothing until then.";
+
+fn of_proof(latest: &SnapshotFact, standing: &Standing, reasons: &mut Vec<Reason>) {
     let mut add = |level, text, advice| reasons.push(Reason { level, text, advice });
+    // What counts for --max-age is the newest snapshot itself only where no other ever had a database.
+    let had_database = standing.proven_at.is_some() || standing.guarded_at.is_none();
+    if latest.dump.is_none() && had_database {
+        add(
+            Level::NotSafe,
+            "The newest backup has no database, though earlier ones had: files alone do not bring Immich back.".to_owned(),
+            "Say where Immich's database is (`--database` or `--database-container`). The newest backup that has one lacks what came since.",
+        );
+        return;
+    }
     if latest.dump.is_none() {
         add(
             Level::Attention,
@@ -166,6 +230,14 @@ fn of_proof(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
         );
         return;
     };
+    if proof.assets == 0 && latest.totals.original.files > 0 {
+        let originals = latest.totals.original.files;
+        add(
+            Level::Attention,
+            format!("Immich's database knows of no photo, and the library has {}.", counted(originals, "original", "originals")),
+            "Look whether it is the database of this library, and whether Immich shows its photos: nothing is proven by this one.",
+        );
+    }
     let is = |number| if number == 1 { "is" } else { "are" };
     let photos = |number| format!("{} {}", counted(number, PHOTO.0, PHOTO.1), is(number));
     if proof.missing > 0 {
@@ -228,13 +300,12 @@ fn of_files(latest: &SnapshotFact, reasons: &mut Vec<Reason>) {
 }
 
 fn of_age(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
-    let Some(at) = facts.standing.guarded_at else {
-        // What lacks was said; that nothing was ever proven says no more.
-        return;
-    };
-    if facts.now.duration_until(at) > CLOCKS_DIFFER_MAX {
-        let advice = "Set the clocks of the machines that back up; ages mean nothing until then.";
-        reasons.push(Reason { level: Level::Attention, text: "The newest backup is of the future: a clock is wrong.".to_owned(), advice });
+    // Where nothing was ever proven, that was said; how old it is, is another matter.
+    let Some(at) = facts.standing.guarded_at.or(facts.standing.snapshot_at) else { return };
+    if is_ahead(at, facts.now) {
+        // To --max-age it is too old: whoever watches that has an alarm.
+        let level = if facts.max_age.is_some() { Level::NotSafe } else { Level::Attention };
+        reasons.push(Reason { level, text: "The newest backup is of the future: a clock is wrong.".to_owned(), advice: SET_CLOCKS });
         return;
     }
     let what = if facts.standing.proven_at.is_some() { "proven backup" } else { "backup" };
@@ -261,7 +332,12 @@ fn of_objects(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
         });
     }
     let looked = standing.listed_at.or(standing.first_snapshot_at);
-    if looked.is_some_and(|at| is_older(at, UNSEEN_MAX, facts.now)) {
+    if standing.listed_at.is_some_and(|at| is_ahead(at, facts.now)) {
+        let text = "The last look at the store is of the future: a clock is wrong.".to_owned();
+        reasons.push(Reason { level: Level::Attention, text, advice: SET_CLOCKS });
+    } else if looked.is_some_and(|at| is_ahead(at, facts.now)) {
+        // That of the newest backup is said.
+    } else if looked.is_some_and(|at| is_older(at, UNSEEN_MAX, facts.now)) {
         reasons.push(Reason {
             level: Level::Attention,
             text: "For more than 30 days nobody has looked whether the stored files are still there.".to_owned(),
@@ -277,7 +353,11 @@ fn of_drill(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
             text: "The last drill failed: this backup may not come back.".to_owned(),
             advice: "Run `immich-backup drill` and read what it says.",
         });
-    } else if facts.standing.drill_is_overdue(facts.now) {
+    } else if facts.standing.drill_at.is_some_and(|at| is_ahead(at, facts.now)) {
+        reasons.push(Reason { level: Level::Attention, text: "The last drill is of the future: a clock is wrong.".to_owned(), advice: SET_CLOCKS });
+    } else if facts.standing.drill_at.or(facts.standing.first_snapshot_at).is_some_and(|at| !is_ahead(at, facts.now))
+        && facts.standing.drill_is_overdue(facts.now)
+    {
         reasons.push(Reason {
             level: Level::Attention,
             text: "For more than 35 days nobody has tried whether this backup comes back.".to_owned(),
@@ -286,48 +366,51 @@ fn of_drill(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
     }
 }
 
+/// The newest run that is over: one that goes on says nothing yet, and takes nothing back of what the one before it said.
+fn last_ended<'a>(facts: &Facts<'a>) -> Option<&'a RunRow> {
+    let goes_on = |run: &RunRow| run.outcome.is_none() && (facts.is_running || !is_older(run.last_entry_at, SILENT_MAX, facts.now));
+    match facts.runs {
+        [first, rest @ ..] if goes_on(first) => rest.iter().find(|run| run.outcome.is_some() || is_older(run.last_entry_at, SILENT_MAX, facts.now)).copied(),
+        runs => runs.first().copied(),
+    }
+}
+
 fn of_runs(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
     let mut add = |level, text, advice| reasons.push(Reason { level, text, advice });
+    let words = |run: &RunRow| run.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", reason.trim_end_matches('.')));
     // What the daemon saw of its last backup says more than the log, which a run that fails early never reaches.
     let is_past = |last: &LastRun| facts.standing.snapshot_at.is_some_and(|at| at > last.ended_at);
     let failed = |exit: Exit| facts.jobs.get(&Job::Backup).filter(|last| last.exit_code == exit.code() && !is_past(last));
-    if let Some(last) = failed(Exit::NoRepository) {
-        add(Level::NotSafe, format!("The repository is not there: {}.", last.message), "Look whether its disk is mounted, or its bucket there.");
-        return;
-    }
-    if let Some(last) = failed(Exit::LogDamaged) {
+    // It stands until a snapshot follows: no run that begins, fails or is stopped after it makes it good.
+    let told = || failed(Exit::Withheld).map(|last| format!(": {}", last.message.trim_end_matches('.')));
+    if let Some(reason) = facts.withheld.map(words).or_else(told) {
         add(
             Level::NotSafe,
-            format!("The log of the repository is damaged or went back: {}.", last.message),
-            "docs/operating.md says what to do; until then nothing is backed up.",
+            format!("A backup was withheld{reason}."),
+            "There was none since; everything new is stored. If it was meant, say so once with `backup --accept` and the run's id; if not, look at the library and the database first.",
         );
+    }
+    let gone = [Exit::NoRepository, Exit::LogDamaged].into_iter().find_map(|exit| unreadable(&(exit, failed(exit)?.message.clone())));
+    if let Some(reason) = gone {
+        reasons.push(reason);
         return;
     }
+    let mut add = |level, text, advice| reasons.push(Reason { level, text, advice });
     if let Some(last) = failed(Exit::Failed).or_else(|| failed(Exit::Usage)) {
         add(
             Level::Attention,
             format!("The last backup failed: {}.", last.message.trim_end_matches('.')),
             "It is tried again by itself; what was stored stays, and the next run goes on from there.",
         );
-    } else if let Some(run) = facts.last_run {
-        let reason = run.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", reason.trim_end_matches('.')));
-        match run.outcome.as_deref() {
-            Some("withheld") => add(
-                Level::NotSafe,
-                format!("The last backup was withheld{reason}."),
-                "Everything new is stored. If it was meant, say so once with `backup --accept` and the run's id; if not, look at the library and the database first.",
-            ),
-            Some("failed") => add(Level::Attention, format!("The last backup failed{reason}."), "What it stored stays, and the next run goes on from there."),
-            Some("died") => {
-                add(Level::Attention, "The last backup died before its end.".to_owned(), "What it stored stays, and the next run goes on from there.")
-            }
-            Some("interrupted") if !facts.is_running => {
-                add(Level::Attention, "The last backup was stopped before its end.".to_owned(), "What it stored stays, and the next run goes on from there.");
-            }
-            None if !facts.is_running && is_older(run.last_entry_at, SILENT_MAX, facts.now) => {
-                add(Level::Attention, "The last backup died before its end.".to_owned(), "What it stored stays, and the next run goes on from there.");
-            }
-            _ => {}
+    } else if let Some(run) = last_ended(facts) {
+        let text = match run.outcome.as_deref() {
+            Some("failed") => Some(format!("The last backup failed{}.", words(run))),
+            Some("interrupted") => Some("The last backup was stopped before its end.".to_owned()),
+            Some("died") | None => Some("The last backup died before its end.".to_owned()),
+            _ => None,
+        };
+        if let Some(text) = text {
+            add(Level::Attention, text, "What it stored stays, and the next run goes on from there.");
         }
     }
     for (job, what) in [(Job::Verify, "verification"), (Job::Drill, "drill"), (Job::Prune, "removal of old dumps")] {
@@ -395,11 +478,17 @@ mod tests {
     /// Of this newest snapshot, changed so.
     fn weighed(
         latest: Option<SnapshotFact>,
-        change: impl FnOnce(&mut Standing, &mut Option<RunRow>, &mut BTreeMap<Job, LastRun>, &mut Option<Duration>),
+        change: impl FnOnce(&mut Standing, &mut Vec<RunRow>, &mut BTreeMap<Job, LastRun>, &mut Option<Duration>),
     ) -> Verdict {
-        let (mut standing, mut run, mut jobs, mut max_age) = (good(), None, BTreeMap::new(), Some(Duration::from_secs(26 * 3_600)));
-        change(&mut standing, &mut run, &mut jobs, &mut max_age);
-        of(&Facts { standing: &standing, latest: latest.as_ref(), last_run: run.as_ref(), jobs: &jobs, is_running: false, max_age, now: at(NOON) })
+        let (mut standing, mut runs, mut jobs, mut max_age) = (good(), Vec::new(), BTreeMap::new(), Some(Duration::from_secs(26 * 3_600)));
+        change(&mut standing, &mut runs, &mut jobs, &mut max_age);
+        of_all(&standing, latest.as_ref(), &runs, &jobs, max_age)
+    }
+
+    fn of_all(standing: &Standing, latest: Option<&SnapshotFact>, runs: &[RunRow], jobs: &BTreeMap<Job, LastRun>, max_age: Option<Duration>) -> Verdict {
+        let withheld = runs.iter().find(|run| run.outcome.as_deref() == Some("withheld"));
+        let runs: Vec<_> = runs.iter().collect();
+        of(&Facts { standing, latest, runs: &runs, withheld, jobs, is_running: false, reading: None, max_age, now: at(NOON) })
     }
 
     fn of_latest(latest: SnapshotFact) -> (Level, String) {
@@ -414,10 +503,17 @@ mod tests {
         assert_eq!(of_latest(fact(Some(proven()))), (Level::Safe, safe.to_owned()));
         assert_eq!(of_latest(fact(Some(Proof { assets: 23_037, unprovable: 4, ..proven() }))).1, safe);
         // Left out on purpose.
-        assert_eq!(of_latest(SnapshotFact { ignored: 2, ..fact(Some(Proof { outside: 2, ..proven() })) }).0, Level::Safe);
+        let except = SnapshotFact { ignored: 5_000, ..fact(Some(Proof { outside: 5_000, offline: 12, ..proven() })) };
+        let said = "What Immich knows is in the backup, except 5,000 in external libraries that are left out on purpose and 12 that Immich says are gone: 23,033 of 23,033 proven.";
+        assert_eq!(of_latest(except), (Level::Safe, said.to_owned()));
+        let only = SnapshotFact { ignored: 2, ..fact(Some(Proof { assets: 2, outside: 2, ..Proof::default() })) };
+        assert!(of_latest(only.clone()).1.ends_with("knows of none but 2 in external libraries that are left out on purpose."), "{:?}", of_latest(only));
         let external = of_latest(fact(Some(Proof { assets: 4, unprovable: 4, ..Proof::default() })));
         assert!(external.0 == Level::Safe && external.1.contains("no checksums"), "{external:?}");
         assert_eq!(of_latest(fact(Some(Proof::default()))).0, Level::Safe);
+        let mut other = fact(Some(Proof::default()));
+        other.totals.original.files = 88;
+        assert_eq!(of_latest(other), (Level::Attention, "Immich's database knows of no photo, and the library has 88 originals.".to_owned()));
     }
 
     #[test]
@@ -444,10 +540,21 @@ mod tests {
             SnapshotFact { unread_count: 1, ..fact(Some(proven())) },
             SnapshotFact { bit_rot_count: 1, ..fact(Some(proven())) },
             SnapshotFact { doubtful_count: 1, ..fact(Some(proven())) },
-            fact(None),
         ] {
             assert_eq!(of_latest(latest).0, Level::Attention);
         }
+        // As standing.rs has it: without any database, what counts is the newest snapshot; with one that was never proven, nothing does.
+        let without = |proven: Option<&str>, guarded: Option<&str>| {
+            let verdict = weighed(Some(fact(None)), |standing, _, _, max_age| {
+                (standing.proven_at, standing.guarded_at, standing.has_database) = (proven.map(at), guarded.map(at), false);
+                (standing.snapshot_at, *max_age) = (Some(at("2026-05-02T03:10Z")), None);
+            });
+            verdict.level
+        };
+        let newest = Some("2026-05-02T03:10Z");
+        assert_eq!(without(None, newest), Level::Attention);
+        assert_eq!(without(Some("2026-05-01T03:10Z"), Some("2026-05-01T03:10Z")), Level::NotSafe, "there was a proven one before");
+        assert_eq!(without(None, None), Level::NotSafe, "there was one before that was never proven");
     }
 
     #[test]
@@ -464,6 +571,12 @@ mod tests {
         assert_eq!(told("2026-04-20T09:00Z", None), (Level::Attention, "The last proven backup is 12 days old.".to_owned()));
         assert_eq!(told("2026-04-01T09:00Z", None).0, Level::NotSafe);
         assert_eq!(told("2026-05-03T09:00Z", None).0, Level::Attention, "of the future");
+        assert_eq!(told("2026-05-03T09:00Z", Some(26)).0, Level::NotSafe, "to --max-age that is too old");
+        // What was never proven grows old, too.
+        let never = weighed(Some(fact(Some(proven()))), |standing, _, _, max_age| {
+            (standing.proven_at, standing.guarded_at, standing.snapshot_at, *max_age) = (None, None, Some(at("2026-03-01T00:00Z")), None);
+        });
+        assert_eq!((never.level, never.sentence.as_str()), (Level::NotSafe, "The last backup is 2 months old."));
     }
 
     #[test]
@@ -475,13 +588,18 @@ mod tests {
         assert_eq!(told(|standing| standing.drill_at = Some(at("2026-03-01T00:00Z"))).level, Level::Attention);
         assert_eq!(told(|standing| standing.listed_at = Some(at("2026-03-01T00:00Z"))).level, Level::Attention);
         assert_eq!(told(|standing| standing.listed_at = None).level, Level::Safe, "the first snapshot is young");
+        let ahead = told(|standing| (standing.listed_at, standing.drill_at) = (Some(at("2027-01-01T00:00Z")), Some(at("2027-01-01T00:00Z"))));
+        assert!(
+            ahead.level == Level::Attention && ahead.reasons.len() == 2 && ahead.reasons.iter().all(|reason| reason.text.contains("of the future")),
+            "{ahead:?}"
+        );
     }
 
     #[test]
     fn runs_that_went_wrong_are_told_by_the_daemon_or_by_the_log() {
-        let of_log = |outcome, reason| weighed(Some(fact(Some(proven()))), |_, last, _, _| *last = Some(run(outcome, reason)));
+        let of_log = |outcome, reason| weighed(Some(fact(Some(proven()))), |_, runs, _, _| runs.push(run(outcome, reason)));
         assert_eq!(of_log(Some("snapshot"), None).level, Level::Safe);
-        assert_eq!(of_log(Some("withheld"), Some("9 of 88 are gone")).sentence, "The last backup was withheld: 9 of 88 are gone.");
+        assert_eq!(of_log(Some("withheld"), Some("9 of 88 are gone")).sentence, "A backup was withheld: 9 of 88 are gone.");
         assert_eq!(of_log(Some("withheld"), None).level, Level::NotSafe);
         for outcome in [Some("failed"), Some("died"), Some("interrupted"), None] {
             assert_eq!(of_log(outcome, None).level, Level::Attention, "{outcome:?}");
@@ -502,11 +620,69 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_is_no_reason_to_worry() {
-        let (standing, jobs, last) = (good(), BTreeMap::new(), run(None, None));
-        let latest = fact(Some(proven()));
-        let facts = Facts { standing: &standing, latest: Some(&latest), last_run: Some(&last), jobs: &jobs, is_running: true, max_age: None, now: at(NOON) };
-        assert_eq!(of(&facts).level, Level::Safe);
-        assert_eq!(of(&Facts { is_running: false, ..facts }).level, Level::Attention);
+    fn a_page_that_could_not_read_the_repository_is_not_green_for_long() {
+        let (standing, jobs, latest) = (good(), BTreeMap::new(), fact(Some(proven())));
+        let told = |at: &str, failed: Option<(Exit, &str)>| {
+            let reading = Reading { path: None, at: Some(self::at(at)), failed: failed.map(|(exit, message)| (exit, message.to_owned())) };
+            let facts = Facts {
+                standing: &standing,
+                latest: Some(&latest),
+                runs: &[],
+                withheld: None,
+                jobs: &jobs,
+                is_running: false,
+                reading: Some(&reading),
+                max_age: None,
+                now: self::at(NOON),
+            };
+            let verdict = of(&facts);
+            (verdict.level, verdict.sentence)
+        };
+        assert_eq!(told("2026-05-02T11:56Z", None).0, Level::Safe);
+        assert_eq!(told("2026-05-02T11:50Z", Some((Exit::Failed, "no route to host"))).0, Level::Safe, "the next reading may do");
+        let said = (Level::Attention, "The repository could not be read for 2 hours: no route to host.".to_owned());
+        assert_eq!(told("2026-05-02T10:00Z", Some((Exit::Failed, "no route to host"))), said);
+        assert_eq!(told("2026-05-02T10:00Z", None).0, Level::Attention, "it hangs");
+        assert_eq!(told("2026-05-02T11:59Z", Some((Exit::NoRepository, "x"))), (Level::NotSafe, "The repository is not there: x.".to_owned()));
+        assert_eq!(told("2026-05-02T11:59Z", Some((Exit::LogDamaged, "x"))).0, Level::NotSafe);
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_no_reason_to_worry_and_takes_nothing_back() {
+        let (standing, jobs, latest) = (good(), BTreeMap::new(), fact(Some(proven())));
+        let told = |runs: &[RunRow], is_running| {
+            let withheld = runs.iter().find(|run| run.outcome.as_deref() == Some("withheld"));
+            let runs: Vec<_> = runs.iter().collect();
+            of(&Facts {
+                standing: &standing,
+                latest: Some(&latest),
+                runs: &runs,
+                withheld,
+                jobs: &jobs,
+                is_running,
+                reading: None,
+                max_age: None,
+                now: at(NOON),
+            })
+            .level
+        };
+        assert_eq!(told(&[run(None, None)], true), Level::Safe);
+        assert_eq!(told(&[run(None, None)], false), Level::Attention);
+        // It may run elsewhere.
+        let elsewhere = RunRow { last_entry_at: at("2026-05-02T11:59Z"), ..run(None, None) };
+        assert_eq!(told(&[elsewhere], false), Level::Safe);
+        for outcome in [Some("failed"), Some("died"), Some("interrupted"), None] {
+            assert_eq!(told(&[run(None, None), run(outcome, None)], true), Level::Attention, "{outcome:?}");
+        }
+        for after in [None, Some("failed"), Some("died"), Some("interrupted")] {
+            for is_running in [true, false] {
+                assert_eq!(told(&[run(after, None), run(Some("withheld"), None)], is_running), Level::NotSafe, "{after:?}");
+            }
+        }
+        let failed_since = weighed(Some(fact(Some(proven()))), |_, runs, jobs, _| {
+            runs.extend([run(Some("failed"), None), run(Some("withheld"), None)]);
+            jobs.insert(Job::Backup, ended(Exit::Failed, "no route to host"));
+        });
+        assert_eq!((failed_since.level, failed_since.reasons.len()), (Level::NotSafe, 2));
     }
 }

@@ -46,6 +46,9 @@ const commands = {
   async visible({ at }) { return page.locator(at).first().isVisible(); },
   async path() { return new URL(page.url()).pathname; },
   async until({ at, text }) { await page.locator(at).filter({ hasText: text }).first().waitFor(); },
+  // The page's clock, from the next page on, is ours.
+  async watch() { await page.clock.install(); },
+  async pass({ ms }) { await page.clock.fastForward(ms); },
   async title() { return page.title(); },
   async cookies() { return page.context().cookies(); },
   // What is wider than the window makes a phone scroll sideways.

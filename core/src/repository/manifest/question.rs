@@ -406,6 +406,16 @@ impl Manifest {
         self.runs_where("true ORDER BY first_entry DESC LIMIT ?1", [limit])
     }
 
+    /// The newest run that was withheld, while no snapshot follows it: it stands until then, whatever else ran.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn standing_withheld(&self) -> Result<Option<RunRow>, ManifestError> {
+        let condition = "outcome = 'withheld' AND first_entry > coalesce((SELECT max(first_entry) FROM run WHERE outcome = 'snapshot'), 0)
+                         ORDER BY first_entry DESC LIMIT 1";
+        Ok(self.runs_where(condition, [])?.pop())
+    }
+
     pub(super) fn runs_where(&self, condition: &str, values: impl rusqlite::Params) -> Result<Vec<RunRow>, ManifestError> {
         let failed = self.failed("read");
         let columns = "id, writer, last_entry_at, last_entry, outcome, reason, fact, coalesce(gone, 0), coalesce(changed, 0)";
