@@ -219,7 +219,7 @@ fn the_page_says_whether_it_is_safe_and_changes_its_mind_and_shows_a_run_as_it_r
     browser.open("/now");
     browser.until(".live [data-text=job]", "backup");
     browser.until(".live [data-text=path]", "upload/holiday/90/");
-    let before = browser.text(".live [data-text=bytes]");
+    let before = browser.text(".live [data-text=path]");
     browser.shot(&pictures.file("running-desktop-light"), false);
     let sofar = stored(&running);
     signal(job, rustix::process::Signal::CONT);
@@ -228,7 +228,7 @@ fn the_page_says_whether_it_is_safe_and_changes_its_mind_and_shows_a_run_as_it_r
     // Nobody loaded the page again.
     let mut after = before.clone();
     for _ in 0..600 {
-        after = browser.text(".live [data-text=bytes]");
+        after = browser.text(".live [data-text=path]");
         if after != before {
             break;
         }
