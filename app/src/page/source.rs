@@ -18,6 +18,8 @@ use tokio::sync::Semaphore;
 const READERS_MAX: usize = 3;
 /// A view waits no longer for the disk.
 const READ_WITHIN: Duration = Duration::from_secs(20);
+/// Nor for the folders of a snapshot: a pass over all rows.
+const TREE_WITHIN: Duration = Duration::from_secs(120);
 /// Runs on a page of the timeline.
 pub const TIMELINE_ROWS: u32 = 30;
 /// Damaged objects that are named.
@@ -172,6 +174,14 @@ impl Source {
     /// # Errors
     /// See [`SourceError`], or what `ask` returns.
     pub async fn read<T: Send + 'static>(&self, ask: impl FnOnce(&Manifest) -> Result<T, SourceError> + Send + 'static) -> Result<T, SourceError> {
+        self.read_within(READ_WITHIN, ask).await
+    }
+
+    async fn read_within<T: Send + 'static>(
+        &self,
+        within: Duration,
+        ask: impl FnOnce(&Manifest) -> Result<T, SourceError> + Send + 'static,
+    ) -> Result<T, SourceError> {
         let place = self.place.clone();
         let readers = Arc::clone(&self.readers);
         let read = async {
@@ -192,7 +202,7 @@ impl Source {
             });
             read.await.map_err(|_| SourceError::Failed)?
         };
-        tokio::time::timeout(READ_WITHIN, read).await.map_err(|_| SourceError::Slow)?
+        tokio::time::timeout(within, read).await.map_err(|_| SourceError::Slow)?
     }
 
     /// What every view needs.
@@ -267,7 +277,7 @@ impl Source {
             return Ok(tree);
         }
         let kept = Arc::clone(&self.kept);
-        self.read(move |manifest| {
+        self.read_within(TREE_WITHIN, move |manifest| {
             let _turn = turn;
             let tree = Arc::new(FolderTree::of(manifest, sequence)?);
             let mut trees = locked(&kept.trees);

@@ -5,6 +5,7 @@ use super::{Manifest, ManifestError, SCHEMA_VERSION, connect_reader, signed, uns
 use crate::model::{Root, RunId};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Paths that went or changed are counted up to here.
@@ -182,21 +183,30 @@ impl Manifest {
     /// SQLite's, or what `show` returns.
     pub(super) fn each_folder_sum<E: From<ManifestError>>(&self, sequence: u64, mut show: impl FnMut(FolderSum<'_>) -> Result<(), E>) -> Result<(), E> {
         let failed = self.failed("read");
-        // One pass over the rows in the order in which they lie.
-        let sql = format!(
-            "SELECT f.external, f.path, t.files, t.bytes, t.damaged, t.gone FROM (
-               SELECT v.folder AS folder, sum({STANDS}) AS files, sum(CASE WHEN {STANDS} THEN v.size ELSE 0 END) AS bytes,
-                      sum({STANDS} AND v.damaged IS NOT NULL) AS damaged,
-                      sum(v.until <= ?1 AND v.until > v.since AND NOT EXISTS (SELECT 1 FROM version w WHERE w.folder = v.folder AND w.name = v.name
-                          AND w.since > v.since AND w.since <= ?1 AND (w.until IS NULL OR w.until > w.since))) AS gone
-                 FROM version v WHERE v.since <= ?1 GROUP BY v.folder) t JOIN folder f ON f.id = t.folder"
-        );
-        let mut query = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let mut rows = query.query([signed(sequence)]).map_err(&failed)?;
+        let standing = format!("SELECT v.folder, count(*), sum(v.size), sum(v.damaged IS NOT NULL) FROM version v WHERE {STANDS} GROUP BY v.folder");
+        // Of what ended there is an index.
+        let past = "SELECT v.folder, count(*), 0, 0 FROM version v WHERE v.until <= ?1 AND v.until > v.since
+                     AND NOT EXISTS (SELECT 1 FROM version w WHERE w.folder = v.folder AND w.name = v.name
+                                      AND w.since > v.since AND w.since <= ?1 AND (w.until IS NULL OR w.until > w.since)) GROUP BY v.folder";
+        // One pass over the rows in the order in which they lie, without a table in between: folders are looked up here.
+        let mut sums: HashMap<i64, (u64, u64, u64, u64)> = HashMap::new();
+        for (sql, is_past) in [(standing.as_str(), false), (past, true)] {
+            let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+            let mut rows = query.query([signed(sequence)]).map_err(&failed)?;
+            while let Some(row) = rows.next().map_err(&failed)? {
+                let number = |column| row.get::<_, i64>(column).map(unsigned);
+                let counted = (|| Ok((row.get::<_, i64>(0)?, number(1)?, number(2)?, number(3)?)))();
+                let (folder, count, bytes, damaged) = counted.map_err(&failed)?;
+                let sum = sums.entry(folder).or_default();
+                if is_past { sum.3 = count } else { (sum.0, sum.1, sum.2) = (count, bytes, damaged) }
+            }
+        }
+        let mut query = self.connection.prepare_cached("SELECT id, external, path FROM folder ORDER BY id").map_err(&failed)?;
+        let mut rows = query.query([]).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
             let text = |column| row.get_ref(column).and_then(|value| value.as_str().map_err(rusqlite::Error::from));
-            let number = |column| row.get::<_, Option<i64>>(column).map(|number| unsigned(number.unwrap_or(0)));
-            let sum = (|| Ok(FolderSum { root: text(0)?, path: text(1)?, files: number(2)?, bytes: number(3)?, damaged: number(4)?, gone: number(5)? }))();
+            let Some((files, bytes, damaged, gone)) = row.get::<_, i64>(0).map(|id| sums.get(&id).copied()).map_err(&failed)? else { continue };
+            let sum = (|| Ok(FolderSum { root: text(1)?, path: text(2)?, files, bytes, damaged, gone }))();
             show(sum.map_err(&failed)?)?;
         }
         Ok(())
