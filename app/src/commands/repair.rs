@@ -6,7 +6,7 @@ use crate::screen;
 use immich_backup_core::backup::Source;
 use immich_backup_core::repair::{
     self, Branch, Decision, Found, Heal, HealReport, Healing, IdentityRepair, LibraryOptions, LibrarySource, LogPlan, LogReport, ObjectsOptions, ObjectsPlan,
-    ObjectsReport, Told,
+    ObjectsReport, Refusal, Told,
 };
 use immich_backup_core::repository::log::EpochFact;
 use immich_backup_core::repository::manifest::{EpochRow, Manifest, ManifestError};
@@ -177,7 +177,7 @@ async fn log(app: &App, repository: &Repository, state: &StateFolder, decision: 
     if !apply {
         said.lines.extend(lines);
         said.is_log_open = true;
-        said.could = plan.survey.branches.is_empty() && (plan.refused.is_none() || plan.opens.is_some());
+        said.could = plan.survey.branches.is_empty() && plan.refused.is_none();
         return Ok(false);
     }
     if !app.json && !app.settings.switch("quiet")? {
@@ -186,7 +186,14 @@ async fn log(app: &App, repository: &Repository, state: &StateFolder, decision: 
     let busy = || repair::RepairError::Busy { who: "another process on this machine holds its state folder".to_owned() };
     let lock = state.try_lock().map_err(OpenError::from)?.ok_or_else(busy)?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let LogReport { opened, accepted } = repair::repair_log(repository, state, decision, &host, |_| {}).await?;
+    // The first plan has been shown; a later round shows its own.
+    let (mut is_first, is_shown) = (true, !app.json && !app.settings.switch("quiet")?);
+    let show = |plan: &LogPlan| {
+        if is_shown && !std::mem::take(&mut is_first) {
+            screen::print_error(&log_lines(plan).join("\n"));
+        }
+    };
+    let LogReport { opened, accepted } = repair::repair_log(repository, state, decision, &host, show).await?;
     drop(lock);
     for (epoch, _) in &opened {
         said.lines.push(format!("the log goes on: epoch {epoch} was opened"));
@@ -213,6 +220,8 @@ fn told_text(told: &Told) -> String {
     if told.dumps > 0 {
         parts.push(format!("{} dumps", screen::count(told.dumps)));
     }
+    let others = [(told.damaged, "found damaged"), (told.relocated, "stored again elsewhere"), (told.pruned, "pruned: where they are gone, older snapshots miss them")];
+    parts.extend(others.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{} objects {what}", screen::count(count))));
     parts.join(", ")
 }
 
@@ -233,9 +242,9 @@ fn log_lines(plan: &LogPlan) -> Vec<String> {
         return vec![format!("log: {} entries, one chain{repaired}", screen::count(survey.end.sequence))];
     }
     let mut lines = Vec::new();
-    if let Some((refused, hint)) = &plan.refused {
+    if let Some(refused) = plan.refused.as_ref().map(Refusal::error) {
         lines.push(format!("log: {refused}"));
-        lines.extend(hint.iter().map(|hint| format!("  {hint}")));
+        lines.extend(refused.hint().iter().map(|hint| format!("  {hint}")));
     }
     lines.extend(survey.problems.iter().take(SHOWN_MAX).map(|problem| format!("log: {problem}")));
     if let Some((epoch, host, at, _)) = &plan.accepts {
@@ -272,7 +281,7 @@ fn log_fields(plan: &LogPlan) -> Value {
     json!({
         "last_good": survey.end,
         "problems": survey.problems,
-        "refused": plan.refused.as_ref().map(|(refused, _)| refused),
+        "refused": plan.refused.as_ref().map(|refused| refused.error().to_string()),
         "opens_epoch": plan.opens,
         "accepts_epoch": plan.accepts.as_ref().map(|(epoch, ..)| epoch),
         "rejected_count": survey.rejected_count,
