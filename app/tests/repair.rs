@@ -155,7 +155,15 @@ fn entries_that_a_thief_wrote_are_rejected_by_number_and_a_missing_identity_come
     world.backup(&[]).ended(10).says("immich-backup repair");
     world.run(&["repair"]).ended(11).says("can be created again");
     assert!(!identity.exists());
-    world.run(&["repair", "--apply"]).ended(0);
+    // A disk that is not mounted is no repository to be brought back.
+    let away = world.at("away");
+    fs::rename(&world.repository, &away).unwrap();
+    fs::create_dir(&world.repository).unwrap();
+    world.run(&["repair", "--apply"]).ended(10).says("there is no log either");
+    assert_eq!(fs::read_dir(&world.repository).unwrap().count(), 0);
+    fs::remove_dir(&world.repository).unwrap();
+    fs::rename(&away, &world.repository).unwrap();
+    world.run(&["repair", "--apply"]).ended(0).says("nothing else was looked at yet");
     assert_eq!(fs::read(&identity).unwrap(), bytes);
     world.backup(&[]).ended(0);
 }

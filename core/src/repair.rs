@@ -20,6 +20,7 @@ use crate::repository::state::{StateError, StateFolder};
 use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, read_all};
 use crate::repository::{OpenError, Repository, Session};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -305,13 +306,7 @@ pub async fn prepare_log(repository: &Repository, state: &StateFolder, decision:
 }
 
 /// Why the log must not go on after the end of `survey`, as far as this machine knows: what was seen from here, is there still, and would not count.
-async fn refusal(
-    store: &dyn Store,
-    survey: &Survey,
-    seen: Option<Head>,
-    accepted: &[Sha256],
-    decision: &Decision,
-) -> Result<Option<Refusal>, RepairError> {
+async fn refusal(store: &dyn Store, survey: &Survey, seen: Option<Head>, accepted: &[Sha256], decision: &Decision) -> Result<Option<Refusal>, RepairError> {
     // The owner has said that exactly what comes now is not to count.
     let is_named = decision.reject_from == Some(survey.end.sequence + 1);
     if let Some((epoch, first)) = survey.unread_epoch.filter(|_| !is_named) {
@@ -418,7 +413,7 @@ pub async fn repair_log(
 
 /// The run of another machine that may be writing, in words.
 fn alive(survey: &Survey, writer: WriterId) -> Option<String> {
-    let runs = survey.last_run.iter().chain(survey.rejected_runs.values());
+    let runs = survey.last_run.iter().chain(survey.rejected_runs.values().filter(|run| run.has_begun));
     runs.filter(|run| !run.is_over && run.writer != writer).find_map(|run| {
         let silent_for = Timestamp::now().duration_since(run.last_entry_at);
         // A clock may be some minutes ahead; whoever writes from further in the future would keep the log from being repaired until then.
@@ -471,6 +466,8 @@ pub enum IdentityRepair {
     Restorable(RepositoryId),
     /// Something else has its name, and nothing may be overwritten: its right bytes are kept in this file.
     Taken(PathBuf),
+    /// It is missing, and so is all of the log: what is there is another place than the repository's.
+    Nothing,
     /// No state folder here has its bytes.
     Unknown,
 }
@@ -495,6 +492,10 @@ pub async fn repair_identity(store: &dyn Store, state: Option<&StateFolder>, app
             Ok(found) if *found == *text.as_bytes() => IdentityRepair::Restorable(identity.repository),
             _ => IdentityRepair::Taken(state.folder().join(crate::repository::state::IDENTITY)),
         });
+    }
+    // A disk that is not mounted, or a new bucket, looks so; a second repository must not begin there.
+    if store.list(crate::repository::key::LOG, None).next().await.transpose()?.is_none() {
+        return Ok(IdentityRepair::Nothing);
     }
     if apply {
         let bytes = Bytes::from(text);

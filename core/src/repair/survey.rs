@@ -84,6 +84,8 @@ pub struct LastRun {
     pub(super) writer: WriterId,
     pub(super) last_entry_at: Timestamp,
     pub(super) is_over: bool,
+    /// Whether its beginning is there: a single entry that names a run is none.
+    pub(super) has_begun: bool,
 }
 
 /// What `entry` says of the run that speaks, after what was known of it `before`.
@@ -94,8 +96,9 @@ fn run_of(entry: &Entry, before: Option<LastRun>) -> Option<LastRun> {
     let began = entry.facts.iter().find_map(|fact| if let Fact::RunStarted(started) = fact { Some(started.host.clone()) } else { None });
     let is_over = ended || before.as_ref().is_some_and(|before| before.is_over);
     let last_entry_at = before.as_ref().map_or(entry.header.written_at, |before| before.last_entry_at.max(entry.header.written_at));
+    let has_begun = began.is_some() || before.as_ref().is_some_and(|before| before.has_begun);
     let host = began.or(before.map(|before| before.host)).unwrap_or_default();
-    Some(LastRun { id: run, host, writer: entry.header.writer, last_entry_at, is_over })
+    Some(LastRun { id: run, host, writer: entry.header.writer, last_entry_at, is_over, has_begun })
 }
 
 /// The log as it is.
@@ -313,9 +316,8 @@ impl<'a> Walker<'a> {
         if good.len() > 1 {
             let keep = self.decision.keep.as_deref().filter(|keep| !keep.is_empty());
             self.survey.problems.push(format!("{} entries open epoch {epoch}: two machines repaired the log at once", good.len()));
-            let is_kept = |opening: &Opening| {
-                keep.is_some_and(|keep| opening.entry.header.writer.to_string().starts_with(keep) || opening.key.as_str() == keep)
-            };
+            let is_kept =
+                |opening: &Opening| keep.is_some_and(|keep| opening.entry.header.writer.to_string().starts_with(keep) || opening.key.as_str() == keep);
             if good.iter().filter(|opening| is_kept(opening)).count() != 1 {
                 for opening in good {
                     let Opening { key, entry, fact } = opening;
@@ -601,6 +603,7 @@ impl<'a> Walker<'a> {
             // What it ended with is not to count; that it has ended is so all the same.
             if let Some(last) = self.survey.last_run.as_mut().filter(|last| last.id == run.id) {
                 last.is_over |= run.is_over;
+                last.last_entry_at = last.last_entry_at.max(run.last_entry_at);
             }
             self.survey.rejected_runs.insert(run.id, run);
         }
@@ -609,7 +612,8 @@ impl<'a> Walker<'a> {
             && self.unread.contains(&epoch)
         {
             let before = self.survey.unread_epoch.filter(|(before, _)| *before <= epoch);
-            self.survey.unread_epoch = Some(before.map_or((epoch, sequence), |(before, lowest)| (before, if before == epoch { lowest.min(sequence) } else { lowest })));
+            self.survey.unread_epoch =
+                Some(before.map_or((epoch, sequence), |(before, lowest)| (before, if before == epoch { lowest.min(sequence) } else { lowest })));
         }
     }
 
