@@ -127,8 +127,12 @@ fn entries_that_a_thief_wrote_are_rejected_by_number_and_a_missing_identity_come
     let number = forged.to_string();
     world.run(&["repair", "--reject-from", &number]).ended(11).says("1 archived").says("say --apply");
     world.run(&["repair", "--reject-from", &number, "--apply"]).ended(0);
+    // What is not named as entries are is none, by hand too.
+    let strays = ["x", "1.ndjson.zst"].map(|name| world.repository.join("log").join(name));
+    strays.iter().for_each(|stray| fs::write(stray, b"stray").unwrap());
     assert_restores_by_hand(&world, &world.repository.clone(), &tree, false);
     world.assert_restores("latest", &tree);
+    strays.iter().for_each(|stray| remove(stray));
     world.backup(&[]).ended(0);
     // Somebody's own "repair" of the log: who knows better refuses it.
     let opening = world.repository.join("log/9000000002.ndjson.zst");
