@@ -151,7 +151,12 @@ impl From<anyhow::Error> for Failure {
                 RepairError::Open(open) => of_open(open),
                 RepairError::Interrupted => (Exit::Interrupted, None),
                 RepairError::NoEpoch { .. } | RepairError::NoEntry { .. } | RepairError::Nested { .. } => (Exit::Usage, error.hint()),
-                RepairError::Undecided { .. } | RepairError::Yielded { .. } | RepairError::Endless => (Exit::LogDamaged, error.hint()),
+                RepairError::Undecided { .. }
+                | RepairError::Yielded { .. }
+                | RepairError::Intact { .. }
+                | RepairError::UnreadEpoch { .. }
+                | RepairError::NotAsPlanned { .. }
+                | RepairError::Endless => (Exit::LogDamaged, error.hint()),
                 other => (Exit::Failed, other.hint()),
             }
         } else if let Some(error) = error.downcast_ref::<ProveError>() {

@@ -127,8 +127,12 @@ fn entries_that_a_thief_wrote_are_rejected_by_number_and_a_missing_identity_come
     let number = forged.to_string();
     world.run(&["repair", "--reject-from", &number]).ended(11).says("1 archived").says("say --apply");
     world.run(&["repair", "--reject-from", &number, "--apply"]).ended(0);
+    // What is not named as entries are is none, by hand too.
+    let strays = ["x", "1.ndjson.zst"].map(|name| world.repository.join("log").join(name));
+    strays.iter().for_each(|stray| fs::write(stray, b"stray").unwrap());
     assert_restores_by_hand(&world, &world.repository.clone(), &tree, false);
     world.assert_restores("latest", &tree);
+    strays.iter().for_each(|stray| remove(stray));
     world.backup(&[]).ended(0);
     // Somebody's own "repair" of the log: who knows better refuses it.
     let opening = world.repository.join("log/9000000002.ndjson.zst");
@@ -155,7 +159,15 @@ fn entries_that_a_thief_wrote_are_rejected_by_number_and_a_missing_identity_come
     world.backup(&[]).ended(10).says("immich-backup repair");
     world.run(&["repair"]).ended(11).says("can be created again");
     assert!(!identity.exists());
-    world.run(&["repair", "--apply"]).ended(0);
+    // A disk that is not mounted is no repository to be brought back.
+    let away = world.at("away");
+    fs::rename(&world.repository, &away).unwrap();
+    fs::create_dir(&world.repository).unwrap();
+    world.run(&["repair", "--apply"]).ended(10).says("there is no log either");
+    assert_eq!(fs::read_dir(&world.repository).unwrap().count(), 0);
+    fs::remove_dir(&world.repository).unwrap();
+    fs::rename(&away, &world.repository).unwrap();
+    world.run(&["repair", "--apply"]).ended(0).says("nothing else was looked at yet");
     assert_eq!(fs::read(&identity).unwrap(), bytes);
     world.backup(&[]).ended(0);
 }

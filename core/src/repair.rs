@@ -8,7 +8,7 @@ pub use library::{Heal, HealReport, Healing, LibraryOptions, LibrarySource, Sour
 pub use objects::{Found, ObjectsOptions, ObjectsPlan, ObjectsReport, Wanted, prepare_objects};
 pub use survey::{Branch, Survey, Told, survey};
 
-use crate::budget::{CHECKPOINT_INTERVAL, REJECTED_NAMED_MAX, REPAIR_ROUNDS_MAX};
+use crate::budget::{CHECKPOINT_INTERVAL, LOG_ENTRY_BYTES_MAX, REJECTED_NAMED_MAX, REPAIR_ROUNDS_MAX};
 use crate::event::Monitor;
 use crate::library::read::ReadError;
 use crate::library::tree::TreeError;
@@ -20,6 +20,7 @@ use crate::repository::state::{StateError, StateFolder};
 use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, read_all};
 use crate::repository::{OpenError, Repository, Session};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,6 +75,30 @@ pub enum RepairError {
         sequence: u64,
         /// The last one.
         last: u64,
+    },
+    /// What was seen here is there, and would not count.
+    #[error("entries {from} to {to} are intact as far as they were seen here, and would not count any more")]
+    Intact {
+        /// The first one.
+        from: u64,
+        /// The highest that was seen.
+        to: u64,
+    },
+    /// An epoch that entries were written in cannot be read.
+    #[error("epoch {epoch} of the log cannot be read, and intact entries of it are there, from {first} on")]
+    UnreadEpoch {
+        /// Which.
+        epoch: u32,
+        /// Its lowest intact entry.
+        first: u64,
+    },
+    /// What was found after a repair is not what it has made.
+    #[error("epoch {epoch} was opened, and the log does not end with it: {problem}")]
+    NotAsPlanned {
+        /// Which.
+        epoch: u32,
+        /// What is there.
+        problem: String,
     },
     /// It does not come to an end.
     #[error("after {REPAIR_ROUNDS_MAX} epochs the log is still not as it should be")]
@@ -147,6 +172,14 @@ impl RepairError {
             Self::Yielded { .. } => "look what it did: `immich-backup repair` shows the log as it is now".to_owned(),
             Self::NoEpoch { .. } => "`immich-backup repair` shows the epochs".to_owned(),
             Self::NoEntry { .. } => "`immich-backup repair` shows how far the log goes".to_owned(),
+            Self::Intact { from, .. } => format!(
+                "nothing was changed; bring back what is damaged or missing before them from the store's versions or a second copy, or reject what claims that they do not count (--reject-epoch); if there is no other way, `immich-backup repair --reject-from {from}` goes on without them"
+            ),
+            Self::UnreadEpoch { epoch, first } => format!(
+                "nothing was changed; bring back what opens it from the store's versions or a second copy; else `immich-backup repair --reject-from {}` goes on from what stood before it, and leaves out what it rejected, or `--reject-epoch {epoch}` takes all that was there before it for good",
+                first.saturating_sub(1)
+            ),
+            Self::NotAsPlanned { .. } => "what was planned is done, and nothing more; `immich-backup repair` shows the log as it is now".to_owned(),
             Self::Endless => "somebody is writing to the log as fast as it is repaired: change the writer's credentials, then repair again".to_owned(),
             Self::Interrupted | Self::Library(_) | Self::Read { .. } => return None,
             Self::Folder { .. } => "check that it is mounted, and that this user may write there".to_owned(),
@@ -180,8 +213,49 @@ pub struct LogPlan {
     pub opens: Option<u32>,
     /// An epoch that somebody else has opened and that would be accepted: its number, machine and time, and the SHA-256 of what opens it.
     pub accepts: Option<(u32, String, Timestamp, Sha256)>,
-    /// What stands between this machine and the log, though the log itself is good.
-    pub refused: Option<(String, Option<String>)>,
+    /// Why it will not be done, unless somebody decides.
+    pub refused: Option<Refusal>,
+}
+
+/// Why a repair of the log is not made by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Somebody else's epoch cuts off what was seen here.
+    Rejected(Box<Cut>),
+    /// The log goes through another entry than was seen here.
+    Rewritten(u64),
+    /// [`RepairError::Intact`].
+    Intact(u64, u64),
+    /// [`RepairError::UnreadEpoch`].
+    UnreadEpoch(u32, u64),
+}
+
+/// Whose epoch cuts off what, as [`LogError::Rejected`] has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    epoch: u32,
+    base: u64,
+    seen: u64,
+    host: String,
+    at: Timestamp,
+    sha256: Sha256,
+}
+
+impl Refusal {
+    /// The same as an error.
+    #[must_use]
+    pub fn error(&self) -> RepairError {
+        match self {
+            Self::Rejected(cut) => {
+                let Cut { epoch, base, seen, host, at, sha256 } = (**cut).clone();
+                LogError::Rejected { epoch, base, seen, host, at, sha256 }.into()
+            }
+            Self::Rewritten(sequence) => LogError::Rewritten { sequence: *sequence }.into(),
+            Self::Intact(from, to) => RepairError::Intact { from: *from, to: *to },
+            Self::UnreadEpoch(epoch, first) => RepairError::UnreadEpoch { epoch: *epoch, first: *first },
+        }
+    }
 }
 
 impl LogPlan {
@@ -208,34 +282,71 @@ pub async fn prepare_log(repository: &Repository, state: &StateFolder, decision:
     }
     let seen = state.seen()?.filter(|seen| seen.sequence > 0);
     let accepted = state.accepted_epochs()?;
-    let mut plan = LogPlan { seen, opens: None, accepts: None, refused: None, survey: survey.clone() };
-    // An epoch that cuts off what was seen here.
-    let cut = seen.and_then(|seen| survey.openings.iter().find(|opening| opening.epoch() > seen.epoch && opening.base().sequence < seen.sequence));
+    let mut plan = LogPlan { seen, opens: None, accepts: None, refused: None, survey: Survey::clone(&survey) };
     if let Some(epoch) = decision.accept_epoch {
         let Some(opening) = survey.openings.iter().find(|opening| opening.epoch() == epoch) else { return Err(RepairError::NoEpoch { epoch }) };
         plan.accepts = Some((epoch, opening.fact.host.clone(), opening.fact.at, opening.entry.sha256));
-    } else if let (Some(cut), Some(seen)) = (cut.filter(|cut| !accepted.contains(&cut.entry.sha256)), seen) {
-        let refused = LogError::Rejected {
-            epoch: cut.epoch(),
-            base: cut.base().sequence,
-            seen: seen.sequence,
-            host: cut.fact.host.clone(),
-            at: cut.fact.at,
-            sha256: cut.entry.sha256,
-        };
-        plan.refused = Some((refused.to_string(), refused.hint()));
-    } else if let Some(seen) = seen.filter(|seen| cut.is_none() && seen.sequence > survey.end.sequence && seen.epoch >= survey.end.epoch)
-        && survey.is_sound()
-    {
-        // Nothing is there that could be rejected; what was there is gone.
-        survey.missing_count = seen.sequence - survey.end.sequence;
-        survey.problems.push(LogError::WentBack { seen: seen.sequence, now: survey.end.sequence }.to_string());
-        plan.survey = survey.clone();
+    } else if survey.branches.is_empty() {
+        plan.refused = refusal(store, &survey, seen, &accepted, decision).await?;
+        let is_cut = seen.is_some_and(|seen| survey.openings.iter().any(|opening| opening.epoch() > seen.epoch));
+        if let Some(seen) = seen.filter(|seen| !survey.goes_through(seen) && !is_cut)
+            && plan.refused.is_none()
+            && survey.is_sound()
+        {
+            // Nothing is there that could be rejected; what was there is gone.
+            survey.missing_count = seen.sequence.saturating_sub(survey.end.sequence).max(1);
+            survey.problems.push(LogError::WentBack { seen: seen.sequence, now: survey.end.sequence }.to_string());
+            plan.survey = survey.clone();
+        }
     }
     if !survey.is_sound() {
         plan.opens = Some(survey.newest_epoch + 1);
     }
     Ok(plan)
+}
+
+/// Why the log must not go on after the end of `survey`, as far as this machine knows: what was seen from here, is there still, and would not count.
+async fn refusal(store: &dyn Store, survey: &Survey, seen: Option<Head>, accepted: &[Sha256], decision: &Decision) -> Result<Option<Refusal>, RepairError> {
+    // The owner has said that exactly what comes now is not to count.
+    let is_named = decision.reject_from == Some(survey.end.sequence + 1);
+    if let Some((epoch, first)) = survey.unread_epoch.filter(|_| !is_named) {
+        return Ok(Some(Refusal::UnreadEpoch(epoch, first)));
+    }
+    let Some(seen) = seen.filter(|seen| !survey.goes_through(seen)) else { return Ok(None) };
+    // An epoch that cuts off what was seen here.
+    if let Some(cut) = survey.openings.iter().find(|opening| opening.epoch() > seen.epoch) {
+        let (epoch, base, host, at, sha256) = (cut.epoch(), cut.base().sequence, cut.fact.host.clone(), cut.fact.at, cut.entry.sha256);
+        let is_known = accepted.contains(&sha256);
+        return Ok((!is_known).then(|| Refusal::Rejected(Box::new(Cut { epoch, base, seen: seen.sequence, host, at, sha256 }))));
+    }
+    let is_named = is_named || decision.reject_epoch.is_some_and(|epoch| epoch <= seen.epoch) || survey.forked_at.is_some_and(|fork| fork <= seen.sequence);
+    if is_named {
+        return Ok(None);
+    }
+    if is_there(store, survey, &seen).await? {
+        return Ok(Some(Refusal::Intact(seen.sequence.min(survey.end.sequence + 1), seen.sequence)));
+    }
+    let is_another = seen.epoch == survey.end.epoch && seen.sequence <= survey.end.sequence;
+    Ok(is_another.then_some(Refusal::Rewritten(seen.sequence)))
+}
+
+/// Whether the entry `head` is in the store, part of the log or not. One that has to be thawed first may be it.
+async fn is_there(store: &dyn Store, survey: &Survey, head: &Head) -> Result<bool, RepairError> {
+    let entries = survey.listing.entries.get(&head.epoch).and_then(|entries| entries.get(&head.sequence));
+    let openings = survey.listing.openings.get(&head.epoch);
+    let listed = entries.into_iter().chain(openings).flatten().map(|(key, _)| key.clone());
+    // Also where a listing does not show it.
+    let usual = [Key::log_entry_in(head.epoch, head.sequence, None)];
+    for key in usual.into_iter().chain(listed) {
+        match read_all(store, &key, LOG_ENTRY_BYTES_MAX).await {
+            Ok(bytes) if Sha256::of(&bytes) == head.sha256 => return Ok(true),
+            Err(StoreError::Archived { .. }) => return Ok(true),
+            Ok(_) | Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => {}
+            Err(error) if error.is_of_medium() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
 }
 
 /// What a repair of the log did.
@@ -261,6 +372,7 @@ pub async fn repair_log(
 ) -> Result<LogReport, RepairError> {
     let mut report = LogReport::default();
     let mut decision = decision.clone();
+    let mut written: Option<(u32, Head)> = None;
     for _ in 0..REPAIR_ROUNDS_MAX {
         let plan = prepare_log(repository, state, &decision).await?;
         if let Some((epoch, _, _, sha256)) = &plan.accepts {
@@ -269,14 +381,15 @@ pub async fn repair_log(
             decision.accept_epoch = None;
             continue;
         }
-        let Some(epoch) = plan.opens else {
-            return match plan.refused {
-                Some(_) => Err(refusal(&plan)),
-                None => Ok(report),
-            };
-        };
-        if plan.refused.is_some() {
-            return Err(refusal(&plan));
+        if let Some(refused) = &plan.refused {
+            return Err(refused.error());
+        }
+        let Some(epoch) = plan.opens else { return Ok(report) };
+        // Nobody has been shown what comes now: it may concern nothing but what lies beyond what was written a moment ago.
+        if let Some((opened, head)) = &written
+            && *head != plan.survey.end
+        {
+            return Err(RepairError::NotAsPlanned { epoch: *opened, problem: plan.survey.problems.first().cloned().unwrap_or_default() });
         }
         if !plan.survey.branches.is_empty() {
             return Err(RepairError::Undecided { branches: plan.survey.branches.len() });
@@ -291,29 +404,23 @@ pub async fn repair_log(
         state.set_seen(&plan.survey.end)?;
         crate::repository::manifest::remove(&state.manifest())?;
         report.opened.push((epoch, sha256));
+        written = Some((epoch, Head { epoch, sequence: plan.survey.end.sequence + 1, sha256 }));
         // What was decided is done; a further round looks at what was prepared for this epoch.
         decision = Decision::default();
     }
     Err(RepairError::Endless)
 }
 
-fn refusal(plan: &LogPlan) -> RepairError {
-    let seen = plan.seen.map_or(0, |seen| seen.sequence);
-    let cut = plan.survey.openings.iter().find(|opening| plan.seen.is_some_and(|seen| opening.epoch() > seen.epoch && opening.base().sequence < seen.sequence));
-    match cut {
-        Some(cut) => {
-            LogError::Rejected { epoch: cut.epoch(), base: cut.base().sequence, seen, host: cut.fact.host.clone(), at: cut.fact.at, sha256: cut.entry.sha256 }
-                .into()
-        }
-        None => LogError::WentBack { seen, now: plan.survey.end.sequence }.into(),
-    }
-}
-
 /// The run of another machine that may be writing, in words.
 fn alive(survey: &Survey, writer: WriterId) -> Option<String> {
-    let run = survey.last_run.as_ref().filter(|run| !run.is_over && run.writer != writer)?;
-    let silent_for = Duration::try_from(Timestamp::now().duration_since(run.last_entry_at)).unwrap_or_default();
-    (silent_for <= DEAD_AFTER).then(|| format!("run {} on `{}` wrote {} s ago", run.id.short(), encode_segment(run.host.as_bytes()), silent_for.as_secs()))
+    let runs = survey.last_run.iter().chain(survey.rejected_runs.values().filter(|run| run.has_begun));
+    runs.filter(|run| !run.is_over && run.writer != writer).find_map(|run| {
+        let silent_for = Timestamp::now().duration_since(run.last_entry_at);
+        // A clock may be some minutes ahead; whoever writes from further in the future would keep the log from being repaired until then.
+        let is_near = silent_for.unsigned_abs() <= DEAD_AFTER;
+        let seconds = silent_for.as_secs().max(0);
+        is_near.then(|| format!("run {} on `{}` wrote {seconds} s ago", run.id.short(), encode_segment(run.host.as_bytes())))
+    })
 }
 
 async fn open_epoch(repository: &Repository, state: &StateFolder, plan: &LogPlan, epoch: u32, host: &str, writer: WriterId) -> Result<Sha256, RepairError> {
@@ -359,6 +466,8 @@ pub enum IdentityRepair {
     Restorable(RepositoryId),
     /// Something else has its name, and nothing may be overwritten: its right bytes are kept in this file.
     Taken(PathBuf),
+    /// It is missing, and so is all of the log: what is there is another place than the repository's.
+    Nothing,
     /// No state folder here has its bytes.
     Unknown,
 }
@@ -383,6 +492,10 @@ pub async fn repair_identity(store: &dyn Store, state: Option<&StateFolder>, app
             Ok(found) if *found == *text.as_bytes() => IdentityRepair::Restorable(identity.repository),
             _ => IdentityRepair::Taken(state.folder().join(crate::repository::state::IDENTITY)),
         });
+    }
+    // A disk that is not mounted, or a new bucket, looks so; a second repository must not begin there.
+    if store.list(crate::repository::key::LOG, None).next().await.transpose()?.is_none() {
+        return Ok(IdentityRepair::Nothing);
     }
     if apply {
         let bytes = Bytes::from(text);

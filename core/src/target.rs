@@ -31,6 +31,8 @@ pub(crate) struct Target {
     below: Option<PathBuf>,
     /// Nobody but its owner may look into folders that are made.
     is_private: bool,
+    /// Folders that are made belong to whom the folder above belongs.
+    inherits: bool,
 }
 
 /// What is at the place of a file.
@@ -58,7 +60,7 @@ impl Target {
 
     /// The folder at `path`, not touched yet.
     pub(crate) fn later(path: PathBuf) -> Self {
-        Self { path, folder: OnceLock::new(), barrier: OnceLock::new(), below: None, is_private: false }
+        Self { path, folder: OnceLock::new(), barrier: OnceLock::new(), below: None, is_private: false, inherits: false }
     }
 
     /// The folder `inner` of the target at `outer`, not touched yet; never outside of that.
@@ -69,6 +71,11 @@ impl Target {
     /// The same, with folders that nobody but their owner may look into.
     pub(crate) fn private(self) -> Self {
         Self { is_private: true, ..self }
+    }
+
+    /// The same, with folders that belong to whom the folder above belongs.
+    pub(crate) fn inheriting(self) -> Self {
+        Self { inherits: true, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -95,6 +102,9 @@ impl Target {
     }
 
     fn make_folder(&self, root: &Dir, path: &Path) -> io::Result<()> {
+        if self.inherits {
+            return make_as_above(root, path);
+        }
         let mut builder = cap_std::fs::DirBuilder::new();
         builder.recursive(true);
         if self.is_private {
@@ -225,6 +235,50 @@ impl Target {
     }
 }
 
+/// Makes the folders of `path` that are missing, each for the owner of the one above it.
+fn make_as_above(root: &Dir, path: &Path) -> io::Result<()> {
+    let mut above = root.try_clone()?;
+    for name in path.components() {
+        let made = above.create_dir(name);
+        let folder = match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => above.open_dir(name)?,
+        };
+        if made.is_ok()
+            && let Err(error) = own_as(&folder, &rustix::fs::fstat(&above)?)
+        {
+            // Nobody else may be able to use it: it goes again.
+            above.remove_dir(name)?;
+            return Err(error);
+        }
+        above = folder;
+    }
+    Ok(())
+}
+
+/// Gives it to the owner of another one.
+fn own_as(file: impl std::os::fd::AsFd, other: &Stat) -> io::Result<()> {
+    let stat = rustix::fs::fstat(&file)?;
+    let wanted = (other.st_uid, other.st_gid);
+    if (stat.st_uid, stat.st_gid) == wanted {
+        return Ok(());
+    }
+    // A handle that only names a folder cannot be changed by.
+    let reopened = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        Some(rustix::fs::openat(&file, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    } else {
+        None
+    };
+    let (uid, gid) = (Some(rustix::fs::Uid::from_raw(wanted.0)), Some(rustix::fs::Gid::from_raw(wanted.1)));
+    let changed = match &reopened {
+        Some(folder) => rustix::fs::fchown(folder, uid, gid),
+        None => rustix::fs::fchown(&file, uid, gid),
+    };
+    changed.map_err(|error| {
+        io::Error::new(io::Error::from(error).kind(), format!("it cannot be given to its owner, user {} group {}: run this as root", wanted.0, wanted.1))
+    })
+}
+
 fn name_of(path: &RootPath) -> PathBuf {
     path.to_path().file_name().map(PathBuf::from).unwrap_or_default()
 }
@@ -268,14 +322,13 @@ impl NewFile {
         self.complete(row)
     }
 
-    /// Makes it the file of another owner, where it is not. Before its permissions are set.
-    pub(crate) fn give_to(&mut self, uid: u32, gid: u32) -> io::Result<()> {
+    /// Makes it the file of another owner, where it is not: of `live`, else of the folder's. Before its permissions are set.
+    pub(crate) fn give_to_owner(&mut self, live: Option<&Stat>) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let stat = rustix::fs::fstat(file)?;
-        if (stat.st_uid, stat.st_gid) != (uid, gid) {
-            rustix::fs::fchown(file, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))?;
+        match live {
+            Some(live) => own_as(file, live),
+            None => own_as(file, &rustix::fs::fstat(&self.parent)?),
         }
-        Ok(())
     }
 
     /// Changes places with what has the name now, and removes that, if it is what `is_planned` says; else all is as before, and `false`. The bytes have to be
@@ -292,19 +345,51 @@ impl NewFile {
         }
         let exchange = || rustix::fs::renameat_with(&self.parent, &temporary, &self.parent, &self.name, RenameFlags::EXCHANGE);
         match exchange() {
-            // Whoever wrote to the file in this very moment is seen now, and has it back.
-            Ok(()) if !is_planned(&looked_at(&temporary)?) => {
-                exchange()?;
-                return Ok(false);
+            Ok(()) => {
+                // From here on it is the live file that bears the temporary name: nothing removes that but this, once it is known to be the planned one.
+                self.temporary = None;
+                let in_place = looked_at(&self.name).map(|stat| (stat.st_dev, stat.st_ino) == self.identity);
+                let planned = looked_at(&temporary).map(|stat| is_planned(&stat));
+                if !matches!((&in_place, &planned), (Ok(true), Ok(true))) {
+                    // Whoever wrote to the file in this very moment is seen now, and has it back.
+                    exchange().map_err(|error| self.set_aside(&temporary, error.into()))?;
+                    if !matches!(in_place, Ok(true)) {
+                        return Err(self.set_aside(&temporary, io::Error::other("another program writes to the same place")));
+                    }
+                    self.temporary = Some(temporary.clone());
+                    return Ok(false);
+                }
+                rustix::fs::unlinkat(&self.parent, &temporary, AtFlags::empty())?;
             }
-            Ok(()) => rustix::fs::unlinkat(&self.parent, &temporary, AtFlags::empty())?,
             // A file system that cannot: what was looked at a moment ago is replaced.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => rustix::fs::renameat(&self.parent, &temporary, &self.parent, &self.name)?,
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::renameat(&self.parent, &temporary, &self.parent, &self.name)?;
+                self.temporary = None;
+            }
             Err(error) => return Err(error.into()),
         }
-        self.temporary = None;
-        rustix::fs::fsync(rustix::fs::openat(&self.parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?;
+        self.sync_folder()?;
         Ok(true)
+    }
+
+    /// Somebody's file bears the temporary name: it gets one that nobody takes for a leftover, and the error says which.
+    fn set_aside(&self, temporary: &Path, error: io::Error) -> io::Error {
+        let kept = temporary.with_extension("kept");
+        let moved = rustix::fs::renameat_with(&self.parent, temporary, &self.parent, &kept, RenameFlags::NOREPLACE);
+        let name = if moved.is_ok() { &kept } else { temporary };
+        io::Error::new(error.kind(), format!("{error}; a file that was there is kept beside it, as `{}`", name.display()))
+    }
+
+    /// Returns once the folder's names survive a loss of power.
+    fn sync_folder(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(rustix::fs::openat(&self.parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?)
+    }
+
+    /// As [`Self::publish`] of a name that is free, and on disk by itself.
+    pub(crate) fn publish_durably(self) -> io::Result<()> {
+        let folder = self.parent.try_clone()?;
+        self.publish(false)?;
+        Ok(rustix::fs::fsync(rustix::fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?)
     }
 
     /// Gives the file its name. Its bytes have to be on disk by now.
@@ -343,5 +428,71 @@ impl Drop for NewFile {
             // What stays under its temporary name is removed by the next restore.
             rustix::fs::unlinkat(&self.parent, &temporary, AtFlags::empty()).unwrap_or_default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::os::unix::fs::MetadataExt as _;
+
+    fn path(text: &str) -> RootPath {
+        RootPath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_brought_back_belongs_to_whom_the_nearest_folder_belongs() {
+        let base = tempfile::tempdir().unwrap();
+        // Only root can give files away; everybody else has one owner to test with.
+        let (uid, gid) =
+            if rustix::process::geteuid().is_root() { (4_711, 4_712) } else { (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) };
+        std::fs::create_dir(base.path().join("upload")).unwrap();
+        std::os::unix::fs::chown(base.path().join("upload"), Some(uid), Some(gid)).unwrap();
+        let target = Target::later(base.path().to_owned()).inheriting();
+        let mut file = target.begin(&path("upload/u1/ab/photo.jpg")).unwrap();
+        file.write(b"photo").unwrap();
+        file.give_to_owner(None).unwrap();
+        file.publish_durably().unwrap();
+        for made in ["upload/u1", "upload/u1/ab", "upload/u1/ab/photo.jpg"] {
+            let found = base.path().join(made).metadata().unwrap();
+            assert_eq!((found.uid(), found.gid()), (uid, gid), "{made}");
+        }
+        assert_eq!(std::fs::read(base.path().join("upload/u1/ab/photo.jpg")).unwrap(), b"photo");
+    }
+
+    #[test]
+    fn a_file_that_somebody_replaces_at_this_moment_is_never_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let live = base.path().join("photo.jpg");
+        let begin = || {
+            std::fs::write(&live, b"newer").unwrap();
+            let target = Target::later(base.path().to_owned());
+            let mut file = target.begin(&path("photo.jpg")).unwrap();
+            file.write(b"from the repository").unwrap();
+            file
+        };
+        let others = || std::fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| *path != live).collect::<Vec<_>>();
+        // Seen only after they have changed places: it has its name back.
+        let looks = Cell::new(0);
+        let second_differs = |_: &Stat| looks.replace(looks.get() + 1) == 0;
+        assert!(!begin().exchange(second_differs).unwrap());
+        assert_eq!((looks.get(), std::fs::read(&live).unwrap(), others().len()), (2, b"newer".to_vec(), 0));
+        // And where it cannot have it back, it is kept, and said where.
+        looks.set(0);
+        let gone_by_then = |_: &Stat| {
+            let is_first = looks.replace(looks.get() + 1) == 0;
+            if !is_first {
+                std::fs::remove_file(&live).unwrap();
+            }
+            is_first
+        };
+        let error = begin().exchange(gone_by_then).unwrap_err();
+        let kept = others();
+        assert_eq!(kept.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>(), [b"newer"]);
+        assert!(error.to_string().contains(kept[0].file_name().unwrap().to_str().unwrap()), "{error}");
+        // Nor by the next try.
+        begin().exchange(|_| true).unwrap();
+        assert_eq!((std::fs::read(&live).unwrap(), others()), (b"from the repository".to_vec(), kept));
     }
 }

@@ -192,7 +192,15 @@ async fn each_damaged_or_missing_entry_can_be_gone_on_from() {
             let planned = plan(&world, "mending", &Decision::default()).await.unwrap();
             assert_eq!((planned.opens, planned.survey.end.sequence), (Some(1), number - 1), "{number} {missing}: {:?}", planned.survey.problems);
             assert_eq!(planned.survey.rejected_count, last - number + u64::from(!missing), "{number} {missing}");
-            repair_log(&world, "mending").await;
+            // What was seen here and is intact is not given up unasked.
+            let mut decision = Decision::default();
+            if number < last {
+                let ended = repair_with(&world, "mending", &decision).await;
+                assert!(matches!(ended, Err(RepairError::Intact { from, to }) if (from, to) == (number, last)), "{number} {missing}: {ended:?}");
+                assert!(ended.unwrap_err().hint().unwrap().contains(&format!("--reject-from {number}")));
+                decision.reject_from = Some(number);
+            }
+            repair_with(&world, "mending", &decision).await.unwrap();
             // All that is there is adopted: nothing is sent again.
             let report = world.back_up_with(world.directory(), "mending", &silent(), |_| {}).await.unwrap();
             assert_eq!((report.ending, report.counts.sent.files), (Ending::Snapshot, 0), "{number} {missing}");
@@ -295,24 +303,29 @@ async fn a_machine_that_saw_what_was_rejected_stops_until_it_is_told_and_one_tha
 /// An entry that opens `epoch` after entry `base`, as somebody with the writer's key could write it.
 async fn forge_epoch(world: &World, epoch: u32, base: u64) {
     let read = log::read_entry(world.directory().as_ref(), base, &Key::log_entry(base)).await.unwrap();
+    forge_opening(world, epoch, read.head(), &[]);
+}
+
+/// The same, with any base, and with keys that it says are rejected.
+fn forge_opening(world: &World, epoch: u32, base: Head, rejected: &[&Key]) {
+    let rejected: Vec<_> = rejected.iter().map(|key| log::Rejected { key: key.to_string(), size: 1, sha256: None, why: "so".to_owned() }).collect();
     let fact = EpochFact {
         at: Timestamp::now(),
         host: "thief".to_owned(),
-        base_epoch: 0,
+        base_epoch: base.epoch,
         reason: "trust me".to_owned(),
-        rejected_count: 0,
-        rejected: Vec::new(),
+        rejected_count: rejected.len() as u64,
+        rejected,
         missing_count: 0,
     };
     let header = Header {
         format: log::FORMAT,
         epoch,
-        sequence: base + 1,
-        previous_sha256: read.sha256,
+        sequence: base.sequence + 1,
+        previous_sha256: base.sha256,
         run: None,
         written_at: Timestamp::now(),
-        // Ids are no secret.
-        writer: read.header.writer,
+        writer: WriterId::random(),
     };
     let bytes = log::encode(&header, &[Fact::Epoch(Box::new(fact))]).unwrap();
     std::fs::write(log_file(world, &Key::log_opening(epoch, None)), bytes).unwrap();
@@ -394,6 +407,135 @@ async fn junk_at_the_names_of_epochs_is_repaired_too_and_uses_up_no_numbers() {
     for state in ["state", "yet-another"] {
         all_is_well(&world, state, &[contents[0].clone(), contents[1].clone(), third.clone()]).await;
     }
+}
+
+#[tokio::test]
+async fn what_claims_to_open_an_epoch_and_does_not_build_on_the_log_makes_it_no_shorter() {
+    let (world, contents) = two_snapshots().await;
+    let (last, whole) = (entries(&world), world.beside("whole"));
+    copy_folder(&world.repository, &whole);
+    copy_folder(&world.beside("state"), &world.beside("state-before"));
+    let wrong = |sequence| Head { epoch: 0, sequence, sha256: Sha256::of(b"nothing there") };
+    let end = log::read_entry(world.directory().as_ref(), last, &Key::log_entry(last)).await.unwrap().head();
+    let another = |number| Key::log_entry_in(0, number, Some(&"another"));
+    for case in 0..6 {
+        for folder in [&world.repository, &world.beside("state"), &world.beside("nobody"), &world.beside("fresh")] {
+            drop(std::fs::remove_dir_all(folder));
+        }
+        copy_folder(&whole, &world.repository);
+        copy_folder(&world.beside("state-before"), &world.beside("state"));
+        match case {
+            0 => forge_opening(&world, 1, wrong(0), &[]),
+            1 => forge_opening(&world, 1, wrong(2), &[]),
+            2 => forge_opening(&world, 1, wrong(last + 7), &[]),
+            // The right base, and a hole below it.
+            3 => forge_opening(&world, 1, end, &[&Key::log_entry(2)]),
+            4 => {
+                std::fs::write(log_file(&world, &another(2)), b"junk").unwrap();
+                forge_opening(&world, 1, end, &[&Key::log_entry(2)]);
+            }
+            // A base that is there, and no part of the log.
+            _ => {
+                std::fs::copy(log_file(&world, &Key::log_entry(3)), log_file(&world, &another(2))).unwrap();
+                let sha256 = Sha256::of(&std::fs::read(log_file(&world, &another(2))).unwrap());
+                forge_opening(&world, 1, Head { epoch: 0, sequence: 2, sha256 }, &[]);
+            }
+        }
+        // Where a copy of the manifest stands for what is below, a reader has no need of it.
+        assert!(case == 4 || world.reading("fresh").await.is_err(), "{case}");
+        drop(std::fs::remove_dir_all(world.beside("fresh")));
+        for state in ["nobody", "state"] {
+            let planned = plan(&world, state, &Decision::default()).await.unwrap();
+            assert_eq!((planned.opens, planned.survey.end), (Some(2), end), "{case}: {:?}", planned.survey.problems);
+            assert_eq!((planned.refused, planned.survey.told.facts > 1), (None, case == 5), "{case}");
+        }
+        repair_log(&world, "state").await;
+        all_is_well(&world, "state", &contents).await;
+        all_is_well(&world, "fresh", &contents).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_hidden_behind_the_next_epoch_takes_nothing_with_it_that_nobody_was_shown() {
+    let (world, contents) = two_snapshots().await;
+    let last = entries(&world);
+    std::fs::write(log_file(&world, &Key::log_entry(last + 1)), b"junk").unwrap();
+    forge_opening(&world, 2, Head { epoch: 0, sequence: 0, sha256: Sha256::of(b"x") }, &[]);
+    forge_epoch(&world, 4, 2).await;
+    let mut planned = Vec::new();
+    let (repository, state) = world.open(world.directory(), "state").await.unwrap();
+    let ended = repair::repair_log(&repository, &state, &Decision::default(), "mender", |plan| planned.push(plan.survey.end.sequence)).await;
+    assert!(matches!(&ended, Err(RepairError::Open(OpenError::Log(LogError::Rejected { epoch: 4, base: 2, .. })))), "{ended:?}");
+    assert_eq!(planned, [last, last + 1], "each plan is shown, and each goes on from the one before");
+    repair_with(&world, "state", &Decision { reject_epoch: Some(4), ..Decision::default() }).await.unwrap();
+    all_is_well(&world, "state", &contents).await;
+    all_is_well(&world, "fresh", &contents).await;
+}
+
+#[tokio::test]
+async fn a_log_that_changes_under_a_repair_is_not_repaired_twice() {
+    let (world, _) = two_snapshots().await;
+    let last = entries(&world);
+    std::fs::write(log_file(&world, &Key::log_entry(last + 1)), b"junk").unwrap();
+    let (repository, state) = world.open(world.directory(), "state").await.unwrap();
+    let damage = |_: &LogPlan| Tampered::with(&log_file(&world, &Key::log_entry(last)), |_| Some(b"the disk".to_vec())).keep();
+    let ended = repair::repair_log(&repository, &state, &Decision::default(), "mender", damage).await;
+    assert!(matches!(ended, Err(RepairError::NotAsPlanned { epoch: 1, .. })), "{ended:?}");
+    assert!(!log_file(&world, &Key::log_opening(2, None)).exists());
+}
+
+#[tokio::test]
+async fn damage_to_what_opened_an_epoch_brings_nothing_back_that_it_rejected() {
+    let (world, mut contents) = two_snapshots().await;
+    let forged = forge(&world, &archived(&world)).await;
+    repair_with(&world, "state", &Decision { reject_from: Some(forged), ..Decision::default() }).await.unwrap();
+    world.write("upload/third.jpg", &noise(3, 300));
+    world.back_up().await;
+    contents = { [contents[0].clone(), contents[1].clone()] };
+    let third = [contents[0].clone(), contents[1].clone(), support::contents(&world.library)];
+    let (head, opening) = (world.reading("state").await.unwrap().manifest.head(), log_file(&world, &Key::log_opening(1, None)));
+    let good = std::fs::read(&opening).unwrap();
+    // Damaged.
+    Tampered::with(&opening, |mut bytes| {
+        bytes[20] ^= 1;
+        Some(bytes)
+    })
+    .keep();
+    for state in ["state", "nobody"] {
+        let ended = repair_with(&world, state, &Decision::default()).await;
+        assert!(matches!(ended, Err(RepairError::UnreadEpoch { epoch: 1, first }) if first == forged + 1), "{ended:?}");
+        let hint = ended.unwrap_err().hint().unwrap();
+        assert!(hint.contains(&format!("--reject-from {forged}`")) && hint.contains("--reject-epoch 1"), "{hint}");
+    }
+    let before = world.beside("before");
+    copy_folder(&world.repository, &before);
+    repair_with(&world, "nobody", &Decision { reject_from: Some(forged), ..Decision::default() }).await.unwrap();
+    all_is_well(&world, "nobody", &contents).await;
+    std::fs::remove_dir_all(&world.repository).unwrap();
+    copy_folder(&before, &world.repository);
+    // There twice.
+    Tampered::with(&opening, |_| Some(good.clone())).keep();
+    std::fs::write(log_file(&world, &Key::log_opening(1, Some(&"x"))), &good).unwrap();
+    let planned = plan(&world, "state", &Decision::default()).await.unwrap();
+    assert_eq!((planned.survey.end, planned.survey.rejected_count, planned.refused), (head, 1, None), "{:?}", planned.survey.problems);
+    // Rejected by somebody who says that he builds on it.
+    forge_opening(&world, 2, head, &[&Key::log_opening(1, None), &Key::log_opening(1, Some(&"x"))]);
+    let planned = plan(&world, "state", &Decision::default()).await.unwrap();
+    assert_eq!((planned.opens, planned.survey.end, planned.survey.rejected_count, planned.refused), (Some(3), head, 2, None), "{:?}", planned.survey.problems);
+    repair_log(&world, "state").await;
+    all_is_well(&world, "state", &third).await;
+    all_is_well(&world, "fresh", &third).await;
+}
+
+#[tokio::test]
+async fn an_object_too_large_for_an_entry_is_damage_that_can_be_repaired() {
+    let (world, contents) = two_snapshots().await;
+    let junk = log_file(&world, &Key::log_entry(entries(&world) + 1));
+    std::fs::File::create(&junk).unwrap().set_len(immich_backup_core::budget::LOG_ENTRY_BYTES_MAX + 1).unwrap();
+    let error = refused(world.reading("state").await);
+    assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+    assert_eq!(repair_log(&world, "state").await.opened.len(), 1);
+    all_is_well(&world, "state", &contents).await;
 }
 
 #[tokio::test]
@@ -492,6 +634,10 @@ async fn a_log_is_not_repaired_under_a_run_that_may_be_alive() {
         std::fs::write(log_file(&world, &Key::log_entry_in(head.epoch, head.sequence + 2, None)), b"junk").unwrap();
         let ended = repair_with(&world, "state", &Decision::default()).await;
         assert_eq!(matches!(ended, Err(RepairError::Busy { .. })), is_busy, "{ended:?}");
+        // Nor where all that it wrote is what is to be rejected.
+        let decision = Decision { reject_from: Some(head.sequence + 1), ..Decision::default() };
+        let ended = if is_busy { repair_with(&world, "state", &decision).await } else { ended };
+        assert_eq!(matches!(ended, Err(RepairError::Busy { .. })), is_busy, "{ended:?}");
         drop(std::fs::remove_dir_all(world.beside("reader")));
     }
 }
@@ -576,6 +722,15 @@ async fn of_a_fork_both_branches_are_shown_and_the_chosen_one_goes_on() {
     }
     let decision = Decision { keep: Some(names[1].short()), ..Decision::default() };
     repair_with(&world, "state", &decision).await.unwrap();
+    // Who saw the other branch is told who decided, and can agree.
+    let lost = Key::log_entry_in(0, last + 1, Some(&names[0]));
+    let seen = log::read_entry(world.directory().as_ref(), last + 1, &lost).await.unwrap().head();
+    world.open(world.directory(), "loser").await.unwrap().1.set_seen(&seen).unwrap();
+    let error = refused(world.reading("loser").await);
+    assert!(matches!(error, LogError::Rejected { epoch: 1, .. }), "{error}");
+    assert!(plan(&world, "loser", &Decision::default()).await.unwrap().refused.is_some());
+    repair_with(&world, "loser", &Decision { accept_epoch: Some(1), ..Decision::default() }).await.unwrap();
+    drop(world.reading("loser").await.unwrap());
     let session = world.reading("fresh").await.unwrap();
     assert_eq!(session.manifest.latest_snapshot().unwrap().unwrap().id, names[1]);
     let to = world.beside("restored");
@@ -720,6 +875,9 @@ async fn a_damaged_live_file_gets_its_bytes_back_and_the_damaged_ones_are_kept()
         bytes
     };
     let rotten = ["upload/u1/photo-001.jpg", "upload/u2/photo-002.jpg", "upload/u0/photo-003.jpg"].map(|name| (name, rot(name)));
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(world.library.join("upload/u1/photo-001.jpg"), Some(4_711), Some(4_712)).unwrap();
+    }
     let (repository, state) = world.open(world.directory(), "state").await.unwrap();
     let session = repair::open(repository, state.clone(), &Silent).await.unwrap();
     let stop = CancellationToken::new();
@@ -735,6 +893,11 @@ async fn a_damaged_live_file_gets_its_bytes_back_and_the_damaged_ones_are_kept()
     let late = world.library.join("upload/u0/photo-003.jpg");
     std::fs::set_permissions(&late, std::fs::Permissions::from_mode(0o600)).unwrap();
     let owner = world.library.join("upload/u1/photo-001.jpg").metadata().unwrap().uid();
+    // Somebody else writes there: nothing is begun.
+    let other = std::fs::File::open(&world.library).unwrap();
+    other.lock().unwrap();
+    assert!(matches!(planned.run(&session, &Silent, &stop).await, Err(RepairError::Busy { .. })));
+    drop(other);
     let report = planned.run(&session, &Silent, &stop).await.unwrap();
     assert_eq!((report.healed.len(), report.kept.len(), report.failures.len()), (2, 2, 1), "{report:?}");
     assert!(report.failures[0].0.ends_with("photo-003.jpg") && report.failures[0].1.contains("changed"), "{report:?}");
@@ -794,6 +957,14 @@ async fn the_identity_is_kept_and_created_again_byte_for_byte() {
     assert_eq!(repair::repair_identity(store.as_ref(), None, true).await.unwrap(), IdentityRepair::Unknown);
     assert!(matches!(repair::repair_identity(store.as_ref(), Some(&state), false).await.unwrap(), IdentityRepair::Restorable(_)));
     assert!(!path.exists(), "a plan changes nothing");
+    // A disk that is not mounted: nothing begins there.
+    let away = world.beside("away");
+    std::fs::rename(&world.repository, &away).unwrap();
+    std::fs::create_dir(&world.repository).unwrap();
+    assert_eq!(repair::repair_identity(store.as_ref(), Some(&state), true).await.unwrap(), IdentityRepair::Nothing);
+    assert!(objects(&world).is_empty(), "nothing was written to the empty folder");
+    std::fs::remove_dir(&world.repository).unwrap();
+    std::fs::rename(&away, &world.repository).unwrap();
     assert!(matches!(repair::repair_identity(store.as_ref(), Some(&state), true).await.unwrap(), IdentityRepair::Restorable(_)));
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
     all_is_well(&world, "state", &contents).await;

@@ -4,7 +4,7 @@
 Usage: restore-from-log.py REPOSITORY TARGET [SNAPSHOT]
 SNAPSHOT is the beginning of its id; the newest one, if it is not given. Needs: zstd.
 """
-import hashlib, json, os, shutil, subprocess, sys
+import hashlib, json, os, re, shutil, subprocess, sys
 from urllib.parse import unquote_to_bytes
 
 
@@ -28,13 +28,31 @@ repository, target = sys.argv[1:3]
 wanted = sys.argv[3] if len(sys.argv) > 3 else ""
 # By epoch and number. After a repair the log goes on in a new epoch: 9000000001.ndjson.zst opens the first, 9000000001-0000000042.ndjson.zst is its entry 42.
 entries, openings = {}, {}
+NAME = re.compile(r"(?P<number>[0-9]{10})(-(?P<rest>.*))?\.ndjson\.zst", re.DOTALL)
+
+
+def named(name):
+    """What an object is by its name: epoch and number, `None` as number for what opens an epoch; `None` for what is no name of the log."""
+    found = NAME.fullmatch(name)
+    if not found:
+        return None
+    number, rest = int(found["number"]), found["rest"]
+    if number <= 9_000_000_000:
+        return 0, number
+    epoch = number - 9_000_000_000
+    if rest is None or rest.startswith("opening"):
+        return epoch, None
+    digits = rest.partition("-")[0]
+    return (epoch, int(digits)) if re.fullmatch("[0-9]{10}", digits) else None
+
+
 for name in sorted(os.listdir(os.path.join(repository, "log"))):
-    number, _, rest = name.removesuffix(".ndjson.zst").partition("-")
-    epoch = max(int(number) - 9_000_000_000, 0)
-    if epoch and (not rest or rest.startswith("opening")):
-        openings.setdefault(epoch, []).append(name)
+    if (what := named(name)) is None:
+        continue
+    if what[1] is None:
+        openings.setdefault(what[0], []).append(name)
     else:
-        entries.setdefault((epoch, int(rest[:10] if epoch else number)), []).append(name)
+        entries.setdefault(what, []).append(name)
 # Epochs follow one another without a gap. The log is found from its end: what opens the newest epoch names the entry before it, and what does not count any more.
 epoch = 0
 while epoch + 1 in openings or any(of == epoch + 1 for of, _ in entries):
@@ -44,7 +62,9 @@ while epoch:
     (name,) = [name for name in openings[epoch] if f"log/{name}" not in rejected]
     _, header, facts = read(name)
     assert facts[0]["fact"] == "epoch" and header["epoch"] == epoch > facts[0]["base_epoch"], f"{name} opens no epoch"
-    rejected |= {one["key"] for one in facts[0].get("rejected", [])}
+    # It has no say in its own epoch, or in later ones.
+    keys = (one["key"] for one in facts[0].get("rejected", []))
+    rejected |= {key for key in keys if (what := named(key.removeprefix("log/"))) and what[0] < epoch}
     path.insert(0, (header["sequence"], epoch, name))
     epoch = facts[0]["base_epoch"]
 

@@ -6,7 +6,7 @@ use crate::screen;
 use immich_backup_core::backup::Source;
 use immich_backup_core::repair::{
     self, Branch, Decision, Found, Heal, HealReport, Healing, IdentityRepair, LibraryOptions, LibrarySource, LogPlan, LogReport, ObjectsOptions, ObjectsPlan,
-    ObjectsReport, Told,
+    ObjectsReport, Refusal, Told,
 };
 use immich_backup_core::repository::log::EpochFact;
 use immich_backup_core::repository::manifest::{EpochRow, Manifest, ManifestError};
@@ -14,6 +14,7 @@ use immich_backup_core::repository::place::without_secrets;
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
 use immich_backup_core::repository::{OpenError, Repository, Session};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,8 +135,9 @@ async fn identity(app: &App, store: Arc<dyn Store>, apply: bool, said: &mut Said
     match repair::repair_identity(store.as_ref(), state.as_ref(), apply).await? {
         IdentityRepair::Restorable(id) if apply => {
             said.lines.push(format!("`format.json` of repository {id} was created again, byte for byte"));
+            said.lines.push("  nothing else was looked at yet: `immich-backup repair` shows whether the log is as it should be".to_owned());
             said.field("identity", json!("created"));
-            Ok(Some(Repository::open(store).await?))
+            Ok(None)
         }
         IdentityRepair::Restorable(id) => {
             said.lines.push(format!("`format.json` is missing; the state folder has the bytes of repository {id}, and it can be created again"));
@@ -152,6 +154,11 @@ async fn identity(app: &App, store: Arc<dyn Store>, apply: bool, said: &mut Said
             said.field("identity", json!("damaged"));
             said.is_log_open = true;
             Ok(None)
+        }
+        IdentityRepair::Nothing => {
+            let message = "there is no log either: it is not only `format.json` that is missing, but all of the repository".to_owned();
+            app.monitor.emit(immich_backup_core::event::Event::Warned { message });
+            Err(error.into())
         }
         IdentityRepair::Unknown => {
             let place = place_of(&base, store.url());
@@ -177,7 +184,7 @@ async fn log(app: &App, repository: &Repository, state: &StateFolder, decision: 
     if !apply {
         said.lines.extend(lines);
         said.is_log_open = true;
-        said.could = plan.survey.branches.is_empty() && (plan.refused.is_none() || plan.opens.is_some());
+        said.could = plan.survey.branches.is_empty() && plan.refused.is_none();
         return Ok(false);
     }
     if !app.json && !app.settings.switch("quiet")? {
@@ -186,7 +193,14 @@ async fn log(app: &App, repository: &Repository, state: &StateFolder, decision: 
     let busy = || repair::RepairError::Busy { who: "another process on this machine holds its state folder".to_owned() };
     let lock = state.try_lock().map_err(OpenError::from)?.ok_or_else(busy)?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let LogReport { opened, accepted } = repair::repair_log(repository, state, decision, &host, |_| {}).await?;
+    // The first plan has been shown; a later round shows its own.
+    let (mut is_first, is_shown) = (true, !app.json && !app.settings.switch("quiet")?);
+    let show = |plan: &LogPlan| {
+        if is_shown && !std::mem::take(&mut is_first) {
+            screen::print_error(&log_lines(plan).join("\n"));
+        }
+    };
+    let LogReport { opened, accepted } = repair::repair_log(repository, state, decision, &host, show).await?;
     drop(lock);
     for (epoch, _) in &opened {
         said.lines.push(format!("the log goes on: epoch {epoch} was opened"));
@@ -213,6 +227,9 @@ fn told_text(told: &Told) -> String {
     if told.dumps > 0 {
         parts.push(format!("{} dumps", screen::count(told.dumps)));
     }
+    let others =
+        [(told.damaged, "found damaged"), (told.relocated, "stored again elsewhere"), (told.pruned, "pruned: where they are gone, older snapshots miss them")];
+    parts.extend(others.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{} objects {what}", screen::count(count))));
     parts.join(", ")
 }
 
@@ -233,9 +250,9 @@ fn log_lines(plan: &LogPlan) -> Vec<String> {
         return vec![format!("log: {} entries, one chain{repaired}", screen::count(survey.end.sequence))];
     }
     let mut lines = Vec::new();
-    if let Some((refused, hint)) = &plan.refused {
+    if let Some(refused) = plan.refused.as_ref().map(Refusal::error) {
         lines.push(format!("log: {refused}"));
-        lines.extend(hint.iter().map(|hint| format!("  {hint}")));
+        lines.extend(refused.hint().iter().map(|hint| format!("  {hint}")));
     }
     lines.extend(survey.problems.iter().take(SHOWN_MAX).map(|problem| format!("log: {problem}")));
     if let Some((epoch, host, at, _)) = &plan.accepts {
@@ -272,7 +289,7 @@ fn log_fields(plan: &LogPlan) -> Value {
     json!({
         "last_good": survey.end,
         "problems": survey.problems,
-        "refused": plan.refused.as_ref().map(|(refused, _)| refused),
+        "refused": plan.refused.as_ref().map(|refused| refused.error().to_string()),
         "opens_epoch": plan.opens,
         "accepts_epoch": plan.accepts.as_ref().map(|(epoch, ..)| epoch),
         "rejected_count": survey.rejected_count,
@@ -355,11 +372,17 @@ async fn heal_library(app: &App, repository: Repository, state: StateFolder, sou
     said.field("left_alone", json!(plan.left));
     said.field("remarks", json!(plan.remarks));
     said.could |= !plan.files.is_empty() && !apply;
+    said.is_damaged |= plan.is_partial;
     if apply && !plan.files.is_empty() {
         let report = plan.run(&session, app.monitor.as_ref(), &app.stop).await?;
         said.is_damaged |= !report.failures.is_empty();
         said.lines.extend(library_done(&plan, &report));
         said.field("healed", json!(report));
+        if let Some(error) = report.ended_by {
+            // What was done until then is said all the same.
+            screen::print_error(&said.lines.join("\n"));
+            return Err(error.into());
+        }
     }
     Ok(())
 }
@@ -367,17 +390,23 @@ async fn heal_library(app: &App, repository: Repository, state: StateFolder, sou
 fn library_lines(plan: &Heal) -> Vec<String> {
     let mut lines: Vec<String> = plan.remarks.iter().map(|remark| format!("  {remark}")).collect();
     if plan.files.is_empty() {
-        lines.push("library: no file is known to be damaged or lost that the repository could bring back".to_owned());
+        let known = if plan.is_partial { "no file was found" } else { "no file is known" };
+        lines.push(format!("library: {known} to be damaged or lost that the repository could bring back"));
     } else {
         lines.push(format!("library: {} can be brought back", screen::files(plan.files.len() as u64)));
     }
     for file in plan.files.iter().take(SHOWN_MAX) {
         let why = match file.why {
             Healing::BitRot => "other content than was stored, though size and time are the same",
+            Healing::Contradicts if file.live_mtime_ns.is_some_and(|live| live > file.stored_mtime_ns) => {
+                "other content than Immich recorded, and changed later than what is stored: edited on purpose?"
+            }
             Healing::Contradicts => "other content than Immich recorded; what is stored is right",
             Healing::Missing => "Immich names it, and it is not there",
         };
-        lines.push(format!("  {}  {}  {why}; from `{}`", file.file, screen::bytes(file.size_bytes), file.key));
+        let time = |ns: i64| Timestamp::from_nanosecond(ns.into()).map_or_else(|_| ns.to_string(), |at| format!("{at:.0}"));
+        let live = file.live_mtime_ns.map_or_else(String::new, |live| format!("; the live file is of {}", time(live)));
+        lines.push(format!("  {}  {}  {why}; from `{}` of {}{live}", file.file, screen::bytes(file.size_bytes), file.key, time(file.stored_mtime_ns)));
     }
     lines.extend(plan.left.iter().take(SHOWN_MAX).map(|(path, reason)| format!("  left alone  {path}: {reason}")));
     lines

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, Stat};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,13 +111,12 @@ struct Live {
     device: u64,
     inode: u64,
     times: FileTimes,
-    owner: (u32, u32),
     digests: Digests,
 }
 
 impl Live {
     fn of(stat: &Stat, digests: Digests) -> Self {
-        Self { device: stat.st_dev, inode: stat.st_ino, times: crate::library::walk::file_times(stat), owner: (stat.st_uid, stat.st_gid), digests }
+        Self { device: stat.st_dev, inode: stat.st_ino, times: crate::library::walk::file_times(stat), digests }
     }
 
     /// Whether that is this file, untouched. A change of place alone changes its ctime.
@@ -138,6 +138,11 @@ pub struct SourceFile {
     pub size_bytes: u64,
     /// The object that has it.
     pub key: String,
+    /// Modification time of what was stored, in nanoseconds since 1970.
+    pub stored_mtime_ns: i64,
+    /// That of the live file, where there is one: where it is later, somebody may have edited the file on purpose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_mtime_ns: Option<i64>,
     #[serde(skip)]
     row: FileRow,
     #[serde(skip)]
@@ -153,13 +158,15 @@ pub struct Heal {
     pub left: Vec<(String, String)>,
     /// What could not be looked for.
     pub remarks: Vec<String>,
+    /// Whether what Immich recorded could not be had, so that less was looked for than was asked.
+    pub is_partial: bool,
     /// Where damaged bytes will be kept.
     pub keep_damaged: PathBuf,
     sources: Vec<LibrarySource>,
 }
 
 /// What healing the library did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct HealReport {
     /// Files that have the right bytes now.
     pub healed: Vec<FilePath>,
@@ -167,6 +174,9 @@ pub struct HealReport {
     pub kept: Vec<PathBuf>,
     /// Files that could not be healed, and why; they are as they were.
     pub failures: Vec<(String, String)>,
+    /// What ended it before all were looked at.
+    #[serde(skip)]
+    pub ended_by: Option<RepairError>,
 }
 
 /// A folder of the state folder.
@@ -201,6 +211,7 @@ pub async fn prepare_library(session: &Session, options: LibraryOptions, monitor
         }
         Err(remark) => {
             heal.remarks.push(remark);
+            heal.is_partial = true;
             (None, None, None)
         }
     };
@@ -338,7 +349,16 @@ impl Planner<'_> {
     }
 
     fn offer(&mut self, row: FileRow, why: Healing, live: Option<Live>) {
-        self.heal.files.push(SourceFile { file: row.file.clone(), why, size_bytes: row.size_bytes, key: row.key.clone(), row, live });
+        self.heal.files.push(SourceFile {
+            file: row.file.clone(),
+            why,
+            size_bytes: row.size_bytes,
+            key: row.key.clone(),
+            stored_mtime_ns: row.mtime_ns,
+            live_mtime_ns: live.map(|live| live.times.mtime_ns),
+            row,
+            live,
+        });
     }
 
     /// What the dump names, what did not stand at the last backup, and what is not there now: if its content is in the repository.
@@ -436,15 +456,17 @@ impl Heal {
     /// if the live file is the planned one still.
     ///
     /// # Errors
-    /// A folder cannot be used. What fails file by file is in the report.
+    /// The folders cannot be opened, or somebody else writes there. What fails file by file, and what ends it midway, is in the report.
     pub async fn run(&self, session: &Session, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<HealReport, RepairError> {
         let mut report = HealReport::default();
         let roots = Roots::open(&self.sources)?;
+        let _locks = self.lock()?;
         let fetcher = Fetcher::new(Arc::clone(&session.repository.store));
         monitor.emit(Event::PhaseStarted { phase: Phase::Write, total_files: Some(self.files.len() as u64), total_bytes: None });
         for planned in &self.files {
             if stop.is_cancelled() {
-                return Err(RepairError::Interrupted);
+                report.ended_by = Some(RepairError::Interrupted);
+                break;
             }
             match self.heal_one(session, &fetcher, &roots, planned).await {
                 Ok(kept) => {
@@ -452,7 +474,10 @@ impl Heal {
                     report.kept.extend(kept);
                     monitor.emit(Event::FileRestored { path: planned.file.clone(), size_bytes: planned.size_bytes });
                 }
-                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Fatal(error)) => {
+                    report.ended_by = Some(error);
+                    break;
+                }
                 Err(Failure::File(problem)) => {
                     monitor.emit(Event::FileFailed { path: planned.file.to_string(), problem: problem.clone() });
                     report.failures.push((planned.file.to_string(), problem));
@@ -463,35 +488,46 @@ impl Heal {
         Ok(report)
     }
 
+    /// Keeps others out while files are replaced: two would use the same temporary names, as a restore into the library would.
+    fn lock(&self) -> Result<Vec<OwnedFd>, RepairError> {
+        let folders = self.sources.iter().flat_map(|source| std::iter::once(&source.path).chain(source.mounts.iter().map(|(_, path)| path)));
+        let mut locks = Vec::new();
+        let folders: BTreeSet<PathBuf> = folders.map(|path| without_links(path).unwrap_or_else(|| path.clone())).collect();
+        for path in folders {
+            let failed = |source| RepairError::Folder { action: "lock", path: path.clone(), source };
+            let who = || RepairError::Busy { who: format!("another repair or restore writes to `{}`", path.display()) };
+            locks.push(Target::later(path.clone()).lock().map_err(failed)?.ok_or_else(who)?);
+        }
+        Ok(locks)
+    }
+
     /// Where the file goes: the folder of the machine, and its path there.
     fn target(&self, file: &FilePath) -> Option<(Target, RootPath)> {
         let source = self.sources.iter().find(|source| source.root == file.root)?;
         let mut mounts: Vec<_> = source.mounts.iter().filter_map(|(at, folder)| Some((folder, file.path.below(at)?))).collect();
         mounts.sort_by_key(|(_, path)| path.as_str().len());
         let (folder, path) = mounts.into_iter().next().unwrap_or((&source.path, file.path.clone()));
-        Some((Target::later(folder.clone()), path))
+        Some((Target::later(folder.clone()).inheriting(), path))
     }
 
     async fn heal_one(&self, session: &Session, fetcher: &Fetcher, roots: &Arc<Roots>, planned: &SourceFile) -> Result<Option<PathBuf>, Failure> {
         let Some((target, path)) = self.target(&planned.file) else { return Err(Failure::File("its folder was not given".to_owned())) };
         // A link in the place of a folder is not followed here, wherever it leads: the file was never read through one.
         let is_there = roots.stat(&planned.file);
-        let owner = match (&planned.live, &is_there) {
-            (Some(live), Some(stat)) if live.is(stat, true) => Some(live.owner),
-            (None, None) => None,
+        match (&planned.live, &is_there) {
+            (Some(live), Some(stat)) if live.is(stat, true) => {}
+            (None, None) => {}
             _ => return Err(Failure::File("it has changed since it was planned".to_owned())),
-        };
+        }
         let mut file = fetch(session, fetcher, &target, &path, &planned.row).await?;
         let row = planned.row.clone();
         let file = blocking(move || {
-            if let Some((uid, gid)) = owner {
-                file.give_to(uid, gid)?;
-            }
+            file.give_to_owner(is_there.as_ref())?;
             file.complete_durably(&row).map(|()| file)
         })
         .await?;
         let Some(live) = planned.live else {
-            blocking(move || file.publish(false)).await?;
+            blocking(move || file.publish_durably()).await?;
             return Ok(None);
         };
         let kept = self.keep(roots, planned, &live).await?;

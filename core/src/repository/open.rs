@@ -371,7 +371,7 @@ impl Session {
     /// See [`OpenError`].
     pub async fn refresh(&mut self, monitor: &dyn Monitor) -> Result<(), OpenError> {
         let seen = self.state.seen()?;
-        let chain = match log::chain_after(self.store(), &self.manifest.head()).await {
+        let chain = match self.chain_from_here().await {
             Err(error) => {
                 self.accept(error)?;
                 // Back to before what is not part of the log any more.
@@ -379,12 +379,11 @@ impl Session {
                 let between = self.state.own_file("between.db");
                 self.manifest = Manifest::create(&between, self.repository.id, &self.repository.start)?;
                 self.manifest = new_manifest(&self.repository, &self.state, monitor).await?;
-                log::chain_after(self.store(), &self.manifest.head()).await?
+                self.chain_from_here().await?
             }
             Ok(chain) => chain,
         };
         let start = self.manifest.head();
-        self.check_is_there(&start, &chain).await?;
         let last = chain.last().unwrap_or(start.sequence);
         if let Some(seen) = seen.filter(|seen| *seen != start && seen.sequence > 0) {
             self.check_seen(&seen, last).await?;
@@ -410,11 +409,19 @@ impl Session {
         Ok(())
     }
 
+    /// The log from the manifest's last entry on, which is in it.
+    async fn chain_from_here(&self) -> Result<Chain, OpenError> {
+        let head = self.manifest.head();
+        let chain = log::chain_after(self.store(), &head).await?;
+        self.check_is_there(&head, &chain).await?;
+        Ok(chain)
+    }
+
     /// Passes over `error` if it says that the log was repaired, and that repair is known here.
-    fn accept(&self, error: LogError) -> Result<(), OpenError> {
+    fn accept(&self, error: OpenError) -> Result<(), OpenError> {
         match error {
-            LogError::Rejected { sha256, .. } if self.state.accepted_epochs()?.contains(&sha256) => Ok(()),
-            error => Err(error.into()),
+            OpenError::Log(LogError::Rejected { sha256, .. }) if self.state.accepted_epochs()?.contains(&sha256) => Ok(()),
+            error => Err(error),
         }
     }
 
@@ -422,8 +429,8 @@ impl Session {
     async fn check_seen(&self, seen: &Head, last: u64) -> Result<(), OpenError> {
         match log::chain_after(self.store(), seen).await {
             Ok(chain) if chain.entries.is_empty() => Err(LogError::WentBack { seen: seen.sequence, now: last }.into()),
-            Ok(chain) => self.check_is_there(seen, &chain).await,
-            Err(error) => self.accept(error),
+            Ok(chain) => self.check_is_there(seen, &chain).await.or_else(|error| self.accept(error)),
+            Err(error) => self.accept(error.into()),
         }
     }
 
@@ -443,7 +450,12 @@ impl Session {
             .into());
         };
         let entry = log::read_entry(self.store(), head.sequence, key).await?;
-        if entry.sha256 == head.sha256 { Ok(()) } else { Err(LogError::Rewritten { sequence: head.sequence }.into()) }
+        if entry.sha256 == head.sha256 {
+            return Ok(());
+        }
+        // Of a fork the other branch may have been kept: then a repair has decided so.
+        let error = chain.openings.first().map_or(LogError::Rewritten { sequence: head.sequence }, |opening| opening.refusal(head));
+        Err(error.into())
     }
 
     /// Makes ready for objects that are written beside the log. [`Self::commit`] and [`Self::note`] do it by themselves.

@@ -86,7 +86,12 @@ pub async fn create(store: &dyn Store, key: &Key, bytes: &Bytes, sha256: Sha256)
     let attributes = Attributes::of(Kind::Log, sha256);
     match store.create(key, bytes.clone(), &attributes).await {
         Ok(Created::New) => Ok(true),
-        Ok(Created::Exists) => Ok(read_all(store, key, LOG_ENTRY_BYTES_MAX).await? == *bytes),
+        Ok(Created::Exists) => match read_all(store, key, LOG_ENTRY_BYTES_MAX).await {
+            Ok(found) => Ok(found == *bytes),
+            // Larger than any entry: somebody else's.
+            Err(StoreError::TooLarge { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        },
         Ok(Created::Unnameable) => {
             let source = std::io::Error::other("something that is no file has its name");
             Err(StoreError::Io { action: "create", key: key.to_string(), source }.into())

@@ -5,11 +5,10 @@
 //! the epoch of that one.
 
 use super::super::key::{self, Key, LogName};
-use super::super::store::{Store, StoreError, read_all};
+use super::super::store::{Store, StoreError};
 use super::entry::Entry;
 use super::fact::{EpochFact, Fact};
-use super::read::{Head, Heads, LogError};
-use crate::budget::LOG_ENTRY_BYTES_MAX;
+use super::read::{Head, Heads, LogError, decode};
 use futures_util::TryStreamExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Candidates = Vec<(Key, u64)>;
 
 /// All that is named as log entries are, by what the names say, with sizes in bytes.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// Entries by epoch and number.
     pub entries: BTreeMap<u32, BTreeMap<u64, Candidates>>,
@@ -88,7 +87,7 @@ impl Opening {
     }
 
     /// What is wrong with whoever has seen `head`.
-    fn refusal(&self, head: &Head) -> LogError {
+    pub(crate) fn refusal(&self, head: &Head) -> LogError {
         let (epoch, base, seen) = (self.epoch(), self.base().sequence, head.sequence);
         LogError::Rejected { epoch, base, seen, host: self.fact.host.clone(), at: self.fact.at, sha256: self.entry.sha256 }
     }
@@ -106,7 +105,7 @@ pub async fn opening(store: &dyn Store, listing: &Listing, epoch: u32, rejected:
     if let Some(second) = candidates.next() {
         return Err(refused(format!("both `{key}` and `{second}` open it")));
     }
-    let read = async || Ok::<_, LogError>(Entry::decode(&read_all(store, key, LOG_ENTRY_BYTES_MAX).await?));
+    let read = async || decode(store, key).await;
     let decoded = match read().await? {
         Err(_) => read().await?,
         good => good,

@@ -71,6 +71,9 @@ pub enum DamagedEntry {
         /// The format found.
         found: u32,
     },
+    /// The disk does not give its bytes, or there are more of them than any entry has.
+    #[error("it cannot be read")]
+    Unreadable(#[source] Box<crate::repository::store::StoreError>),
     /// Nothing in it.
     #[error("it is empty")]
     Empty,

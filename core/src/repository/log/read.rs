@@ -150,12 +150,25 @@ impl LogError {
     }
 }
 
+/// What `key` holds as an entry. That the object cannot be read, or is too large for one, is damage.
+///
+/// # Errors
+/// The store's, where they say nothing of this object.
+pub(super) async fn decode(store: &dyn Store, key: &Key) -> Result<Result<Entry, DamagedEntry>, StoreError> {
+    match read_all(store, key, LOG_ENTRY_BYTES_MAX).await {
+        Ok(bytes) => Ok(Entry::decode(&bytes)),
+        Err(error @ StoreError::TooLarge { .. }) => Ok(Err(DamagedEntry::Unreadable(Box::new(error)))),
+        Err(error) if error.is_of_medium() => Ok(Err(DamagedEntry::Unreadable(Box::new(error)))),
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads the entry `key`, numbered `sequence`.
 ///
 /// # Errors
 /// It is damaged or cannot be read.
 pub async fn read_entry(store: &dyn Store, sequence: u64, key: &Key) -> Result<Entry, LogError> {
-    let read = async || Ok::<_, LogError>(Entry::decode(&read_all(store, key, LOG_ENTRY_BYTES_MAX).await?));
+    let read = async || decode(store, key).await;
     let decoded = match read().await? {
         // One bad transfer is no damage: the second reading decides.
         Err(_) => read().await?,
