@@ -486,12 +486,11 @@ async fn a_log_that_changes_under_a_repair_is_not_repaired_twice() {
 
 #[tokio::test]
 async fn damage_to_what_opened_an_epoch_brings_nothing_back_that_it_rejected() {
-    let (world, mut contents) = two_snapshots().await;
+    let (world, contents) = two_snapshots().await;
     let forged = forge(&world, &archived(&world)).await;
     repair_with(&world, "state", &Decision { reject_from: Some(forged), ..Decision::default() }).await.unwrap();
     world.write("upload/third.jpg", &noise(3, 300));
     world.back_up().await;
-    contents = { [contents[0].clone(), contents[1].clone()] };
     let third = [contents[0].clone(), contents[1].clone(), support::contents(&world.library)];
     let (head, opening) = (world.reading("state").await.unwrap().manifest.head(), log_file(&world, &Key::log_opening(1, None)));
     let good = std::fs::read(&opening).unwrap();

@@ -209,9 +209,9 @@ pub async fn prepare_library(session: &Session, options: LibraryOptions, monitor
             let (inventory, dump, file) = listing.into_parts();
             (Some(inventory), Some(dump), Some(file))
         }
-        Err(remark) => {
+        Err((remark, is_expected)) => {
             heal.remarks.push(remark);
-            heal.is_partial = true;
+            heal.is_partial = !is_expected;
             (None, None, None)
         }
     };
@@ -226,18 +226,22 @@ pub async fn prepare_library(session: &Session, options: LibraryOptions, monitor
     if stop.is_cancelled() { Err(RepairError::Interrupted) } else { Ok(planner.heal) }
 }
 
-/// What the snapshot's dump names; a remark where that cannot be had.
+/// What the snapshot's dump names; a remark where that cannot be had, and whether it was to be expected.
 async fn list(
     session: &Session,
     snapshot: &SnapshotRow,
     monitor: &dyn Monitor,
     stop: &CancellationToken,
-) -> Result<Result<listing::Listing, String>, RepairError> {
+) -> Result<Result<listing::Listing, (String, bool)>, RepairError> {
     match listing::list(session, snapshot, monitor, stop).await {
         Ok(listing) => Ok(Ok(listing)),
         Err(ListError::Interrupted) => Err(RepairError::Interrupted),
         Err(ListError::Manifest(error)) => Err(error.into()),
-        Err(error) => Ok(Err(format!("what Immich recorded is not known, so that only size, time and content are compared: {}", crate::told::told(&error)))),
+        Err(error) => {
+            let remark = format!("what Immich recorded is not known, so that only size, time and content are compared: {}", crate::told::told(&error));
+            // Whoever backs up no database has no dump, and misses nothing.
+            Ok(Err((remark, matches!(error, ListError::NoDump { .. }))))
+        }
     }
 }
 
