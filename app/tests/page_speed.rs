@@ -70,7 +70,7 @@ fn make(world: &World) {
     let manifest = Manifest::create(&path, repository, &Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) }).unwrap();
     let mut writer = Writer { manifest, writer: WriterId::random() };
     // As after a log that was read to its end.
-    fs::write(path.with_file_name("seen.json"), serde_json::to_vec(&Head { sequence: 1, sha256: Sha256([0; 32]) }).unwrap()).unwrap();
+    fs::write(path.with_file_name("seen.json"), serde_json::to_vec(&Head { epoch: 0, sequence: 1, sha256: Sha256([0; 32]) }).unwrap()).unwrap();
     let mut number = 0;
     for snapshot in 0..SNAPSHOTS {
         let run = RunId::random();

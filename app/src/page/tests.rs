@@ -83,7 +83,8 @@ fn manifest(folder: &Path, repository: RepositoryId, files: &[FilePath]) -> (std
 /// Adds an entry of one fact.
 fn apply(manifest: &mut Manifest, run: RunId, fact: serde_json::Value) {
     let sequence = manifest.head().sequence + 1;
-    let header = Header { format: 1, epoch: 0, sequence, previous_sha256: Sha256([1; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
+    let header =
+        Header { format: 1, epoch: 0, sequence, previous_sha256: Sha256([1; 32]), run: Some(run), written_at: Timestamp::now(), writer: WriterId::random() };
     manifest.apply_parts(&header, &[serde_json::from_value(fact).unwrap()], &Head { epoch: 0, sequence, sha256: Sha256([1; 32]) }).unwrap();
     seen(manifest.path().parent().unwrap(), sequence);
 }
