@@ -292,7 +292,10 @@ fn cell(whole: &Whole, kind: &Kind, ran: &Ran, world: &World) -> String {
             said = said.replace(&format!("`{}`", settled(key, world)), name);
         }
     }
-    let said = said.split(SEPARATOR).map(without_sizes).collect::<Vec<_>>().join(SEPARATOR);
+    let mut said: Vec<_> = said.split(SEPARATOR).map(without_sizes).collect();
+    // Of two objects that are read at once, either may be told first.
+    said.sort();
+    let said = said.join(SEPARATOR);
     if said.is_empty() { ran.code.to_string() } else { format!("{} {said}", ran.code) }
 }
 
