@@ -205,6 +205,7 @@ fn every_module_has_its_place() {
     let known = [
         "backup",
         "budget",
+        "crash",
         "database",
         "drill",
         "durable",
@@ -229,7 +230,9 @@ fn every_module_has_its_place() {
         "verify",
     ];
     let code = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    let modules: Vec<_> = code.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')).collect();
+    let mut modules: Vec<_> = code.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')).collect();
+    // One is public for tests alone, and stands there twice.
+    modules.dedup();
     assert_eq!(modules, known);
     uses_none_of("event", &all_but(&["library", "repository", "database"], &[]), &[]);
     uses_none_of("verdict", &all_but(&["library", "repository", "database"], &[]), &[]);

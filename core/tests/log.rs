@@ -684,3 +684,22 @@ async fn a_copy_knows_of_damage_and_of_how_runs_ended() {
     assert!(tables(&world.manifest("fresh").await) == local);
     assert!(tables_from_log(&world, "from-log").await == local);
 }
+
+#[tokio::test]
+async fn no_log_is_begun_behind_an_identity_that_was_read_wrong() {
+    let world = World::with_files(1).await;
+    let mut session = {
+        // As a bad line may give it back: understood, and not what is there.
+        let _misread = Tampered::with(&world.repository.join("format.json"), |bytes| {
+            let text = String::from_utf8(bytes).unwrap();
+            Some(text.replacen("\"created_by\":\"", "\"created_by\":\"x", 1).into_bytes())
+        });
+        world.writing(world.directory(), "state").await.unwrap()
+    };
+    let refused = session.commit(None, &[], &Silent).await;
+    assert!(matches!(refused, Err(OpenError::UnsteadyIdentity { .. })), "{refused:?}");
+    assert_eq!(support::files(&world.repository.join("log")), Vec::<std::path::PathBuf>::new());
+    drop(session);
+    world.back_up().await;
+    drop(world.reading("fresh").await.unwrap());
+}

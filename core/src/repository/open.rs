@@ -66,6 +66,12 @@ pub enum OpenError {
         /// Why.
         source: serde_json::Error,
     },
+    /// The store gave back two contents for `format.json`.
+    #[error("`format.json` of the repository at `{url}` was read twice, with different bytes")]
+    UnsteadyIdentity {
+        /// Where.
+        url: String,
+    },
     /// Another process has the state folder, and its manifest is behind the log.
     #[error("the local manifest is being brought up to date by another process")]
     Stale,
@@ -111,6 +117,7 @@ impl OpenError {
             Self::Log(error) => error.hint(),
             Self::State(error) => error.hint().map(str::to_owned),
             Self::Manifest(error) => error.hint().map(str::to_owned),
+            Self::UnsteadyIdentity { .. } => Some("nothing was written; the store, or the line to it, gives back wrong bytes: see to that, and run again".to_owned()),
             Self::Stale => None,
         }
     }
@@ -194,6 +201,15 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// All of the log hangs on the bytes of `format.json`: were they read wrong once, before there is an entry, nobody else could follow it.
+    async fn check_identity(&self) -> Result<(), OpenError> {
+        match read_all(self.store.as_ref(), &Key::identity(), IDENTITY_BYTES_MAX).await {
+            Ok(bytes) if bytes != self.identity => Err(OpenError::UnsteadyIdentity { url: self.store.url().to_owned() }),
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads the identity of the repository in `store`.
     ///
     /// # Errors
@@ -469,6 +485,9 @@ impl Session {
     /// Before the first write: finds out what the store can do, and ends what a dead run of this state folder began.
     async fn begin(&mut self) -> Result<(), OpenError> {
         if !self.begun {
+            if self.manifest.head().sequence == 0 {
+                self.repository.check_identity().await?;
+            }
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
             self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await?;
