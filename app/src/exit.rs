@@ -98,7 +98,7 @@ fn of_open(error: &OpenError) -> (Exit, Option<String>) {
         OpenError::NoRepository { .. } => Exit::NoRepository,
         OpenError::Log(LogError::Store(_)) => Exit::Failed,
         // A flipped digit of the version looks like a format of the future; log entries of another format end alike.
-        OpenError::Log(_) | OpenError::DamagedIdentity { .. } | OpenError::UnknownFormat { .. } => Exit::LogDamaged,
+        OpenError::Log(_) | OpenError::DamagedIdentity { .. } | OpenError::UnknownFormat { .. } | OpenError::UnsteadyIdentity { .. } => Exit::LogDamaged,
         _ => Exit::Failed,
     };
     (exit, error.hint())

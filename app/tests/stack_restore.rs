@@ -199,6 +199,13 @@ fn a_database_that_does_not_get_well_is_said_and_nothing_is_written() {
     let Some(engine) = Engine::start().unwrap() else { return };
     let Some(source) = Source::backed_up(&engine, source_options()) else { return };
     let ill = Stack::up(&engine, StackOptions { database_health: Some("exit 1".to_string()), ..empty("ill") }).unwrap().unwrap();
+    // Its healthcheck has to have said so: one that says nothing yet is not waited for.
+    ill.compose(&["up", "--detach", "--no-deps", DATABASE]);
+    let began = std::time::Instant::now();
+    while engine.docker(&["inspect", "--format", "{{.State.Health.Status}}", "ill_database_1"]).trim() != "unhealthy" {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{}", ill.log(DATABASE));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     let ran = source.restore(&engine, "ill", &["--wait", "8s"]).ended(1);
     let (what, remedy) = message(&ran);
     assert!(what.contains("`ill_database_1` is not ready after") && what.contains("healthcheck"), "{what}");

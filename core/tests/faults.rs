@@ -66,7 +66,7 @@ enum Ended {
 fn class_of_open(error: &OpenError) -> Ended {
     match error {
         OpenError::Log(LogError::Store(_)) | OpenError::Store { .. } => Ended::Failed,
-        OpenError::Log(_) | OpenError::DamagedIdentity { .. } | OpenError::UnknownFormat { .. } => Ended::LogDamaged,
+        OpenError::Log(_) | OpenError::DamagedIdentity { .. } | OpenError::UnknownFormat { .. } | OpenError::UnsteadyIdentity { .. } => Ended::LogDamaged,
         other => panic!("nothing can cause this: {}", told(other)),
     }
 }

@@ -129,7 +129,8 @@ fn the_core_reads_no_environment_prints_nothing_and_never_exits() {
 #[test]
 fn nothing_is_unsafe() {
     for (path, code) in sources("src").into_iter().chain(sources("../app/src")) {
-        assert!(!code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe"), "{path} has `unsafe`");
+        // As a text it is a word like others.
+        assert!(!code.replace("\"unsafe\"", "").split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe"), "{path} has `unsafe`");
     }
     let workspace = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml")).unwrap();
     assert!(workspace.contains("unsafe_code = \"forbid\""));

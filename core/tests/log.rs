@@ -698,7 +698,8 @@ async fn no_log_is_begun_behind_an_identity_that_was_read_wrong() {
     };
     let refused = session.commit(None, &[], &Silent).await;
     assert!(matches!(refused, Err(OpenError::UnsteadyIdentity { .. })), "{refused:?}");
-    assert_eq!(support::files(&world.repository.join("log")), Vec::<std::path::PathBuf>::new());
+    assert!(!world.repository.join("log").exists());
+    // What it had made of those bytes by then is not gone on from.
     drop(session);
     world.back_up().await;
     drop(world.reading("fresh").await.unwrap());

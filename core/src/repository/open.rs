@@ -562,8 +562,9 @@ impl Session {
 async fn local_manifest(repository: &Repository, state: &StateFolder, monitor: &dyn Monitor) -> Result<Manifest, OpenError> {
     let path = state.manifest();
     match Manifest::open(&path, repository.id) {
-        Ok(Some(manifest)) => return Ok(manifest),
-        Ok(None) => {}
+        Ok(Some(manifest)) if manifest.head().sequence > 0 || manifest.head() == repository.start => return Ok(manifest),
+        // One that knows no entry yet, and was made when `format.json` was read wrong: entry 1 would name those bytes.
+        Ok(Some(_) | None) => {}
         Err(error) if error.is_damage() => {
             monitor.emit(Event::Warned { message: format!("the local manifest is damaged and is made anew from the log ({})", path.display()) });
         }
