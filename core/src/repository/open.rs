@@ -8,7 +8,7 @@ use super::log::{self, Author, Chain, Entry, EpochFact, Fact, Head, LogError};
 use super::manifest::{Manifest, ManifestError, unpack};
 use super::place::Place;
 use super::state::{StateError, StateFolder, StateLock};
-use super::store::{Created, Store, StoreError, read_all};
+use super::store::{Created, ObjectInfo, Store, StoreError, read_all};
 use crate::budget::IDENTITY_BYTES_MAX;
 use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
@@ -626,10 +626,7 @@ async fn from_copy(repository: &Repository, state: &StateFolder, monitor: &dyn M
             continue;
         }
         let Some(expected) = named_by_log(store, &chain, &copy.key, sequence).await else { continue };
-        let fetched = match copy.size_bytes {
-            ..=COPY_BYTES_MAX => fetch_copy(repository, state, &copy.key, expected).await,
-            _ => Ok(None),
-        };
+        let fetched = fetch_copy(repository, state, copy, expected).await;
         drop(std::fs::remove_file(scratch(state)));
         match fetched {
             Ok(Some(manifest)) if manifest.head().sequence == sequence && manifest.head().epoch == epoch => {
@@ -678,12 +675,15 @@ fn scratch(state: &StateFolder) -> PathBuf {
     state.scratch("copy.db.zst")
 }
 
-async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, expected: Sha256) -> Result<Option<Manifest>, OpenError> {
-    let packed = scratch(state);
-    let mut stream = repository.store.get(key, None).await?;
+/// Fetches a copy into the file `to`, and returns its SHA-256; `None` where it is larger than a copy can be.
+pub(super) async fn fetch(store: &dyn Store, copy: &ObjectInfo, to: &Path) -> Result<Option<Sha256>, OpenError> {
+    if copy.size_bytes > COPY_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut stream = store.get(&copy.key, None).await?;
     let mut hasher = Sha256Counter::default();
-    let failed = |source| ManifestError::Copy { action: "write", path: packed.clone(), source };
-    let mut file = std::fs::File::create(&packed).map_err(failed)?;
+    let failed = |source| ManifestError::Copy { action: "write", path: to.to_owned(), source };
+    let mut file = std::fs::File::create(to).map_err(failed)?;
     let mut bytes = 0_u64;
     while let Some(piece) = stream.try_next().await? {
         bytes = bytes.saturating_add(piece.len() as u64);
@@ -693,9 +693,14 @@ async fn fetch_copy(repository: &Repository, state: &StateFolder, key: &Key, exp
         hasher.update(&piece);
         file.write_all(&piece).map_err(failed)?;
     }
-    drop(file);
+    Ok(Some(hasher.finish().0))
+}
+
+async fn fetch_copy(repository: &Repository, state: &StateFolder, copy: &ObjectInfo, expected: Sha256) -> Result<Option<Manifest>, OpenError> {
+    let packed = scratch(state);
+    let found = fetch(repository.store.as_ref(), copy, &packed).await?;
     crash_point!("manifest copy fetched, not unpacked");
-    if hasher.finish().0 != expected {
+    if found != Some(expected) {
         return Ok(None);
     }
     unpack(&packed, &state.manifest())?;
