@@ -1,6 +1,7 @@
 //! How a repository stands, as its log says: what metrics, the stale guard and notifications go by, on whichever machine they are asked for.
 
 use crate::exit::Exit;
+use immich_backup_core::budget::DEAD_AFTER;
 use immich_backup_core::repository::log::{DrillOutcome, SnapshotFact, Totals};
 use immich_backup_core::repository::manifest::{Manifest, ManifestError, RunRow, SnapshotRow};
 use immich_backup_core::verdict::Proof;
@@ -13,9 +14,6 @@ pub const DRILL_MAX_AGE: Duration = Duration::from_secs(35 * 86_400);
 
 /// A drill that is overdue is told again after so long.
 const DRILL_TOLD_EVERY: Duration = Duration::from_secs(7 * 86_400);
-
-/// A run writes to the log at least every minute: one that is silent for longer than three has died.
-pub const SILENT_MAX: Duration = Duration::from_secs(180);
 
 /// The clocks of two machines differ by so much without anybody minding.
 const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(600);
@@ -161,7 +159,7 @@ fn last_backup(run: &RunRow, latest: Option<&SnapshotRow>) -> Option<LastBackup>
         Some("withheld") => Exit::Withheld,
         Some("interrupted") => Exit::Interrupted,
         Some(_) => Exit::Failed,
-        None if is_older(run.last_entry_at, SILENT_MAX, Timestamp::now()) => Exit::Failed,
+        None if is_older(run.last_entry_at, DEAD_AFTER, Timestamp::now()) => Exit::Failed,
         None => return None,
     };
     Some(LastBackup { at: run.last_entry_at, outcome: exit.outcome().to_owned() })

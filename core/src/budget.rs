@@ -82,6 +82,9 @@ pub const SHARDS_MAX: u64 = 64;
 /// Longest time between two checkpoints; they are the run's heartbeat.
 pub const CHECKPOINT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// A run that has not written to the log for so long is dead: three heartbeats.
+pub const DEAD_AFTER: std::time::Duration = CHECKPOINT_INTERVAL.saturating_mul(3);
+
 /// A log entry larger than this, compressed or not, is not ours.
 pub const LOG_ENTRY_BYTES_MAX: u64 = 64 << 20;
 

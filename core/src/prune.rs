@@ -2,7 +2,7 @@
 //!
 //! The log says so before any object goes. A prune that dies leaves objects that the log has given up, and the next one removes them.
 
-use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, DELETES_IN_FLIGHT_MAX, NAMED_MAX};
+use crate::budget::{CHECKPOINT_FILES_MAX, DEAD_AFTER, DELETES_IN_FLIGHT_MAX, NAMED_MAX};
 use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
 use crate::library::layout::class_of;
@@ -38,9 +38,6 @@ pub struct Options {
 
 /// Copies of the manifest that stay: were the newest one damaged, the one before does.
 pub const COPIES_KEPT: usize = 2;
-
-/// A run of another machine that has not written for so long is dead: three heartbeats, as `backup` has it.
-const DEAD_AFTER: Duration = CHECKPOINT_INTERVAL.saturating_mul(3);
 
 /// How often one that waits looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

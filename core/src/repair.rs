@@ -1,29 +1,28 @@
 //! Going on after the log was damaged, and bringing back what is damaged in the store or in the library. A plan first; nothing is overwritten or removed.
 
+mod error;
 mod library;
 mod objects;
 mod survey;
 
+pub use error::RepairError;
 pub use library::{Heal, HealReport, Healing, LibraryOptions, LibrarySource, SourceFile, prepare_library};
 pub use objects::{Found, ObjectsOptions, ObjectsPlan, ObjectsReport, Wanted, prepare_objects};
 pub use survey::{Branch, Survey, Told, survey};
 
-use crate::budget::{CHECKPOINT_INTERVAL, LOG_ENTRY_BYTES_MAX, REJECTED_NAMED_MAX, REPAIR_ROUNDS_MAX};
+use crate::budget::{DEAD_AFTER, LOG_ENTRY_BYTES_MAX, REJECTED_NAMED_MAX, REPAIR_ROUNDS_MAX};
 use crate::event::Monitor;
 use crate::library::read::ReadError;
-use crate::library::tree::TreeError;
 use crate::model::{RepositoryId, Sha256, WriterId, encode_segment};
 use crate::repository::key::Key;
 use crate::repository::log::{EpochFact, Fact, Head, Header, LogError, create, encode};
-use crate::repository::manifest::ManifestError;
 use crate::repository::state::{StateError, StateFolder};
 use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, read_all};
-use crate::repository::{OpenError, Repository, Session};
+use crate::repository::{Repository, Session};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// What the owner has decided of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,156 +37,6 @@ pub struct Decision {
     pub accept_epoch: Option<u32>,
 }
 
-/// Why the log was not repaired.
-#[derive(Debug, thiserror::Error)]
-pub enum RepairError {
-    /// The repository failed.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Somebody writes.
-    #[error("{who}: the log is not repaired under a run")]
-    Busy {
-        /// Who.
-        who: String,
-    },
-    /// Nobody said which of several ways counts.
-    #[error("the log goes on in {branches} ways, and nobody but you can say which is to count")]
-    Undecided {
-        /// How many.
-        branches: usize,
-    },
-    /// Another machine was faster.
-    #[error("epoch {epoch} was begun by another machine at this moment; nothing was changed here")]
-    Yielded {
-        /// Which.
-        epoch: u32,
-    },
-    /// There is no such epoch.
-    #[error("the log has no epoch {epoch} that goes on from what was seen here")]
-    NoEpoch {
-        /// Which.
-        epoch: u32,
-    },
-    /// There is no such entry.
-    #[error("there is no entry {sequence} to reject: the log ends at {last}")]
-    NoEntry {
-        /// What was asked for.
-        sequence: u64,
-        /// The last one.
-        last: u64,
-    },
-    /// What was seen here is there, and would not count.
-    #[error("entries {from} to {to} are intact as far as they were seen here, and would not count any more")]
-    Intact {
-        /// The first one.
-        from: u64,
-        /// The highest that was seen.
-        to: u64,
-    },
-    /// An epoch that entries were written in cannot be read.
-    #[error("epoch {epoch} of the log cannot be read, and intact entries of it are there, from {first} on")]
-    UnreadEpoch {
-        /// Which.
-        epoch: u32,
-        /// Its lowest intact entry.
-        first: u64,
-    },
-    /// What was found after a repair is not what it has made.
-    #[error("epoch {epoch} was opened, and the log does not end with it: {problem}")]
-    NotAsPlanned {
-        /// Which.
-        epoch: u32,
-        /// What is there.
-        problem: String,
-    },
-    /// It does not come to an end.
-    #[error("after {REPAIR_ROUNDS_MAX} epochs the log is still not as it should be")]
-    Endless,
-    /// Asked to stop.
-    #[error("interrupted")]
-    Interrupted,
-    /// The library cannot be opened.
-    #[error(transparent)]
-    Library(#[from] TreeError),
-    /// A file of the library cannot be read.
-    #[error("cannot read `{path}`: {problem}")]
-    Read {
-        /// Which.
-        path: String,
-        /// Why, in words.
-        problem: String,
-    },
-    /// A folder cannot be used.
-    #[error("cannot {action} `{}`", .path.display())]
-    Folder {
-        /// What was being done.
-        action: &'static str,
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Damaged bytes would be kept where they are backed up, or where the good ones are.
-    #[error("`{}` lies in {what}", .path.display())]
-    Nested {
-        /// The folder.
-        path: PathBuf,
-        /// Where it lies.
-        what: String,
-    },
-}
-
-impl From<StoreError> for RepairError {
-    fn from(error: StoreError) -> Self {
-        Self::Open(error.into())
-    }
-}
-
-impl From<LogError> for RepairError {
-    fn from(error: LogError) -> Self {
-        Self::Open(error.into())
-    }
-}
-
-impl From<StateError> for RepairError {
-    fn from(error: StateError) -> Self {
-        Self::Open(error.into())
-    }
-}
-
-impl From<ManifestError> for RepairError {
-    fn from(error: ManifestError) -> Self {
-        Self::Open(error.into())
-    }
-}
-
-impl RepairError {
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Open(error) => return error.hint(),
-            Self::Busy { .. } => "nothing was changed; wait until it has ended, or has been silent for three minutes".to_owned(),
-            Self::Undecided { .. } => "nothing was changed; the plan shows each with its machine, times and what it holds: say --keep and the beginning of the name of the one that counts (what the others stored is taken up by the next backup)".to_owned(),
-            Self::Yielded { .. } => "look what it did: `immich-backup repair` shows the log as it is now".to_owned(),
-            Self::NoEpoch { .. } => "`immich-backup repair` shows the epochs".to_owned(),
-            Self::NoEntry { .. } => "`immich-backup repair` shows how far the log goes".to_owned(),
-            Self::Intact { from, .. } => format!(
-                "nothing was changed; bring back what is damaged or missing before them from the store's versions or a second copy, or reject what claims that they do not count (--reject-epoch); if there is no other way, `immich-backup repair --reject-from {from}` goes on without them"
-            ),
-            Self::UnreadEpoch { epoch, first } => format!(
-                "nothing was changed; bring back what opens it from the store's versions or a second copy; else `immich-backup repair --reject-from {}` goes on from what stood before it, and leaves out what it rejected, or `--reject-epoch {epoch}` takes all that was there before it for good",
-                first.saturating_sub(1)
-            ),
-            Self::NotAsPlanned { .. } => "what was planned is done, and nothing more; `immich-backup repair` shows the log as it is now".to_owned(),
-            Self::Endless => "somebody is writing to the log as fast as it is repaired: change the writer's credentials, then repair again".to_owned(),
-            Self::Interrupted | Self::Library(_) | Self::Read { .. } => return None,
-            Self::Folder { .. } => "check that it is mounted, and that this user may write there".to_owned(),
-            Self::Nested { .. } => "nothing was changed; give --keep-damaged another folder".to_owned(),
-        })
-    }
-}
-
 /// Why a live file could not be read, in words.
 fn unread(error: ReadError) -> String {
     match error {
@@ -198,9 +47,6 @@ fn unread(error: ReadError) -> String {
         ReadError::Io(error) => error.to_string(),
     }
 }
-
-/// A run that wrote so recently may be alive: three heartbeats.
-const DEAD_AFTER: Duration = CHECKPOINT_INTERVAL.saturating_mul(3);
 
 /// What a repair of the log would do.
 #[derive(Debug, Clone)]
@@ -511,7 +357,7 @@ pub async fn repair_identity(store: &dyn Store, state: Option<&StateFolder>, app
 /// Opens the repository for a repair that writes.
 ///
 /// # Errors
-/// Another process writes from this state folder; or see [`OpenError`].
+/// Another process writes from this state folder; or see [`crate::repository::OpenError`].
 pub async fn open(repository: Repository, state: StateFolder, monitor: &dyn Monitor) -> Result<Session, RepairError> {
     let Some(lock) = state.try_lock()? else { return Err(RepairError::Busy { who: "another process on this machine holds its state folder".to_owned() }) };
     Ok(Session::open(repository, state, lock, monitor).await?)

@@ -1,7 +1,8 @@
 use crate::app::{App, Outcome};
 use crate::exit::Exit;
 use crate::screen;
-use crate::standing::{SILENT_MAX, Standing, is_older};
+use crate::standing::{Standing, is_older};
+use immich_backup_core::budget::DEAD_AFTER;
 use immich_backup_core::repository::log::DrillOutcome;
 use immich_backup_core::repository::manifest::Verification;
 use immich_backup_core::verdict::{Age, Ages};
@@ -29,7 +30,7 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
 
     let ended = last_run.as_ref().and_then(|run| run.outcome.as_deref());
     // A run writes at least every minute: one that is silent for longer than three has died.
-    let silent = last_run.as_ref().is_some_and(|run| run.outcome.is_none() && is_older(run.last_entry_at, SILENT_MAX, now));
+    let silent = last_run.as_ref().is_some_and(|run| run.outcome.is_none() && is_older(run.last_entry_at, DEAD_AFTER, now));
     let rotten = latest.as_ref().map_or(0, |snapshot| snapshot.fact.bit_rot_count);
     let mut problems = Vec::new();
     if silent {

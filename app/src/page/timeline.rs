@@ -5,7 +5,8 @@ use super::setup::Page;
 use super::source::{SourceError, TIMELINE_ROWS};
 use super::verdict::Level;
 use super::words::{bytes, count, counted, foreign, moment, span};
-use crate::standing::{SILENT_MAX, is_older};
+use crate::standing::is_older;
+use immich_backup_core::budget::DEAD_AFTER;
 use immich_backup_core::model::RunId;
 use immich_backup_core::repository::log::SnapshotFact;
 use immich_backup_core::repository::manifest::{CHANGES_COUNTED_MAX, Changes, SizeAt, SnapshotRow, TimelineRow};
@@ -140,7 +141,7 @@ fn problems(fact: &SnapshotFact) -> Vec<String> {
 
 fn of_failure(page: &Page, row: &TimelineRow, now: Timestamp, headed: &dyn Fn(Markup) -> Markup) -> Markup {
     let run = &row.run;
-    let silent = is_older(run.last_entry_at, SILENT_MAX, now);
+    let silent = is_older(run.last_entry_at, DEAD_AFTER, now);
     let (level, word, text) = match run.outcome.as_deref() {
         Some("withheld") => (Level::NotSafe, "Withheld", "Something was not as it should be: all that is new was stored, and no snapshot was made of it."),
         Some("interrupted") => (Level::Unknown, "Stopped", "It was asked to stop. What it had stored stays."),

@@ -6,7 +6,8 @@ use super::words::{count, counted, span};
 use crate::daemon::feed::LastRun;
 use crate::exit::Exit;
 use crate::schedule::planner::Job;
-use crate::standing::{SILENT_MAX, Standing, is_older};
+use crate::standing::{Standing, is_older};
+use immich_backup_core::budget::DEAD_AFTER;
 use immich_backup_core::repository::log::{DrillOutcome, SnapshotFact};
 use immich_backup_core::repository::manifest::RunRow;
 use jiff::{SignedDuration, Timestamp};
@@ -368,9 +369,9 @@ fn of_drill(facts: &Facts<'_>, reasons: &mut Vec<Reason>) {
 
 /// The newest run that is over: one that goes on says nothing yet, and takes nothing back of what the one before it said.
 fn last_ended<'a>(facts: &Facts<'a>) -> Option<&'a RunRow> {
-    let goes_on = |run: &RunRow| run.outcome.is_none() && (facts.is_running || !is_older(run.last_entry_at, SILENT_MAX, facts.now));
+    let goes_on = |run: &RunRow| run.outcome.is_none() && (facts.is_running || !is_older(run.last_entry_at, DEAD_AFTER, facts.now));
     match facts.runs {
-        [first, rest @ ..] if goes_on(first) => rest.iter().find(|run| run.outcome.is_some() || is_older(run.last_entry_at, SILENT_MAX, facts.now)).copied(),
+        [first, rest @ ..] if goes_on(first) => rest.iter().find(|run| run.outcome.is_some() || is_older(run.last_entry_at, DEAD_AFTER, facts.now)).copied(),
         runs => runs.first().copied(),
     }
 }

@@ -3,9 +3,9 @@
 
 use super::database::Kept;
 use super::stopped::Gathered;
-use super::turn::{DEAD_AFTER, LOOK_EVERY};
+use super::turn::LOOK_EVERY;
 use super::{BackupError, Database, Ending, Item, Run};
-use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL};
+use crate::budget::{CHECKPOINT_FILES_MAX, CHECKPOINT_INTERVAL, DEAD_AFTER};
 use crate::crash::crash_point;
 use crate::event::Event;
 use crate::library::read::look;

@@ -1,16 +1,13 @@
 //! One run at a time: by a lock within this state folder, by heartbeats in the log across machines.
 
 use super::{BackupError, Plan};
-use crate::budget::CHECKPOINT_INTERVAL;
+use crate::budget::DEAD_AFTER;
 use crate::event::{Event, Monitor};
 use crate::repository::state::StateFolder;
 use crate::repository::{Repository, Session};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-
-/// A run that has not written for so long is dead: three heartbeats.
-pub(super) const DEAD_AFTER: Duration = CHECKPOINT_INTERVAL.saturating_mul(3);
 
 /// How often a waiting run looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
