@@ -14,6 +14,7 @@ use immich_backup_testbed::docker::{self, Container, Engine};
 use immich_backup_testbed::fixture::{Fixture, IMMICH_3};
 use immich_backup_testbed::postgres::Dump;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -139,6 +140,16 @@ async fn input_is_read_to_its_end(client: &Client) {
     assert_eq!(client.query("SELECT count(*) FROM x").await.unwrap(), "5000");
 }
 
+/// What became of a dump that `end` ends; one that ended before, by itself, says why.
+async fn ended_by<T>(end: impl Future<Output = ()>, take: impl Future<Output = Result<T, DumpError>>) -> Result<(), DumpError> {
+    let mut take = pin!(take);
+    tokio::select! {
+        taken = &mut take => panic!("it ended by itself: {:?}", taken.map(drop)),
+        () = end => {}
+    }
+    take.await.map(drop)
+}
+
 async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, container: &Container<'_>) {
     container.psql("immich", "CREATE TABLE noise AS SELECT repeat(md5(n::text), 32) FROM generate_series(1, 100000) AS n");
     let folder = tempfile::tempdir().unwrap();
@@ -154,8 +165,8 @@ async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, contai
         halt.cancel();
         reader.hold.store(false, Ordering::SeqCst);
     };
-    let (taken, ()) = tokio::join!(take(client, &plan, || reader.sink(), &monitor, &halt), stop);
-    assert!(matches!(taken.map(drop), Err(DumpError::Stopped)));
+    let taken = ended_by(stop, take(client, &plan, || reader.sink(), &monitor, &halt)).await;
+    assert!(matches!(taken, Err(DumpError::Stopped)));
     assert!(stopped_at.lock().unwrap().unwrap().elapsed() < Duration::from_secs(4), "it was waited for in vain");
     assert_eq!(running(container, "pg_dump"), 0);
     until("the end of the connection", || connections(container) == "0").await;
@@ -163,7 +174,7 @@ async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, contai
     let (reader, halt) = (Reader::default(), CancellationToken::new());
     reader.hold.store(true, Ordering::SeqCst);
     tokio::select! {
-        _ = take(client, &plan, || reader.sink(), &monitor, &halt) => panic!("it is held"),
+        taken = take(client, &plan, || reader.sink(), &monitor, &halt) => panic!("it is held, and ended: {:?}", taken.map(drop)),
         () = reader.has_text() => {}
     }
     reader.hold.store(false, Ordering::SeqCst);
@@ -184,8 +195,7 @@ async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, contai
             }
             reader.hold.store(false, Ordering::SeqCst);
         };
-        let (taken, ()) = tokio::join!(take(client, &plan, || reader.sink(), &monitor, &halt), end);
-        let error = taken.map(drop).unwrap_err();
+        let error = ended_by(end, take(client, &plan, || reader.sink(), &monitor, &halt)).await.unwrap_err();
         let code = if is_orphan { 1 } else { 137 };
         assert!(matches!(&error, DumpError::Database(DatabaseError::Failed { code: found, .. }) if *found == code), "{error:?}");
     }
