@@ -158,7 +158,8 @@ fn half_a_million_assets_stay_within_the_memory_and_the_times_are_told() {
     println!("overview, the first time: {:.1} ms", took.as_secs_f64() * 1_000.0);
     let (took, snapshot) = get("/snapshots/latest");
     println!("the newest snapshot, right after it: {:.1} ms", took.as_secs_f64() * 1_000.0);
-    let newest = snapshot.split("/snapshots/").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let mut addresses = snapshot.split("/snapshots/").skip(1).filter_map(|rest| rest.split_once("/files?"));
+    let newest = addresses.find_map(|(id, _)| id.parse::<RunId>().ok()).unwrap().to_string();
     let owner = id(u64::MAX);
     let folder = |newest: &str, path: &str| format!("/snapshots/{newest}/files?root=&path={}", path.replace('/', "%2F"));
     let leaf = paths(ASSETS - 4)[0].rsplit_once('/').unwrap().0.to_owned();

@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-const LONG: Duration = Duration::from_secs(60);
+/// Longer than the program itself waits for Docker, so that its own error is what a test shows.
+const LONG: Duration = Duration::from_secs(100);
 const NAME: &str = "immich-backup of a test";
 
 fn options(engine: &Engine, container: &str) -> ContainerOptions {

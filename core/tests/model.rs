@@ -8,13 +8,13 @@ mod support;
 use async_trait::async_trait;
 use bytes::Bytes;
 use immich_backup_core::backup::{BackupError, Ending, Plan, Report, Shard, run};
-
 use immich_backup_core::event::Silent;
-use immich_backup_core::model::{Part, RunId, Sha256};
+use immich_backup_core::model::{Part, Root, RunId, Sha256};
 use immich_backup_core::prune::{self, Options, PruneError};
 use immich_backup_core::repository::directory::DirectoryStore;
 use immich_backup_core::repository::init;
 use immich_backup_core::repository::key::Key;
+use immich_backup_core::repository::manifest::FolderTree;
 use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use immich_backup_core::retention::Policy;
 use jiff::tz::TimeZone;
@@ -328,6 +328,25 @@ impl Model {
         assert!(found == *expected, "snapshot {snapshot} came back otherwise");
     }
 
+    /// The folders of each snapshot have the files and sizes of the model, and those that the manifest lists one by one.
+    async fn assert_folders(&self) {
+        let session = self.world.reading("newcomer").await.unwrap();
+        let folders = FolderTree::of(&session.manifest).unwrap();
+        for (id, expected) in &self.snapshots {
+            let sequence = session.manifest.snapshot(*id).unwrap().unwrap().sequence;
+            let mut ahead = vec![String::new()];
+            while let Some(path) = ahead.pop() {
+                let found = folders.folder(sequence, &Root::Library, &path).unwrap();
+                let below = expected.iter().filter(|(name, _)| path.is_empty() || name.strip_prefix(&path).is_some_and(|rest| rest.starts_with('/')));
+                let (files, bytes) = below.fold((0, 0), |(files, bytes), (_, leaf)| (files + 1, bytes + leaf.0.len() as u64));
+                assert_eq!((found.below.files, found.below.bytes, found.below.damaged), (files, bytes, 0), "`{path}` of {id}");
+                let listed = |gone| session.manifest.files_in(sequence, &Root::Library, &path, gone, 0, u32::MAX).unwrap().len() as u64;
+                assert_eq!((found.own.0, found.own.0 + found.own.1), (listed(false), listed(true)), "`{path}` of {id}");
+                ahead.extend(found.folders.into_iter().map(|(name, _)| if path.is_empty() { name } else { format!("{path}/{name}") }));
+            }
+        }
+    }
+
     /// No object is another one than it was, or gone (but for copies of the manifest, which a prune removes), and no content is there twice.
     fn look(&mut self) {
         let mut now = BTreeMap::new();
@@ -520,6 +539,7 @@ fn hold(steps: &[Step]) {
         for snapshot in 0..model.snapshots.len() {
             model.assert_restores(snapshot, "newcomer").await;
         }
+        model.assert_folders().await;
         let report = model.world.verify("newcomer", false).await.unwrap();
         assert!(report.is_sound() && report.damaged == 0, "{report:?}");
     });

@@ -80,7 +80,10 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
         (Some(_), None) => {
             return Err(UsageError("--page-password-file is for the page at --listen (IMMICH_BACKUP_LISTEN): say where that is".to_owned()).into());
         }
-        (Some(_), Some(_)) => feed = feed.with(live),
+        (Some(page), Some(_)) => {
+            page.get_ready();
+            feed = feed.with(live).with(Arc::<page::Page>::clone(page));
+        }
         (None, _) => {}
     }
     let mut delivery = None;

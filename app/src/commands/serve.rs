@@ -6,7 +6,7 @@ use crate::daemon::http;
 use crate::daemon::memory::{Remembered, Snapshot};
 use crate::daemon::metrics::{self, MetricsFile};
 use crate::exit::{Exit, Failure};
-use crate::page::{self, Place, REFRESHED_EVERY, Reading};
+use crate::page::{self, Page, Place, REFRESHED_EVERY, Reading};
 use crate::standing::Standing;
 use immich_backup_core::event::Event;
 use jiff::Timestamp;
@@ -30,9 +30,9 @@ pub async fn run(app: &App) -> anyhow::Result<Outcome> {
     })?;
     let listener = http::listen(address).await?;
     let file = MetricsFile { path: app.state_base().join(metrics::NAME), repository };
-    let served = tokio::spawn(http::serve(listener, Arc::clone(&board), file, Some(page)));
+    let served = tokio::spawn(http::serve(listener, Arc::clone(&board), file, Some(Arc::clone(&page))));
     tokio::select! {
-        () = keep_up(app, &place, &board) => {}
+        () = keep_up(app, &place, &board, &page) => {}
         () = keep_turning(&board) => {}
         () = app.stop.cancelled() => {}
     }
@@ -48,7 +48,7 @@ async fn keep_turning(board: &Board) {
 }
 
 /// Reads what the log has got, now and then. What goes wrong is told, here, on the page and to whoever asks for `/status`.
-async fn keep_up(app: &App, place: &Mutex<Reading>, board: &Board) {
+async fn keep_up(app: &App, place: &Mutex<Reading>, board: &Board, page: &Page) {
     // A temporary state folder, where one is used, has to last until there is another.
     let mut _kept = None;
     loop {
@@ -64,6 +64,7 @@ async fn keep_up(app: &App, place: &Mutex<Reading>, board: &Board) {
                 let path = Some(reading.session.manifest.path().to_owned());
                 *place.lock().unwrap_or_else(PoisonError::into_inner) = Reading { path, at: Some(Timestamp::now()), failed: None };
                 board.looked(Ok((standing, snapshot)));
+                page.get_ready();
                 _kept = reading.at_rest();
             }
             Err(error) => {

@@ -71,10 +71,10 @@ pub fn icon(is_folder: bool) -> Markup {
 /// The folder; `None` where the snapshot has none of that name.
 pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<Option<Markup>, SourceError> {
     let Ok(root) = Root::from_name_in_manifest(&asked.root) else { return Ok(None) };
-    let tree = page.source.tree(snapshot.id, snapshot.sequence).await?;
-    // There may be a hundred thousand folders in it: nobody else waits while they are gathered.
-    let (of, path) = (root.clone(), asked.path.clone());
-    let found = tokio::task::spawn_blocking(move || tree.folder(&of, &path)).await.map_err(|_| SourceError::Failed)?;
+    let tree = page.source.tree(snapshot.sequence).await?;
+    // There may be millions of versions below it: nobody else waits while they are counted.
+    let (sequence, of, path) = (snapshot.sequence, root.clone(), asked.path.clone());
+    let found = tokio::task::spawn_blocking(move || tree.folder(sequence, &of, &path)).await.map_err(|_| SourceError::Failed)?;
     let Some(found) = found else { return Ok(None) };
     let gone = asked.gone.is_some_and(|gone| gone > 0);
     let folders: Vec<_> = found.folders.iter().filter(|(_, below)| gone || below.files > 0).collect();
@@ -86,7 +86,7 @@ pub async fn view(page: &Page, snapshot: &SnapshotRow, asked: Asked) -> Result<O
     let of_folders: Vec<_> =
         folders.into_iter().skip(usize::try_from(first).unwrap_or(usize::MAX)).take(usize::try_from(ROWS_MAX).unwrap_or(usize::MAX)).collect();
     let limit = u32::try_from(ROWS_MAX - of_folders.len() as u64).unwrap_or(0);
-    let (sequence, of_root, path) = (snapshot.sequence, root.clone(), asked.path.clone());
+    let (of_root, path) = (root.clone(), asked.path.clone());
     let skip = first.saturating_sub(folders_count);
     let files = page.source.read(move |manifest| Ok(manifest.files_in(sequence, &of_root, &path, gone, skip, limit)?)).await?;
 

@@ -29,9 +29,6 @@ pub async fn view(page: &Page) -> Markup {
     let reading = page.source.reading();
     let content = match page.source.known().await {
         Ok(known) => {
-            if let Some(latest) = &known.latest {
-                page.source.plant(latest.id, latest.sequence);
-            }
             let rows = known.recent.get(..RUNS_SHOWN.min(known.recent.len())).unwrap_or_default();
             let differences = page.source.changes(timeline::snapshots_of(rows)).await.ok();
             let runs: Vec<_> = known.recent.iter().take_while(|row| row.snapshot.is_none()).map(|row| &row.run).collect();

@@ -8,6 +8,7 @@ use super::sessions::Sessions;
 use super::source::{Place, Source};
 use crate::config::{Settings, UsageError};
 use crate::daemon::board::Board;
+use crate::daemon::feed::{Happened, Watcher};
 use jiff::tz::TimeZone;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,21 @@ pub struct Page {
     pub(super) streams: Arc<Semaphore>,
     /// Whether `/status` and `/metrics` need a login, too.
     pub(super) guards_status: bool,
+}
+
+impl Page {
+    /// The log may have gone on: makes ready what a view would wait for. To be called where tokio runs.
+    pub fn get_ready(&self) {
+        self.source.plant();
+    }
+}
+
+impl Watcher for Page {
+    fn notice(&self, happened: &Happened<'_>) {
+        if matches!(happened, Happened::Ended(_)) {
+            self.get_ready();
+        }
+    }
 }
 
 /// What the settings say of the page; `None` where no password is set, so that there is none.

@@ -27,7 +27,11 @@ pub async fn find(page: &Page, id: &str) -> Result<Option<SnapshotRow>, SourceEr
 
 /// The snapshot's page.
 pub async fn view(page: &Page, snapshot: &SnapshotRow) -> Result<Markup, SourceError> {
-    let tree = page.source.tree(snapshot.id, snapshot.sequence).await;
+    let sequence = snapshot.sequence;
+    let roots = match page.source.tree(sequence).await {
+        Ok(tree) => tokio::task::spawn_blocking(move || tree.roots(sequence)).await.map_err(|_| SourceError::Failed),
+        Err(error) => Err(error),
+    };
     let fact = &snapshot.fact;
     let now = Timestamp::now();
     let class = |name: &str, tally: Tally| html! { div { dt { (name) } dd { (counted(tally.files, "file", "files")) ", " (bytes(tally.bytes)) } } };
@@ -37,15 +41,15 @@ pub async fn view(page: &Page, snapshot: &SnapshotRow) -> Result<Markup, SourceE
         p.badges { (proof_badge(fact)) @if let Some(label) = &fact.label { span.label { (foreign(label)) } } }
         section aria-labelledby="files" {
             h2 #files { "Files" }
-            @match &tree {
-                Ok(tree) => {
+            @match &roots {
+                Ok(roots) => {
                     div.scroll tabindex="0" role="region" aria-label="Folders of the snapshot" {
                         table.files {
                             thead { tr { th scope="col" { "Folder" } th.number scope="col" { "Files" } th.number scope="col" { "Size" } } }
                             tbody {
-                                @for (root, below) in tree.roots() {
+                                @for (root, below) in roots {
                                     tr {
-                                        th scope="row" { (folder::icon(true)) a href=(folder::address(&snapshot.id, &root, "", 1, false)) { (root_name(&root)) } }
+                                        th scope="row" { (folder::icon(true)) a href=(folder::address(&snapshot.id, root, "", 1, false)) { (root_name(root)) } }
                                         td.number { (count(below.files)) }
                                         td.number { (bytes(below.bytes)) }
                                     }

@@ -18,16 +18,12 @@ use tokio::sync::Semaphore;
 const READERS_MAX: usize = 3;
 /// A view waits no longer for the disk.
 const READ_WITHIN: Duration = Duration::from_secs(20);
-/// Nor for the folders of a snapshot: a pass over all rows.
+/// Nor for the folders of the snapshots: a pass over all rows.
 const TREE_WITHIN: Duration = Duration::from_secs(120);
 /// Runs on a page of the timeline.
 pub const TIMELINE_ROWS: u32 = 30;
 /// Damaged objects that are named.
 const DAMAGED_NAMED_MAX: u32 = 50;
-/// Trees of folders that are kept: the newest snapshot's, and the one that is looked at.
-const TREES_KEPT: usize = 2;
-/// Folders in all trees that are kept, but for the last one.
-const TREE_FOLDERS_KEPT: usize = 1_200_000;
 /// Differences between snapshots that are kept.
 const CHANGES_KEPT: usize = 4_096;
 
@@ -129,13 +125,19 @@ impl Known {
     }
 }
 
-/// A tree, and of what: the snapshot, and how much was damaged then.
-type KeptTree = ((RunId, u64), Arc<FolderTree>);
+/// The folders of all snapshots up to a log entry.
+struct KeptTree {
+    path: PathBuf,
+    head: Head,
+    /// What was damaged then, which may change for old snapshots too.
+    damage: (u64, u64),
+    tree: Arc<FolderTree>,
+}
 
 #[derive(Default)]
 struct Kept {
     known: Mutex<Option<(PathBuf, Arc<Known>)>>,
-    trees: Mutex<Vec<KeptTree>>,
+    tree: Mutex<Option<KeptTree>>,
     changes: Mutex<HashMap<RunId, Changes>>,
 }
 
@@ -262,51 +264,55 @@ impl Source {
         .await
     }
 
-    /// The folders of a snapshot.
+    /// The folders of all snapshots, that of log entry `sequence` among them.
     ///
     /// # Errors
     /// See [`SourceError`].
-    pub async fn tree(&self, id: RunId, sequence: u64) -> Result<Arc<FolderTree>, SourceError> {
-        let wanted = (id, self.read(|manifest| Ok(manifest.first_damaged(0)?.1)).await?);
-        if let Some(tree) = self.kept_tree(wanted) {
+    pub async fn tree(&self, sequence: u64) -> Result<Arc<FolderTree>, SourceError> {
+        if let Some(tree) = self.kept_tree(sequence).await? {
             return Ok(tree);
         }
         let turn = Arc::clone(&self.planters).acquire_owned().await.map_err(|_| SourceError::Failed)?;
         // Whoever was before may have made it.
-        if let Some(tree) = self.kept_tree(wanted) {
+        if let Some(tree) = self.kept_tree(sequence).await? {
             return Ok(tree);
         }
         let kept = Arc::clone(&self.kept);
         self.read_within(TREE_WITHIN, move |manifest| {
             let _turn = turn;
-            let tree = Arc::new(FolderTree::of(manifest, sequence)?);
-            let mut trees = locked(&kept.trees);
-            trees.retain(|(of, _)| of.0 != id);
-            while !trees.is_empty() && (trees.len() >= TREES_KEPT || trees.iter().map(|(_, tree)| tree.len()).sum::<usize>() + tree.len() > TREE_FOLDERS_KEPT) {
-                trees.remove(0);
-            }
-            trees.push((wanted, Arc::clone(&tree)));
+            // Gone before the next is made: there is room for one.
+            *locked(&kept.tree) = None;
+            let tree = Arc::new(FolderTree::of(manifest)?);
+            let (path, head, damage) = (manifest.path().to_owned(), manifest.head(), manifest.damage_state()?);
+            *locked(&kept.tree) = Some(KeptTree { path, head, damage, tree: Arc::clone(&tree) });
             Ok(tree)
         })
         .await
     }
 
-    /// The tree, if it is kept; it is used last then.
-    fn kept_tree(&self, wanted: (RunId, u64)) -> Option<Arc<FolderTree>> {
-        let mut trees = locked(&self.kept.trees);
-        let at = trees.iter().position(|(of, _)| *of == wanted)?;
-        let found = trees.remove(at);
-        let tree = Arc::clone(&found.1);
-        trees.push(found);
-        Some(tree)
+    /// The tree, if the one that is kept has this snapshot as it is.
+    async fn kept_tree(&self, sequence: u64) -> Result<Option<Arc<FolderTree>>, SourceError> {
+        let kept = Arc::clone(&self.kept);
+        self.read(move |manifest| {
+            let damage = manifest.damage_state()?;
+            let kept = locked(&kept.tree);
+            let has_it = |kept: &&KeptTree| {
+                kept.path == manifest.path() && kept.head.epoch == manifest.head().epoch && kept.head.sequence >= sequence && kept.damage == damage
+            };
+            Ok(kept.as_ref().filter(has_it).map(|kept| Arc::clone(&kept.tree)))
+        })
+        .await
     }
 
-    /// Makes the tree of the newest snapshot ahead, so that nobody waits for it.
-    pub fn plant(&self, id: RunId, sequence: u64) {
-        let is_kept = locked(&self.kept.trees).iter().any(|(of, _)| of.0 == id);
-        if !is_kept && self.planters.available_permits() > 0 {
-            let source = self.clone();
-            tokio::spawn(async move { drop(source.tree(id, sequence).await) });
-        }
+    /// Makes the folders of the newest snapshot ahead, so that nobody waits for them. To be called where tokio runs.
+    pub fn plant(&self) {
+        let source = self.clone();
+        tokio::spawn(async move {
+            if let Ok(known) = source.known().await
+                && let Some(latest) = &known.latest
+            {
+                drop(source.tree(latest.sequence).await);
+            }
+        });
     }
 }

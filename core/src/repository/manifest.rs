@@ -26,7 +26,7 @@ pub use removable::{Lacking, Removable};
 pub use scratch::{Expected, ExpectedObject, Unseen};
 pub use select::{SelectError, Selector};
 pub use standing::{KeptContent, StandingFile, StandingFiles, Whereabouts};
-pub use tree::{Below, FolderTree, FoundFolder, TREE_FOLDERS_MAX, TreeError};
+pub use tree::{Below, FolderTree, FoundFolder, TREE_FOLDERS_MAX, TREE_VERSIONS_MAX, TreeError};
 
 use super::log::{Head, Totals};
 use crate::budget::{MANIFEST_PAGE_ROWS, ONE_SHOT_BYTES_MAX, SQLITE_READER_CACHE_BYTES, SQLITE_WRITER_CACHE_BYTES};

@@ -1,11 +1,11 @@
 //! What somebody asks who looks around: the timeline, what came and went, the files of one folder.
 
 use super::question::{FILE_COLUMNS, FileRow, RunRow, STANDS, SnapshotRow, converted, file_row, from_json, snapshot_row};
+use super::tree::Version;
 use super::{Manifest, ManifestError, SCHEMA_VERSION, connect_reader, signed, unsigned};
 use crate::model::{Root, RunId};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
-use std::collections::HashMap;
 use std::path::Path;
 
 /// Paths that went or changed are counted up to here.
@@ -176,51 +176,62 @@ impl Manifest {
         rows.and_then(Iterator::collect).map_err(&failed)
     }
 
-    /// Shows each folder that has, or had, files in the snapshot of log entry `sequence`: its root's name, its path, how many stand there, their size, how many
-    /// of them are damaged, how many paths stand there no more.
+    /// Shows every version that ever stood, those of a folder one after another, by the folders' numbers.
     ///
     /// # Errors
     /// SQLite's, or what `show` returns.
-    pub(super) fn each_folder_sum<E: From<ManifestError>>(&self, sequence: u64, mut show: impl FnMut(FolderSum<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn each_version<E: From<ManifestError>>(&self, mut show: impl FnMut(Version) -> Result<(), E>) -> Result<(), E> {
         let failed = self.failed("read");
-        let standing = format!("SELECT v.folder, count(*), sum(v.size), sum(v.damaged IS NOT NULL) FROM version v WHERE {STANDS} GROUP BY v.folder");
-        // Of what ended there is an index.
-        let past = "SELECT v.folder, count(*), 0, 0 FROM version v WHERE v.until <= ?1 AND v.until > v.since
-                     AND NOT EXISTS (SELECT 1 FROM version w WHERE w.folder = v.folder AND w.name = v.name
-                                      AND w.since > v.since AND w.since <= ?1 AND (w.until IS NULL OR w.until > w.since)) GROUP BY v.folder";
-        // One pass over the rows in the order in which they lie, without a table in between: folders are looked up here.
-        let mut sums: HashMap<i64, (u64, u64, u64, u64)> = HashMap::new();
-        for (sql, is_past) in [(standing.as_str(), false), (past, true)] {
-            let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
-            let mut rows = query.query([signed(sequence)]).map_err(&failed)?;
-            while let Some(row) = rows.next().map_err(&failed)? {
-                let number = |column| row.get::<_, i64>(column).map(unsigned);
-                let counted = (|| Ok((row.get::<_, i64>(0)?, number(1)?, number(2)?, number(3)?)))();
-                let (folder, count, bytes, damaged) = counted.map_err(&failed)?;
-                let sum = sums.entry(folder).or_default();
-                if is_past { sum.3 = count } else { (sum.0, sum.1, sum.2) = (count, bytes, damaged) }
+        // In the order in which the rows lie. What is followed by another version of its path is known when that one comes.
+        let sql = "SELECT folder, name, since, until, size, damaged IS NOT NULL FROM version WHERE until IS NULL OR until > since ORDER BY folder, name, since";
+        let mut query = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let mut rows = query.query([]).map_err(&failed)?;
+        let (mut last, mut last_name): (Option<Version>, Vec<u8>) = (None, Vec::new());
+        while let Some(row) = rows.next().map_err(&failed)? {
+            let version = (|| {
+                let (since, size_bytes) = (unsigned(row.get(2)?), unsigned(row.get(4)?));
+                let until = row.get::<_, Option<i64>>(3)?.map(unsigned);
+                Ok(Version { folder: row.get(0)?, since, until, next: None, size_bytes, is_damaged: row.get(5)? })
+            })();
+            let version = version.map_err(&failed)?;
+            let name = row.get_ref(1).and_then(|name| name.as_bytes().map_err(rusqlite::Error::from)).map_err(&failed)?;
+            if let Some(mut before) = last.take() {
+                if before.folder == version.folder && last_name == name {
+                    before.next = Some(version.since);
+                }
+                show(before)?;
             }
+            last_name.clear();
+            last_name.extend_from_slice(name);
+            last = Some(version);
         }
+        last.map_or(Ok(()), show)
+    }
+
+    /// Shows each folder by its number: that, its root's name, its path.
+    ///
+    /// # Errors
+    /// SQLite's, or what `show` returns.
+    pub(super) fn each_folder<E: From<ManifestError>>(&self, mut show: impl FnMut(i64, &str, &str) -> Result<(), E>) -> Result<(), E> {
+        let failed = self.failed("read");
         let mut query = self.connection.prepare_cached("SELECT id, external, path FROM folder ORDER BY id").map_err(&failed)?;
         let mut rows = query.query([]).map_err(&failed)?;
         while let Some(row) = rows.next().map_err(&failed)? {
             let text = |column| row.get_ref(column).and_then(|value| value.as_str().map_err(rusqlite::Error::from));
-            let Some((files, bytes, damaged, gone)) = row.get::<_, i64>(0).map(|id| sums.get(&id).copied()).map_err(&failed)? else { continue };
-            let sum = (|| Ok(FolderSum { root: text(1)?, path: text(2)?, files, bytes, damaged, gone }))();
-            show(sum.map_err(&failed)?)?;
+            let (id, root, path) = (|| Ok((row.get(0)?, text(1)?, text(2)?)))().map_err(&failed)?;
+            show(id, root, path)?;
         }
         Ok(())
     }
-}
 
-/// What lies in a folder itself, without what lies in folders of it.
-pub(super) struct FolderSum<'a> {
-    pub root: &'a str,
-    pub path: &'a str,
-    pub files: u64,
-    pub bytes: u64,
-    pub damaged: u64,
-    pub gone: u64,
+    /// How many objects are known to be missing or damaged, and the last log entry that said so of one: with either, what is marked as damaged has changed.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn damage_state(&self) -> Result<(u64, u64), ManifestError> {
+        let sql = "SELECT count(*), coalesce(max(since), 0) FROM damage";
+        self.connection.query_row(sql, [], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)))).map_err(self.failed("read"))
+    }
 }
 
 fn size_at(row: &rusqlite::Row<'_>) -> rusqlite::Result<SizeAt> {
