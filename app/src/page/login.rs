@@ -100,6 +100,7 @@ pub async fn attempt(page: &Arc<Page>, peer: IpAddr, headers: &HeaderMap, login:
         }
         Compared::Right => {
             page.limiter.succeeded(client, Instant::now());
+            page.get_ready();
             let begun = page.sessions.begin(Instant::now()).and_then(|token| cookie(headers, &token, super::sessions::LENGTH_MAX.as_secs()));
             let Some(cookie) = begun else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
             let to = HeaderValue::from_str(local(&login.next)).unwrap_or(HeaderValue::from_static("/"));
