@@ -14,7 +14,6 @@ use immich_backup_testbed::docker::{self, Container, Engine};
 use immich_backup_testbed::fixture::{Fixture, IMMICH_3};
 use immich_backup_testbed::postgres::Dump;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -142,8 +141,7 @@ async fn input_is_read_to_its_end(client: &Client) {
 }
 
 /// What became of a dump that `end` ends; one that ended before, by itself, says why.
-async fn ended_by<T>(end: impl Future<Output = ()>, take: impl Future<Output = Result<T, DumpError>>) -> Result<(), DumpError> {
-    let mut take = pin!(take);
+async fn ended_by<T>(end: impl Future<Output = ()>, mut take: impl Future<Output = Result<T, DumpError>> + Unpin) -> Result<(), DumpError> {
     tokio::select! {
         taken = &mut take => panic!("it ended by itself: {:?}", taken.map(drop)),
         () = end => {}
@@ -166,7 +164,7 @@ async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, contai
         halt.cancel();
         reader.hold.store(false, Ordering::SeqCst);
     };
-    let taken = ended_by(stop, take(client, &plan, || reader.sink(), &monitor, &halt)).await;
+    let taken = ended_by(stop, Box::pin(take(client, &plan, || reader.sink(), &monitor, &halt))).await;
     assert!(matches!(taken, Err(DumpError::Stopped)));
     assert!(stopped_at.lock().unwrap().unwrap().elapsed() < Duration::from_secs(4), "it was waited for in vain");
     assert_eq!(running(container, "pg_dump"), 0);
@@ -196,7 +194,7 @@ async fn what_ends_early_ends_there_too(engine: &Engine, client: &Client, contai
             }
             reader.hold.store(false, Ordering::SeqCst);
         };
-        let error = ended_by(end, take(client, &plan, || reader.sink(), &monitor, &halt)).await.unwrap_err();
+        let error = ended_by(end, Box::pin(take(client, &plan, || reader.sink(), &monitor, &halt))).await.unwrap_err();
         let code = if is_orphan { 1 } else { 137 };
         assert!(matches!(&error, DumpError::Database(DatabaseError::Failed { code: found, .. }) if *found == code), "{error:?}");
     }
