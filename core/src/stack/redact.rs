@@ -466,7 +466,8 @@ impl Redactor {
         let is_redis = name == "-a" && WITH_PASSWORD_OPTION.iter().any(|program| whole.contains(program));
         let is_option = name.starts_with('-') && value.starts_with('-');
         (self.is_secret(name) || name.eq_ignore_ascii_case("sig") || is_redis || has_password(name, value))
-            && !value.is_empty()
+            // Blanks before a value that was taken out as a whole.
+            && !value.trim().is_empty()
             && !is_reference(value)
             && !is_option
             && !value.contains(MARK)

@@ -9,6 +9,12 @@ use std::ops::Range;
 /// How deep `${A:-${B:-…}}` may go.
 const DEPTH_MAX: usize = 16;
 
+/// The longest value: Linux starts no program with a longer one. A variable may double the one before it, line by line.
+const VALUE_BYTES_MAX: usize = 128 << 10;
+
+/// What the values of a file may come to.
+const VALUES_BYTES_MAX: usize = 16 << 20;
+
 /// Names and values.
 pub type Variables = BTreeMap<String, String>;
 
@@ -24,6 +30,9 @@ pub enum VariableError {
     /// A quoted value without an end.
     #[error("the value of `{0}` has no end")]
     Unterminated(String),
+    /// Values that name others which name others.
+    #[error("the values of variables make up a text that is longer than any program may have")]
+    TooLong,
     /// A line that is no assignment.
     #[error("line {0} is no assignment")]
     Line(usize),
@@ -49,6 +58,9 @@ fn expand(text: &str, variables: &Variables, depth: usize) -> Result<String, Var
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
+        if out.len() > VALUE_BYTES_MAX {
+            return Err(VariableError::TooLong);
+        }
         out.push_str(before);
         if let Some(after) = after.strip_prefix('$') {
             out.push('$');
@@ -68,7 +80,7 @@ fn expand(text: &str, variables: &Variables, depth: usize) -> Result<String, Var
         }
     }
     out.push_str(rest);
-    Ok(out)
+    if out.len() > VALUE_BYTES_MAX { Err(VariableError::TooLong) } else { Ok(out) }
 }
 
 /// Where the brace that was opened before `text` is closed.
@@ -254,11 +266,16 @@ fn unescaped(text: &str) -> String {
 /// Adds what an `.env` file says to `variables`; later assignments see earlier ones.
 ///
 /// # Errors
-/// It is not understood, or a variable that has to have a value has none.
+/// It is not understood, a variable that has to have a value has none, or values are too long.
 pub fn read(text: &str, variables: &mut Variables) -> Result<(), VariableError> {
+    let mut bytes = 0_usize;
     for assignment in assignments(text)? {
         if assignment.has_value {
             let value = assignment.value(text, variables)?;
+            bytes = bytes.saturating_add(value.len());
+            if bytes > VALUES_BYTES_MAX {
+                return Err(VariableError::TooLong);
+            }
             variables.insert(assignment.name, value);
         }
     }
@@ -337,6 +354,20 @@ mod tests {
             ("LAST", "end"),
         ]);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn values_that_double_line_by_line_do_not_fill_the_memory() {
+        let lines = |count: usize, line: &dyn Fn(usize) -> String| (1..count).fold("A0=xxxxxxxx\n".to_owned(), |text, number| text + &line(number) + "\n");
+        let doubled = lines(60, &|number| format!("A{number}=$A{0}${{A{0}}}", number - 1));
+        assert_eq!(read(&doubled, &mut Variables::new()), Err(VariableError::TooLong));
+        // Within `${…}` too, where nothing has been written yet.
+        let inside = lines(60, &|number| format!("A{number}=${{N:-$A{0}$A{0}}}", number - 1));
+        assert_eq!(read(&inside, &mut Variables::new()), Err(VariableError::TooLong));
+        let long = format!("A={}\n", "x".repeat(VALUE_BYTES_MAX));
+        let many = (0..VALUES_BYTES_MAX / VALUE_BYTES_MAX).fold(long.clone(), |text, number| format!("{text}B{number}=$A\n"));
+        assert_eq!(read(&many, &mut Variables::new()), Err(VariableError::TooLong));
+        assert_eq!(read(&(long + "B=$A\n"), &mut Variables::new()), Ok(()));
     }
 
     #[test]

@@ -16,6 +16,16 @@ fn every_pattern_is_one() {
     }
 }
 
+/// Found by the fuzzer `variables`: what stood in place of the blank was the password of whoever used the copy.
+#[test]
+fn blanks_before_a_value_are_no_secret() {
+    let text = "DB_PASSWORD= hunter2\nexport A_KEY=\t 'two words'\nTOKEN= ${OTHER}\nEMPTY_TOKEN= \n";
+    let expected = format!("DB_PASSWORD= \"\" # {MARK}\nexport A_KEY=\t \"\" # {MARK}\nTOKEN= ${{OTHER}}\nEMPTY_TOKEN= \n");
+    let mut redactor = Redactor::default();
+    assert_eq!(redactor.variables(text).unwrap(), expected);
+    assert_eq!(redactor.count, 2);
+}
+
 #[test]
 fn a_file_of_variables_keeps_everything_but_its_secrets() {
     let text = concat!(
