@@ -16,13 +16,9 @@ const MERGES_MAX: usize = 8;
 /// How deep values may lie in one another; Compose's own files have ten levels. Whoever loads, walks or drops them takes a piece of the stack for each.
 const DEPTH_MAX: usize = 64;
 
-/// How many values a text may have, those that aliases bring in counted each time: few lines of aliases of aliases make as many as there is memory.
-const VALUES_MAX: usize = 200_000;
-
-/// The documents of a text. A mapping with a key twice is an error, as it is for Compose; so is one that is deeper than [`DEPTH_MAX`] or has more than
-/// [`VALUES_MAX`] values.
+/// The documents of a text. A mapping with a key twice is an error, as it is for Compose; so is one that is deeper than [`DEPTH_MAX`].
 pub(super) fn documents(text: &str) -> Result<Vec<Node<'_>>, ScanError> {
-    refuse_endless(text)?;
+    refuse_deep(text)?;
     let mut loader = YamlLoader::default();
     // What a value is taken for is not of interest, only what it says: an `on` stays one.
     loader.early_parse(false);
@@ -33,51 +29,33 @@ pub(super) fn documents(text: &str) -> Result<Vec<Node<'_>>, ScanError> {
     }
 }
 
-/// How much lies in a value, itself included.
-#[derive(Clone, Copy, Default)]
-struct Extent {
-    levels: usize,
-    values: usize,
-}
-
-/// An error where values lie deeper in one another than anybody's do, or are more, those that an alias brings in included.
-fn refuse_endless(text: &str) -> Result<(), ScanError> {
-    // What is open: the number of its anchor, and what lies in it so far.
-    let mut open: Vec<(usize, Extent)> = Vec::new();
-    let mut anchored: BTreeMap<usize, Extent> = BTreeMap::new();
-    let mut values = 0_usize;
+/// An error where values lie deeper in one another than anybody's do, those that an alias brings in included.
+fn refuse_deep(text: &str) -> Result<(), ScanError> {
+    // What is open: the number of its anchor, and the most levels below it so far.
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    let mut anchored: BTreeMap<usize, usize> = BTreeMap::new();
     for event in Parser::new_from_str(text) {
         let (event, place) = event?;
-        let (anchor, extent) = match event {
+        let levels = match event {
             Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
-                open.push((anchor, Extent::default()));
-                if open.len() > DEPTH_MAX {
-                    return Err(ScanError::new_str(place.start, "values lie too deep in one another"));
-                }
-                continue;
+                open.push((anchor, 0));
+                0
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let Some((anchor, inner)) = open.pop() else { continue };
-                (anchor, Extent { levels: inner.levels + 1, values: inner.values.saturating_add(1) })
+                let Some((anchor, levels)) = open.pop() else { continue };
+                if anchor > 0 {
+                    anchored.insert(anchor, levels + 1);
+                }
+                levels + 1
             }
-            Event::Scalar(_, _, anchor, _) => (anchor, Extent { levels: 0, values: 1 }),
-            Event::Alias(anchor) => (0, anchored.get(&anchor).copied().unwrap_or_default()),
+            Event::Alias(anchor) => anchored.get(&anchor).copied().unwrap_or_default(),
             _ => continue,
         };
-        if anchor > 0 {
-            anchored.insert(anchor, extent);
-        }
-        values = values.max(extent.values);
-        if let Some((_, outer)) = open.last_mut() {
-            outer.levels = outer.levels.max(extent.levels);
-            outer.values = outer.values.saturating_add(extent.values);
-            values = values.max(outer.values);
-        }
-        if open.len() + extent.levels > DEPTH_MAX {
+        if open.len() + levels > DEPTH_MAX {
             return Err(ScanError::new_str(place.start, "values lie too deep in one another"));
         }
-        if values > VALUES_MAX {
-            return Err(ScanError::new_str(place.start, "there are too many values, with those that aliases bring in"));
+        if let Some((_, most)) = open.last_mut() {
+            *most = levels.max(*most);
         }
     }
     Ok(())
@@ -155,15 +133,16 @@ mod tests {
         }
     }
 
+    /// The loader's own limit holds that.
     #[test]
     fn aliases_of_aliases_that_make_more_values_than_there_is_memory_for_are_refused() {
         let nine = |number: usize| format!("[{}]", vec![format!("*a{}", number - 1); 9].join(", "));
         let laughs = |levels: usize| (1..levels).fold("a0: &a0 [x]\n".to_owned(), |text, number| format!("{text}a{number}: &a{number} {}\n", nine(number)));
         assert!(documents(&laughs(30)).is_err());
         assert!(documents(&laughs(4)).is_ok());
-        // Of a map that is brought in by many, as people write it, there may be many.
-        let services =
-            (0..500).fold("x-common: &common {restart: always, logging: {driver: local}}\n".to_owned(), |text, n| format!("{text}s{n}:\n  <<: *common\n"));
+        // Many may bring in the same few.
+        let common = "x-common: &common {restart: always, logging: {driver: local}}\n";
+        let services = (0..500).fold(common.to_owned(), |text, number| format!("{text}s{number}:\n  <<: *common\n"));
         assert!(documents(&services).is_ok());
     }
 
