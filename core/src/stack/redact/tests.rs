@@ -214,7 +214,7 @@ fn a_long_comment_of_many_names_takes_no_long_time() {
 }
 
 #[test]
-fn blanks_before_a_value_are_no_secret() {
+fn a_value_behind_blanks_is_empty_in_the_copy() {
     for blanks in [" ", "\t ", "\u{a0}"] {
         let text = format!("A=1\nDB_PASSWORD={blanks}hunter2\n# TOKEN={blanks}hunter3\n");
         let redacted = of_variables(&text);
