@@ -143,6 +143,9 @@ fn every_kept_input_is_taken_as_its_target_demands() {
     assert_eq!(replayed, targets, "each target has a corpus");
 }
 
+/// Gives the numbers of a run that failed once more.
+const SEED: &str = "IMMICH_BACKUP_TEST_SEED";
+
 /// Numbers that look random.
 struct Random(u64);
 
@@ -187,21 +190,22 @@ fn changed(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// Changes every kept input of a target `times` times. Where one fails, the panic comes after the line that says which.
 fn take_changed(times: usize) {
+    let fresh = || u64::from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos());
+    let seed = std::env::var(SEED).map_or_else(|_| fresh(), |text| text.parse().unwrap());
     for folder in fs::read_dir(entries::corpus()).unwrap().map(|folder| folder.unwrap().path()) {
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         let Some(run) = target(&name) else { continue };
         let mut inputs: Vec<_> = fs::read_dir(&folder).unwrap().map(|input| input.unwrap().path()).collect();
         inputs.sort();
         let inputs: Vec<_> = inputs.iter().map(|path| fs::read(path).unwrap()).collect();
-        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
-        let mut random = Random(u64::from(seed) | 1 << 40);
+        let mut random = Random(seed | 1 << 40);
         for number in 0..times {
             let (input, other) = (&inputs[random.below(inputs.len())], &inputs[random.below(inputs.len())]);
             let bytes = changed(input, other, &mut random);
             if std::panic::catch_unwind(|| run(&bytes)).is_err() {
                 let kept = std::env::temp_dir().join(format!("{name}-{}", immich_backup_core::model::Sha256::of(&bytes)));
                 fs::write(&kept, &bytes).unwrap();
-                panic!("{name}, seed {seed}, input {number}: kept as {}", kept.display());
+                panic!("{name}, {SEED}={seed}, input {number}: kept as {}", kept.display());
             }
         }
         println!("{name}: {times} inputs");

@@ -63,8 +63,10 @@ static ASSIGNED: LazyLock<Option<Regex>> =
 static HEADER: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*:[ \t]+(?P<value>"[^"\n]*"|'[^'\n]*'|[^\r\n"']+)"#));
 
-/// `NAME=value` or `NAME: value` in a comment: up to the end of its line. Nobody says how values are quoted there.
-static COMMENTED: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[ \t]*|:[ \t]+)(?P<value>[^\r\n]+)"#));
+/// `NAME=value` or `NAME: value` in a comment, up to the first character of a value that goes to the end of its line: nobody says how values are quoted
+/// there. Blanks alone are no value: they may be those before the value of an assignment, which is taken out by itself.
+static COMMENTED: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[^\S\r\n]*|:[^\S\r\n]+)(?P<line>\S)"#));
 
 /// `--name value`, `--name=value`. What begins like an option is none's value: it would hide the one that comes after (`-f -u anna:secret`).
 static OPTION: LazyLock<Option<Regex>> =
@@ -431,11 +433,22 @@ impl Redactor {
         let mut edits: Vec<Edit> = Vec::new();
         let mut found = Vec::new();
         for pattern in patterns.iter().filter_map(|pattern| pattern.as_ref()) {
-            for captures in pattern.captures_iter(whole) {
-                if let Some(place) = captures.name("user").or_else(|| captures.name("value"))
-                    && self.is_taken(&captures, whole)
-                {
-                    found.push(place.range());
+            let (mut at, mut line_end) = (0, 0);
+            while let Some(captures) = pattern.captures_at(whole, at) {
+                let Some(mut place) = ["user", "value", "line"].into_iter().find_map(|name| captures.name(name)).map(|found| found.range()) else { break };
+                if captures.name("line").is_some() {
+                    if place.start >= line_end {
+                        let rest = whole.get(place.start..).unwrap_or_default();
+                        line_end = place.start + rest.find(['\r', '\n']).unwrap_or(rest.len());
+                    }
+                    place.end = line_end;
+                }
+                if self.is_taken(&captures, whole.get(place.clone()).unwrap_or_default(), whole) {
+                    at = place.end;
+                    found.push(place);
+                } else {
+                    // A value that is no secret may have one in it: `# before: PASSWORD=…`, `-c "server --password …"`.
+                    at = place.start;
                 }
             }
         }
@@ -443,7 +456,10 @@ impl Redactor {
         for place in found {
             let raw = whole.get(place.clone()).unwrap_or_default();
             let place = part.start + place.start..part.start + place.end;
-            if edits.last().is_some_and(|(last, _)| last.end > place.start) {
+            if let Some((last, _)) = edits.last_mut()
+                && last.end > place.start
+            {
+                last.end = last.end.max(place.end);
                 continue;
             }
             self.keep(raw);
@@ -454,14 +470,14 @@ impl Redactor {
         edits
     }
 
-    fn is_taken(&self, captures: &Captures<'_>, whole: &str) -> bool {
-        let part = |name: &str| captures.name(name).map(|found| found.as_str());
-        if let Some(user) = part("user") {
+    /// Whether `value`, which was found in `whole`, is a secret.
+    fn is_taken(&self, captures: &Captures<'_>, value: &str, whole: &str) -> bool {
+        if captures.name("user").is_some() {
             // `${USER}:${PASSWORD}@` tells nobody anything.
-            let secret = user.split_once(':').map_or(user, |(_, password)| password);
+            let secret = value.split_once(':').map_or(value, |(_, password)| password);
             return !secret.is_empty() && !is_reference(secret);
         }
-        let (name, value) = (part("name").unwrap_or_default(), unquoted(part("value").unwrap_or_default()));
+        let (name, value) = (captures.name("name").map_or("", |found| found.as_str()), unquoted(value));
         let name = name.trim_start_matches([' ', '\t', '\n', '"', '\'', '[', ',']);
         let is_redis = name == "-a" && WITH_PASSWORD_OPTION.iter().any(|program| whole.contains(program));
         let is_option = name.starts_with('-') && value.starts_with('-');

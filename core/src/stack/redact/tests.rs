@@ -200,6 +200,42 @@ fn what_hides_in_values_of_harmless_names_is_found() {
 }
 
 #[test]
+fn a_secret_within_a_value_that_is_none_is_found() {
+    let text =
+        "# before: DB_PASSWORD=aaaa1\n# export A=B: JWT_SECRET=bbbb2\nRUN=x MAIL_TOKEN=cccc3\nSERVE=note: TOKEN=dddd4\nTZ=UTC # was A=DB_PASSWORD=eeee5\n";
+    let redacted = of_variables(text);
+    for secret in ["aaaa1", "bbbb2", "cccc3", "dddd4", "eeee5"] {
+        assert!(!redacted.contains(secret), "{secret} is in\n{redacted}");
+    }
+    assert!(redacted.starts_with("# before: DB_PASSWORD=<") && redacted.contains("\nTZ=UTC # was A=DB_PASSWORD=<"), "{redacted}");
+    let text = "services:\n  # old: environment: PASSWORD: ffff6\n  one:\n    command: sh -c \"redis-server --port 1 --requirepass gggg7\"\n    \
+                x-a: sh -c 'PGPASSWORD=hhhh8 psql'\n    x-b: 'curl -H \"X-Note: Authorization: Bearer iiii9\"'\n    x-c: run --note \"a --password jjjj0 b\"\n";
+    let redacted = of_yaml(text);
+    for secret in ["ffff6", "gggg7", "hhhh8", "iiii9", "jjjj0"] {
+        assert!(!redacted.contains(secret), "{secret} is in\n{redacted}");
+    }
+    assert!(redacted.contains("--port 1 --requirepass <") && yaml::documents(&redacted).is_ok(), "{redacted}");
+}
+
+#[test]
+fn a_long_comment_of_many_names_takes_no_long_time() {
+    let long = "a=b: ".repeat(100_000);
+    assert_eq!(of_variables(&format!("# {long}\n# {long} PASSWORD=hunter2")), format!("# {long}\n# {long} PASSWORD={MARK}"));
+}
+
+#[test]
+fn a_value_behind_blanks_is_empty_in_the_copy() {
+    for blanks in [" ", "\t ", "\u{a0}"] {
+        let text = format!("A=1\nDB_PASSWORD={blanks}hunter2\n# TOKEN={blanks}hunter3\n");
+        let redacted = of_variables(&text);
+        assert_eq!(redacted, format!("A=1\nDB_PASSWORD={blanks}\"\" # {MARK}\n# TOKEN={blanks}{MARK}\n"));
+        let mut read = variables::Variables::new();
+        variables::read(&redacted, &mut read).unwrap();
+        assert_eq!(read["DB_PASSWORD"], "");
+    }
+}
+
+#[test]
 fn a_secret_that_yaml_takes_for_a_mapping_is_taken_out_with_its_keys() {
     let text = "labels:\n  MY_TOKEN:\n    - hunter: two # kept\n    - { hunter3: 'x', hunter4: y }\n  LAST: 1\nenvironment:\n  - DB_PASSWORD=hunter5: six\n  \
                 - PGPASSWORD=hunter6\ncommand: [serve, --password, hunter7: eight]\nx-key:\n  ? [hunter8, nine]\n  : hunter9\n";
@@ -249,10 +285,11 @@ proptest! {
     #[test]
     fn no_value_of_a_secret_name_survives_in_a_file_of_variables(
         name in secret_name(), value in value(), quote in prop::sample::select(vec!["", "'", "\""]),
-        before in "(# [a-z ]{0,9}\n|[A-D]{1,5}=[a-z]{0,4}\n|\n){0,3}", export in any::<bool>(), comment in any::<bool>(),
+        before in "(# [a-z ]{0,9}\n|[A-D]{1,5}=[a-z]{0,4}\n|\n){0,3}", export in any::<bool>(), comment in prop::sample::select(vec!["", "# ", "# b: ", "# a=", "# a=b: "]),
+        blank in "[ \t]{0,2}",
     ) {
-        let line = format!("{}{name}={quote}{value}{quote}\n", if export { "export " } else { "" });
-        let text = format!("{before}{}{line}LAST=1\n", if comment { "# " } else { "" });
+        let line = format!("{}{name}={blank}{quote}{value}{quote}\n", if export { "export " } else { "" });
+        let text = format!("{before}{comment}{line}LAST=1\n");
         if let Ok(redacted) = Redactor::default().variables(&text) {
             prop_assert!(!has_left(&redacted), "{text}\n{redacted}");
             prop_assert!(redacted.starts_with(&before) && redacted.ends_with("LAST=1\n"), "{redacted}");
