@@ -72,6 +72,10 @@ static COMMENTED: LazyLock<Option<Regex>> =
 static OPTION: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>[ \t]+|=)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"'-][^\s"']*)"#));
 
+/// What may be looked at again and again, because values lie in values: from there on each is taken for a secret. Files of Compose are a few KiB, with little
+/// of that.
+const LOOKED_AT_BYTES_MAX: usize = 16 << 20;
+
 /// Where to look in a value that is no secret as a whole, and in a comment.
 static IN_VALUES: [&LazyLock<Option<Regex>>; 5] = [&USER, &QUERY, &ASSIGNED, &HEADER, &OPTION];
 static IN_COMMENTS: [&LazyLock<Option<Regex>>; 4] = [&USER, &QUERY, &COMMENTED, &OPTION];
@@ -433,7 +437,7 @@ impl Redactor {
         let mut edits: Vec<Edit> = Vec::new();
         let mut found = Vec::new();
         for pattern in patterns.iter().filter_map(|pattern| pattern.as_ref()) {
-            let (mut at, mut line_end) = (0, 0);
+            let (mut at, mut line_end, mut looked_at) = (0, 0, 0_usize);
             while let Some(captures) = pattern.captures_at(whole, at) {
                 let Some(mut place) = ["user", "value", "line"].into_iter().find_map(|name| captures.name(name)).map(|found| found.range()) else { break };
                 if captures.name("line").is_some() {
@@ -443,7 +447,8 @@ impl Redactor {
                     }
                     place.end = line_end;
                 }
-                if self.is_taken(&captures, whole.get(place.clone()).unwrap_or_default(), whole) {
+                looked_at = looked_at.saturating_add(captures.get_match().len());
+                if looked_at > LOOKED_AT_BYTES_MAX || self.is_taken(&captures, whole.get(place.clone()).unwrap_or_default(), whole) {
                     at = place.end;
                     found.push(place);
                 } else {

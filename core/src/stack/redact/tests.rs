@@ -223,6 +223,18 @@ fn a_long_comment_of_many_names_takes_no_long_time() {
     assert_eq!(of_variables(&format!("# {long}\n# {long} PASSWORD=hunter2")), format!("# {long}\n# {long} PASSWORD={MARK}"));
 }
 
+/// Without a limit each of these takes minutes.
+#[test]
+fn values_within_values_without_end_take_no_long_time_and_hide_nothing() {
+    for tangled in ["a=", "a: ", "?a=", ",--a="] {
+        let tangled = tangled.repeat(200_000);
+        for text in [format!("A='{tangled} --password hunter2'\n"), format!("A={}PASSWORD=hunter2\n", tangled.replace(' ', ""))] {
+            assert!(!of_variables(&text).contains("hunter2"));
+        }
+        assert!(!of_yaml(&format!("x: |\n  {tangled} --password hunter2\n")).contains("hunter2"));
+    }
+}
+
 #[test]
 fn a_value_behind_blanks_is_empty_in_the_copy() {
     for blanks in [" ", "\t ", "\u{a0}"] {
