@@ -1,0 +1,119 @@
+//! How `verify` looks: part by part, until it is stopped, and what it says of much damage, of none and of a store that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
+
+mod support;
+
+use immich_backup_core::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
+use immich_backup_core::event::{Event, Phase, Recorder, Silent};
+use immich_backup_core::model::{Part, Sample};
+use immich_backup_core::repository::log::LogError;
+use immich_backup_core::repository::{OpenError, Session};
+use immich_backup_core::verify::{self, Depth, Plan, Report};
+use support::{FaultyStore, World, files, workers};
+use tokio_util::sync::CancellationToken;
+
+fn plan(depth: Depth) -> Plan {
+    Plan { depth, workers: workers(2), record: true }
+}
+
+async fn look(world: &World, plan: Plan) -> Report {
+    let mut session = world.reading("state").await.unwrap();
+    Box::pin(verify::run(&mut session, plan, &Silent, &CancellationToken::new())).await.unwrap()
+}
+
+fn entries(world: &World) -> usize {
+    files(&world.repository.join("log")).len()
+}
+
+/// The keys of all content.
+fn content(world: &World) -> Vec<String> {
+    files(&world.repository.join("library")).iter().map(|path| format!("library/{}", path.to_str().unwrap())).collect()
+}
+
+#[test]
+fn a_report_with_something_lost_or_new_is_not_sound() {
+    assert!(Report::default().is_sound());
+    assert!(!Report { lost: 1, ..Report::default() }.is_sound());
+    assert!(!Report { new: 1, ..Report::default() }.is_sound());
+    assert!(Report { damaged: 1, ..Report::default() }.is_sound(), "known, and stored elsewhere as well");
+}
+
+#[tokio::test]
+async fn successive_looks_read_one_part_after_the_other_and_then_all_was_read() {
+    let world = World::with_files(40).await;
+    world.back_up().await;
+    let copies = files(&world.repository.join("manifests")).len() as u64;
+    let first = world.reading("state").await.unwrap().manifest.head().sequence % 3;
+    let mut read = 0;
+    for number in 0..4 {
+        let part = Part { of: 3, part: (first + number) % 3 };
+        let expected = content(&world).iter().filter(|key| part.has(key)).count() as u64;
+        assert!(expected > 0 && expected < 40);
+        let recorder = Recorder::default();
+        let mut session = world.reading("state").await.unwrap();
+        let sampled = plan(Depth::Read(Some(Sample::OneOf(3))));
+        let report = Box::pin(verify::run(&mut session, sampled, &recorder, &CancellationToken::new())).await.unwrap();
+        assert_eq!((report.part, report.listed.files, report.read.files), (Some(part), 40, expected + copies), "look {number}");
+        let announced = recorder.events().into_iter().find_map(|event| match event {
+            Event::PhaseStarted { phase: Phase::ReadBack, total_files, total_bytes } => Some((total_files, total_bytes)),
+            _ => None,
+        });
+        assert_eq!(announced, Some((Some(40 / 3), Some(report.listed.bytes / 3))), "look {number}");
+        read += if number < 3 { expected } else { 0 };
+    }
+    assert_eq!(read, 40);
+}
+
+#[tokio::test]
+async fn a_look_that_is_stopped_says_so_and_writes_nothing_down() {
+    let world = World::with_files(10).await;
+    world.back_up().await;
+    let before = entries(&world);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let mut session = world.reading("state").await.unwrap();
+    let report = Box::pin(verify::run(&mut session, plan(Depth::Read(None)), &Silent, &stop)).await.unwrap();
+    assert_eq!((report.interrupted, report.damaged, report.listed.files), (true, 0, 0));
+    assert_eq!(entries(&world), before);
+    let report = look(&world, plan(Depth::Read(None))).await;
+    assert_eq!((report.interrupted, report.damaged, report.listed.files), (false, 0, 10));
+    assert_eq!(entries(&world), before + 1);
+    look(&world, Plan { record: false, ..plan(Depth::Read(None)) }).await;
+    assert_eq!(entries(&world), before + 1, "who does not record writes nothing");
+}
+
+#[tokio::test]
+async fn all_damage_is_counted_a_bounded_part_is_named_and_few_entries_are_written() {
+    let count = NAMED_MAX + 3;
+    let world = World::with_files(count as u64 + 2).await;
+    world.back_up().await;
+    for key in content(&world).iter().take(count) {
+        std::fs::remove_file(world.repository.join(key)).unwrap();
+    }
+    for number in 0..count {
+        std::fs::write(world.repository.join(format!("library/upload/stray-{number}")), b"x").unwrap();
+    }
+    let before = entries(&world);
+    let report = look(&world, plan(Depth::Listing)).await;
+    assert_eq!((report.damaged, report.lost, report.new, report.listed.files), (count as u64, count as u64, count as u64, 2));
+    assert_eq!((report.findings.len(), report.unannounced, report.unnamed.len()), (NAMED_MAX, count as u64, NAMED_MAX));
+    assert_eq!(entries(&world) - before, 1 + count / CHECKPOINT_FILES_MAX);
+    let again = look(&world, plan(Depth::Listing)).await;
+    assert_eq!((again.damaged, again.lost, again.new), (count as u64, count as u64, 0), "what is known is no news");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_says_nothing_of_its_objects() {
+    let world = World::with_files(10).await;
+    world.back_up().await;
+    let before = entries(&world);
+    let store = FaultyStore::new(&world.repository);
+    let (repository, state) = world.open(store.store(), "state").await.unwrap();
+    let mut session = Session::open_for_reading(repository, state, &Silent).await.unwrap();
+    store.forbid_reading("library/");
+    let error = Box::pin(verify::run(&mut session, plan(Depth::Read(None)), &Silent, &CancellationToken::new())).await.expect_err("a store that fails");
+    assert!(matches!(error, OpenError::Log(LogError::Store(_))), "{error:?}");
+    assert_eq!(entries(&world), before);
+    drop(session);
+    assert!(look(&world, plan(Depth::Read(None))).await.is_sound());
+}
