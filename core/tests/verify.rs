@@ -9,7 +9,7 @@ use immich_backup_core::model::{Part, Sample};
 use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::{OpenError, Session};
 use immich_backup_core::verify::{self, Depth, Plan, Report};
-use support::{FaultyStore, World, files, workers};
+use support::{FaultyStore, Tampered, World, files, workers};
 use tokio_util::sync::CancellationToken;
 
 fn plan(depth: Depth) -> Plan {
@@ -116,4 +116,29 @@ async fn a_store_that_fails_says_nothing_of_its_objects() {
     assert_eq!(entries(&world), before);
     drop(session);
     assert!(look(&world, plan(Depth::Read(None))).await.is_sound());
+}
+
+#[tokio::test]
+async fn a_reading_counts_as_damaged_what_it_read_and_not_what_the_listing_found() {
+    let world = World::with_files(10).await;
+    world.back_up().await;
+    let keys = content(&world);
+    std::fs::remove_file(world.repository.join(&keys[0])).unwrap();
+    std::fs::remove_file(world.repository.join(&keys[1])).unwrap();
+    Tampered::with(&world.repository.join(&keys[2]), |bytes| Some(bytes.into_iter().map(|byte| !byte).collect())).keep();
+    assert_eq!(look(&world, plan(Depth::Read(None))).await.damaged, 3);
+    let reading = world.reading("state").await.unwrap().manifest.last_reading_of(1).unwrap().unwrap();
+    let copies = files(&world.repository.join("manifests")).len() as u64;
+    assert_eq!((reading.damaged, reading.objects), (1, 7 + copies));
+}
+
+#[tokio::test]
+async fn a_log_that_loses_its_end_under_a_look_went_back() {
+    let world = World::with_files(3).await;
+    world.back_up().await;
+    let mut session = world.reading("state").await.unwrap();
+    let last = files(&world.repository.join("log")).pop().unwrap();
+    std::fs::remove_file(world.repository.join("log").join(last)).unwrap();
+    let error = Box::pin(verify::run(&mut session, plan(Depth::Listing), &Silent, &CancellationToken::new())).await.expect_err("a log that was cut");
+    assert!(matches!(error, OpenError::Log(LogError::WentBack { .. })), "{error:?}");
 }
