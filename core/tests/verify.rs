@@ -4,7 +4,7 @@
 mod support;
 
 use immich_backup_core::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
-use immich_backup_core::event::{Event, Phase, Recorder, Silent};
+use immich_backup_core::event::{Event, Monitor, Phase, Recorder, Silent};
 use immich_backup_core::model::{Part, Sample};
 use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::{OpenError, Session};
@@ -141,4 +141,27 @@ async fn a_log_that_loses_its_end_under_a_look_went_back() {
     std::fs::remove_file(world.repository.join("log").join(last)).unwrap();
     let error = Box::pin(verify::run(&mut session, plan(Depth::Listing), &Silent, &CancellationToken::new())).await.expect_err("a log that was cut");
     assert!(matches!(error, OpenError::Log(LogError::WentBack { .. })), "{error:?}");
+}
+
+/// Asks to stop as soon as an object was read.
+struct StopsAtTheFirst(CancellationToken);
+
+impl Monitor for StopsAtTheFirst {
+    fn emit(&self, event: Event) {
+        if matches!(event, Event::ObjectChecked { size_bytes: 1.. }) {
+            self.0.cancel();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reading_that_is_stopped_reads_no_more_than_what_was_begun() {
+    let world = World::with_files(40).await;
+    world.back_up().await;
+    let stop = CancellationToken::new();
+    let mut session = world.reading("state").await.unwrap();
+    let report = Box::pin(verify::run(&mut session, plan(Depth::Read(None)), &StopsAtTheFirst(stop.clone()), &stop)).await.unwrap();
+    let copies = files(&world.repository.join("manifests")).len() as u64;
+    assert!(report.interrupted && report.listed.files == 40);
+    assert!((1..=2 + copies).contains(&report.read.files), "{report:?}");
 }
