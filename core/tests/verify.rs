@@ -165,3 +165,18 @@ async fn a_reading_that_is_stopped_reads_no_more_than_what_was_begun() {
     assert!(report.interrupted && report.listed.files == 40);
     assert!((1..=2 + copies).contains(&report.read.files), "{report:?}");
 }
+
+#[tokio::test]
+async fn the_newest_copy_of_the_manifest_is_replaced_by_no_older_one() {
+    let world = World::with_files(3).await;
+    world.back_up().await;
+    world.write("upload/later.jpg", b"later");
+    world.back_up().await;
+    let copies = files(&world.repository.join("manifests"));
+    assert_eq!(copies.len(), 2);
+    for (copy, replaced) in copies.iter().zip([true, false]) {
+        let _damaged = Tampered::with(&world.repository.join("manifests").join(copy), |_| Some(b"no database".to_vec()));
+        let report = look(&world, Plan { record: false, ..plan(Depth::Read(None)) }).await;
+        assert_eq!((report.damaged, report.lost, report.findings[0].replaced), (1, u64::from(!replaced), replaced), "{copy:?}");
+    }
+}
