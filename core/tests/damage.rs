@@ -307,10 +307,14 @@ async fn two_copies_of_one_content_that_are_both_damaged_are_lost() {
     world.verify("state", true).await.unwrap();
     world.back_up().await;
     let second = keys(&world, "versions").pop().unwrap();
+    let gone = Tampered::with(&world.repository.join(&second), |_| None);
+    let listed = verify_to(&world, Depth::Listing).await;
+    assert_eq!((listed.damaged, listed.lost), (2, 2), "neither replaces the other");
+    drop(gone);
     Tampered::with(&world.repository.join(&second), DAMAGES[0].1).keep();
     let report = world.verify("state", true).await.unwrap();
     assert!(!report.is_sound());
-    assert_eq!(report.damaged, 2);
+    assert_eq!((report.damaged, report.lost), (2, 1), "two objects, one content");
     let restored = world.restore("state", "latest", &world.beside("restored")).await.unwrap();
     assert_eq!((restored.damaged, restored.written.files), (1, 24));
     world.back_up().await;

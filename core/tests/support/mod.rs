@@ -341,13 +341,21 @@ struct Faulty {
     rules: Mutex<Vec<Rule>>,
     /// Looks at keys that begin so fail.
     blind: Mutex<Option<(String, u64)>>,
+    /// Reads of keys that begin so fail, and it is not the medium's fault.
+    forbidden: Mutex<Option<String>>,
     calls: Mutex<Vec<(&'static str, String)>>,
 }
 
 impl FaultyStore {
     /// A store over the directory `root`.
     pub fn new(root: &Path) -> Self {
-        Self(Arc::new(Faulty { inner: DirectoryStore::new(root), rules: Mutex::default(), blind: Mutex::default(), calls: Mutex::default() }))
+        Self(Arc::new(Faulty {
+            inner: DirectoryStore::new(root),
+            rules: Mutex::default(),
+            blind: Mutex::default(),
+            forbidden: Mutex::default(),
+            calls: Mutex::default(),
+        }))
     }
 
     /// Lets creates of keys below `prefix` go wrong: after `skip` good ones, `times` times.
@@ -358,6 +366,11 @@ impl FaultyStore {
     /// Nothing below `prefix` can be looked at, after `skip` good looks.
     pub fn blind(&self, prefix: &str, skip: u64) {
         *self.0.blind.lock().unwrap() = Some((prefix.to_owned(), skip));
+    }
+
+    /// Nothing below `prefix` can be read any more.
+    pub fn forbid_reading(&self, prefix: &str) {
+        *self.0.forbidden.lock().unwrap() = Some(prefix.to_owned());
     }
 
     /// How often `call` was made for keys below `prefix`.
@@ -462,6 +475,9 @@ impl Store for FaultyStore {
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
         self.0.note("get", key.as_str());
+        if self.0.forbidden.lock().unwrap().as_deref().is_some_and(|prefix| key.as_str().starts_with(prefix)) {
+            return Err(StoreError::Io { action: "read", key: key.to_string(), source: io::Error::other("injected") });
+        }
         self.0.inner.get(key, range).await
     }
 
