@@ -14,7 +14,7 @@ use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::log::{self, Author, EpochFact, Fact, Head, Header, LogError, PathFact};
 use immich_backup_core::repository::{OpenError, Session, Until};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use support::{Fault, FaultyStore, Tampered, World, copy_folder, noise, silent};
 use tokio_util::sync::CancellationToken;
@@ -308,27 +308,55 @@ async fn forge_epoch(world: &World, epoch: u32, base: u64) {
 
 /// The same, with any base, and with keys that it says are rejected.
 fn forge_opening(world: &World, epoch: u32, base: Head, rejected: &[&Key]) {
-    let rejected: Vec<_> = rejected.iter().map(|key| log::Rejected { key: key.to_string(), size: 1, sha256: None, why: "so".to_owned() }).collect();
-    let fact = EpochFact {
-        at: Timestamp::now(),
-        host: "thief".to_owned(),
-        base_epoch: base.epoch,
-        reason: "trust me".to_owned(),
-        rejected_count: rejected.len() as u64,
-        rejected,
-        missing_count: 0,
+    let fact = EpochFact { rejected_count: rejected.len() as u64, rejected: rejected.iter().map(|key| rejection(key)).collect(), ..thiefs_fact(base.epoch) };
+    forge_entry(world, epoch, &opening_header(epoch, base), &[Fact::Epoch(Box::new(fact))]);
+}
+
+fn rejection(key: &Key) -> log::Rejected {
+    log::Rejected { key: key.to_string(), size: 1, sha256: None, why: "so".to_owned() }
+}
+
+fn thiefs_fact(base_epoch: u32) -> EpochFact {
+    let (host, reason) = ("thief".to_owned(), "trust me".to_owned());
+    EpochFact { at: Timestamp::now(), host, base_epoch, reason, rejected_count: 0, rejected: Vec::new(), missing_count: 0 }
+}
+
+fn opening_header(epoch: u32, base: Head) -> Header {
+    let (written_at, writer) = (Timestamp::now(), WriterId::random());
+    Header { format: log::FORMAT, epoch, sequence: base.sequence + 1, previous_sha256: base.sha256, run: None, written_at, writer }
+}
+
+/// Under the name of what opens `epoch`.
+fn forge_entry(world: &World, epoch: u32, header: &Header, facts: &[Fact]) {
+    std::fs::write(log_file(world, &Key::log_opening(epoch, None)), log::encode(header, facts).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn what_opens_an_epoch_says_which_and_builds_on_an_older_one() {
+    let (world, _) = two_snapshots().await;
+    let base = log::read_entry(world.directory().as_ref(), 2, &Key::log_entry(2)).await.unwrap().head();
+    let (header, fact) = (opening_header(3, base), |base_epoch| vec![Fact::Epoch(Box::new(thiefs_fact(base_epoch)))]);
+    let opened = async |header: &Header, facts: &[Fact]| {
+        forge_entry(&world, 3, header, facts);
+        let listing = log::Listing::read(world.directory().as_ref(), &base).await.unwrap();
+        log::opening(world.directory().as_ref(), &listing, 3, &BTreeSet::new()).await
     };
-    let header = Header {
-        format: log::FORMAT,
-        epoch,
-        sequence: base.sequence + 1,
-        previous_sha256: base.sha256,
-        run: None,
-        written_at: Timestamp::now(),
-        writer: WriterId::random(),
-    };
-    let bytes = log::encode(&header, &[Fact::Epoch(Box::new(fact))]).unwrap();
-    std::fs::write(log_file(world, &Key::log_opening(epoch, None)), bytes).unwrap();
+    for older in [0, 2] {
+        assert_eq!(opened(&header, &fact(older)).await.unwrap().fact.base_epoch, older);
+    }
+    let wrong = [
+        (Header { epoch: 2, ..header.clone() }, fact(0)),
+        (Header { epoch: 4, ..header.clone() }, fact(0)),
+        (Header { sequence: 0, ..header.clone() }, fact(0)),
+        (header.clone(), fact(3)),
+        (header.clone(), fact(4)),
+        (header.clone(), archived(&world)),
+        (header.clone(), Vec::new()),
+    ];
+    for (header, facts) in &wrong {
+        let error = opened(header, facts).await.unwrap_err();
+        assert!(matches!(&error, LogError::Epoch { epoch: 3, problem } if problem.ends_with("does not open it")), "{header:?}, {facts:?}: {error}");
+    }
 }
 
 #[tokio::test]
