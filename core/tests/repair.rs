@@ -139,6 +139,18 @@ async fn after_junk_at_the_next_number_the_log_goes_on_and_everything_before_sta
     let repairs = session.manifest.epochs().unwrap();
     assert_eq!((repairs.len(), repairs[0].number, repairs[0].sequence, &*repairs[0].fact.host), (1, 1, last + 1, "mender"));
     assert_eq!(repairs[0].fact.rejected, planned.survey.rejected);
+    // As it stood after the repair, by numbers of which the epoch is said or not; there is no more than that.
+    let head = session.manifest.head();
+    for epoch in [None, Some(1)] {
+        let (repository, state) = world.open(world.directory(), &format!("until-{epoch:?}")).await.unwrap();
+        let then = Session::open_until(repository, state, Until { epoch, sequence: last + 2 }, &Silent).await.unwrap();
+        assert_eq!((then.manifest.head().epoch, then.manifest.head().sequence < head.sequence), (1, true));
+        let snapshots = then.manifest.snapshots().unwrap().len();
+        assert_eq!((snapshots, session.manifest.snapshots().unwrap().len()), (2, 3));
+    }
+    let (repository, state) = world.open(world.directory(), "until-2").await.unwrap();
+    let beyond = refused(Session::open_until(repository, state, Until { epoch: Some(2), sequence: last + 2 }, &Silent).await.map(drop));
+    assert!(matches!(&beyond, LogError::Epoch { epoch: 2, problem } if problem == "there is no such epoch"), "{beyond}");
 }
 
 #[tokio::test]
