@@ -90,7 +90,7 @@ const COMPRESSION_LEVEL: i32 = 6;
 /// The bytes of an entry.
 ///
 /// # Errors
-/// Only if memory runs out while compressing.
+/// It would be larger than [`Entry::decode`] takes, or have more facts.
 pub fn encode(header: &Header, facts: &[Fact]) -> io::Result<Vec<u8>> {
     let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
     let mut plain = 1_024_u64;
@@ -200,6 +200,40 @@ mod tests {
             }
             assert!(Entry::decode(&bytes[..position]).is_err(), "cut at {position}");
         }
+    }
+
+    /// Facts that together take `bytes`, each in its line.
+    fn filling(bytes: u64, is_compressible: bool) -> Vec<Fact> {
+        let fact = |host: String| -> Fact {
+            serde_json::from_value(serde_json::json!({ "fact": "run_started", "at": "2026-01-15T03:00:00Z", "host": host, "roots": [] })).unwrap()
+        };
+        let empty = serde_json::to_vec(&fact(String::new())).unwrap().len() as u64 + 1;
+        let length = usize::try_from(bytes - empty).unwrap();
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut letter = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"[usize::try_from(state >> 58).unwrap()])
+        };
+        let host = if is_compressible { "x".repeat(length) } else { (0..length).map(|_| letter()).collect() };
+        vec![fact(host)]
+    }
+
+    #[test]
+    fn whatever_is_written_can_be_read_again_and_what_could_not_is_refused() {
+        let header = Entry::decode(&entry()).unwrap().header;
+        let comes_back = |facts: &[Fact]| Entry::decode(&encode(&header, facts).unwrap()).unwrap().facts == facts;
+        // The header has its share of the limit, whatever is in it.
+        let room = LOG_ENTRY_BYTES_MAX - 1_024;
+        assert!(comes_back(&filling(room, true)));
+        assert!(encode(&header, &filling(room + 1, true)).is_err());
+        // Letters of 64 kinds take three quarters of what they are; half of the limit is for what is compressed.
+        assert!(comes_back(&filling(room / 2, false)));
+        assert!(encode(&header, &filling(room / 4 * 3, false)).is_err());
+        let many = |count| vec![filling(200, true).remove(0); count];
+        assert!(comes_back(&many(LOG_ENTRY_FACTS_MAX)));
+        assert!(encode(&header, &many(LOG_ENTRY_FACTS_MAX + 1)).is_err());
     }
 
     fn hand_made(lines: &str) -> Vec<u8> {
