@@ -304,6 +304,12 @@ impl Source {
         .await
     }
 
+    /// Whether folders are kept.
+    #[cfg(test)]
+    pub fn has_folders(&self) -> bool {
+        locked(&self.kept.tree).is_some()
+    }
+
     /// Makes the folders of the newest snapshot ahead, so that nobody waits for them. To be called where tokio runs.
     pub fn plant(&self) {
         let source = self.clone();

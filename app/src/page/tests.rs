@@ -8,7 +8,7 @@ use super::sessions::Sessions;
 use super::setup::Page;
 use super::source::{Place, Reading, Source};
 use crate::daemon::board::Board;
-use crate::daemon::feed::{Happened, Watcher as _};
+use crate::daemon::feed::{Happened, Report, Watcher as _};
 use crate::daemon::http;
 use crate::daemon::memory::Remembered;
 use crate::daemon::metrics::MetricsFile;
@@ -573,6 +573,60 @@ async fn numbers_of_the_snapshot_and_times_of_later_looks_do_not_contradict_each
     let first = std::collections::HashMap::new();
     assert!(told(Some(&first)).contains(" came"));
     assert!(!told(None).contains(" came"), "how they differ could not be read");
+}
+
+/// The folders are kept in memory, of all snapshots at once.
+#[tokio::test]
+async fn folders_that_are_kept_are_made_anew_when_damage_is_found_or_healed_or_there_is_a_newer_snapshot() {
+    let site = site(false, &[]).await;
+    let mut manifest = Manifest::open(&site._folder.path().join("manifest.db"), site.repository).unwrap().unwrap();
+    let run = RunId::random();
+    let key = "library/upload/many/00007.jpg";
+    let below = async |sequence| {
+        let tree = site.page.source.tree(sequence).await.unwrap();
+        let below = tree.folder(sequence, &Root::Library, "upload/many").unwrap().below;
+        (below.files, below.damaged, tree)
+    };
+    let (files, damaged, first) = below(1).await;
+    assert_eq!((files, damaged), (1_203, 0));
+    // An entry of a run that goes on changes no snapshot.
+    apply(&mut manifest, run, json!({ "fact": "run_started", "at": Timestamp::now(), "host": "h", "roots": [] }));
+    assert!(Arc::ptr_eq(&below(1).await.2, &first));
+    apply(&mut manifest, run, json!({ "fact": "damaged", "key": key, "problem": "missing" }));
+    assert_eq!(below(1).await.1, 1);
+    apply(&mut manifest, run, json!({ "fact": "sound", "key": key }));
+    assert_eq!(below(1).await.1, 0);
+    apply(&mut manifest, run, json!({ "fact": "archived", "path": "upload/many/00007.jpg" }));
+    apply(
+        &mut manifest,
+        run,
+        json!({
+            "fact": "snapshot", "started_at": Timestamp::now(), "taken_at": Timestamp::now(), "totals": Totals::default(),
+            "sent": { "files": 0, "bytes": 0 }, "archived": 1, "unread_count": 0,
+        }),
+    );
+    let sequence = manifest.head().sequence;
+    assert_eq!((below(sequence).await.0, below(1).await.0), (1_202, 1_203));
+}
+
+/// Whoever opens the page finds the folders there.
+#[tokio::test]
+async fn the_folders_are_made_ahead_when_a_job_has_ended_and_when_somebody_logs_in() {
+    for logs_in in [true, false] {
+        let site = site(false, &[]).await;
+        assert!(!site.page.source.has_folders());
+        if logs_in {
+            site.log_in().await;
+        } else {
+            let report = Report::new(Job::Backup, Timestamp::now(), Timestamp::now(), serde_json::Map::new(), None);
+            site.page.notice(&Happened::Ended(&report));
+        }
+        let began = Instant::now();
+        while !site.page.source.has_folders() {
+            assert!(began.elapsed() < Duration::from_secs(30), "logs in: {logs_in}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 #[tokio::test]
