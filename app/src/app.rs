@@ -18,6 +18,7 @@ use immich_backup_core::repository::place::{self, Place, without_secrets};
 use immich_backup_core::repository::state::{StateFolder, place_of};
 use immich_backup_core::repository::store::Store;
 use immich_backup_core::repository::{OpenError, Repository, Session, Until, init, open_store};
+use immich_backup_core::workers::Workers;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroUsize;
@@ -196,7 +197,7 @@ fn threads() -> usize {
 /// A worker needs two at most (one reads a large file, one writes it), and the log some more. Without a bound a busy machine gets hundreds, and
 /// each of them keeps memory.
 fn blocking_threads(app: &App) -> usize {
-    app.workers().map_or(4, NonZeroUsize::get) * 2 + 16
+    app.workers().map_or(4, Workers::max) * 2 + 16
 }
 
 /// A job whose daemon died is asked to end, too: the next daemon would find it in its way. Says whether this is a job.
@@ -485,11 +486,8 @@ impl App {
     /// `--workers`.
     ///
     /// # Errors
-    /// Not a number from 1 to 256.
-    pub fn workers(&self) -> Result<NonZeroUsize, UsageError> {
-        match self.settings.parsed::<NonZeroUsize>("workers")? {
-            Some(workers) if workers.get() <= 256 => Ok(workers),
-            _ => Err(UsageError("--workers takes a number from 1 to 256".to_owned())),
-        }
+    /// Neither `auto` nor a number from 1 to 256.
+    pub fn workers(&self) -> Result<Workers, UsageError> {
+        Ok(self.settings.parsed("workers")?.unwrap_or(Workers::ByDistance))
     }
 }

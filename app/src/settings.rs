@@ -91,8 +91,8 @@ pub const SETTINGS: &[Setting] = &[
         short: None,
         takes: Takes::Value("N"),
         environment: &["IMMICH_BACKUP_WORKERS", "UPLOAD_WORKERS"],
-        default: Some("4"),
-        help: "Files that are sent, read back or written at once (1 to 256)",
+        default: Some("auto"),
+        help: "Files that are sent, read back or written at once (1 to 256); `auto`: 4 for a directory, and up to 64 for a store that answers late",
     },
     Setting {
         name: "init",

@@ -47,6 +47,7 @@ use crate::repository::{OpenError, Session};
 use crate::stack::discover::Known;
 use crate::told::told;
 use crate::verdict::Proof;
+use crate::workers::Workers;
 use jiff::Timestamp;
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -80,7 +81,7 @@ pub struct Plan {
     /// What of them is taken.
     pub scope: Scope,
     /// Files that are sent at once.
-    pub workers: NonZeroUsize,
+    pub workers: Workers,
     /// Threads that walk.
     pub walkers: NonZeroUsize,
     /// Reads so many unchanged files again, to find damage at the source.

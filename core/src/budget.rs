@@ -55,10 +55,10 @@ pub const STDERR_TAIL_BYTES: usize = 16 << 10;
 /// The answer to one question to the database, and what a program that is being written to may say meanwhile.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Restored files that wait for one barrier before they get their names; each holds its folder open.
+/// Restored files that wait for one barrier before they get their names, while as many more may be written; each holds its folder open.
 pub const WRITTEN_FILES_MAX: usize = 256;
 
-/// Bytes of restored files that wait for one barrier: what a kill costs at most.
+/// Bytes of restored files that wait for one barrier, while as many more may be written: twice that is what a kill costs at most.
 pub const WRITTEN_BYTES_MAX: u64 = 512 << 20;
 
 /// Paths that wait for each worker.

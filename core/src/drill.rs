@@ -18,9 +18,9 @@ use crate::repository::manifest::{ManifestError, SnapshotRow};
 use crate::repository::store::StoreError;
 use crate::repository::{OpenError, Repository, Session};
 use crate::told::told;
+use crate::workers::Workers;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ pub struct DrillPlan {
     /// Where.
     pub target: DrillTarget,
     /// Objects that are read at once.
-    pub workers: NonZeroUsize,
+    pub workers: Workers,
     /// Whether to write down in the log how it ended.
     pub record: bool,
 }

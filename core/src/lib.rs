@@ -35,3 +35,4 @@ mod task;
 pub mod told;
 pub mod verdict;
 pub mod verify;
+pub mod workers;

@@ -23,11 +23,11 @@ use crate::repository::{OpenError, Session};
 use crate::target::{Found, NewFile, Target};
 use crate::task::{blocking, joined};
 use crate::told::told;
+use crate::workers::Workers;
 use futures_util::TryStreamExt as _;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,7 +57,7 @@ pub struct Plan {
     /// Replace files that differ.
     pub overwrite: bool,
     /// Files that are written at once.
-    pub workers: NonZeroUsize,
+    pub workers: Workers,
 }
 
 impl Plan {
@@ -346,7 +346,7 @@ pub async fn prepare(session: &Session, plan: Plan, monitor: &dyn Monitor, stop:
     let mut prepared = Prepared { targets: Arc::clone(&targets), right, touch, library_bytes: 0, clusters, preview: Preview::default(), plan };
     let total = prepared.plan.chosen.as_ref().map_or_else(|| prepared.plan.snapshot.fact.totals.all(), |chosen| chosen.files());
     monitor.emit(Event::PhaseStarted { phase: Phase::Compare, total_files: Some(total.files), total_bytes: None });
-    let workers = prepared.plan.workers.get();
+    let workers = prepared.plan.workers.local();
     let (sender, mut rows) = mpsc::channel(workers * QUEUE_PATHS_PER_WORKER);
     let (paths, left) = (prepared.plan.paths.clone(), Arc::new(Mutex::new((Tally::default(), Tally::default()))));
     let (wanting, leaving) = (Arc::clone(&targets), Arc::clone(&left));
@@ -449,23 +449,15 @@ impl Prepared {
     }
 
     /// One barrier, then the names: no file is under its name before its bytes are on disk.
-    async fn publish(&self, written: &mut Written, report: &mut Report, monitor: &dyn Monitor) -> Result<(), RestoreError> {
+    fn publish(&self, written: &mut Written) -> Publishing {
         let Written { files, .. } = std::mem::take(written);
-        if files.is_empty() {
-            return Ok(());
-        }
         let (targets, overwrite) = (Arc::clone(&self.targets), self.plan.overwrite);
-        let published = blocking(move || {
+        tokio::task::spawn_blocking(move || {
             crash_point!("restore: written, not durable");
             targets.sync()?;
             crash_point!("restore: durable, not named");
-            Ok::<_, RestoreError>(files.into_iter().map(|(row, file)| (row, file.publish(overwrite).map_err(Failure::Target))).collect::<Vec<_>>())
+            Ok(files.into_iter().map(|(row, file)| (row, file.publish(overwrite).map_err(Failure::Target))).collect())
         })
-        .await?;
-        for (row, published) in published {
-            report.note(row, published, monitor)?;
-        }
-        Ok(())
     }
 
     /// Does it.
@@ -478,7 +470,7 @@ impl Prepared {
         let _locks = self.targets.lock()?;
         let Tally { files, bytes } = self.preview.write;
         monitor.emit(Event::PhaseStarted { phase: Phase::Write, total_files: Some(files), total_bytes: Some(bytes) });
-        let workers = self.plan.workers.get().min(TRANSFER_BYTES_MAX / STREAM_BYTES);
+        let workers = self.plan.workers.count(&*session.repository.store).min(TRANSFER_BYTES_MAX / STREAM_BYTES);
         let writer = Arc::new(Writer {
             fetcher: Fetcher::new(Arc::clone(&session.repository.store)),
             lookup: Mutex::new(Lookup::open(session.manifest.path())?),
@@ -491,20 +483,21 @@ impl Prepared {
         let feeder = feed_rows(session.manifest.path().to_owned(), &self.plan, wanted, sender);
         let mut writing = JoinSet::new();
         let mut written = Written::default();
+        let mut publishing: Option<Publishing> = None;
         let mut more = true;
         while more || !writing.is_empty() {
+            // One batch at a time waits for the disk, and the next one is written meanwhile.
+            if publishing.is_none() && written.is_due() {
+                publishing = Some(self.publish(&mut written));
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = writing.join_next() => {
-                    match joined(ended) {
-                        (row, Ok(file)) => written.add(row, file),
-                        (row, Err(failure)) => report.note(row, Err(failure), monitor.as_ref())?,
-                    }
-                    if written.is_due() {
-                        self.publish(&mut written, &mut report, monitor.as_ref()).await?;
-                    }
-                }
-                next = rows.recv(), if more && writing.len() < workers => {
+                published = ended(&mut publishing) => report.note_all(published?, monitor.as_ref())?,
+                Some(ended) = writing.join_next() => match joined(ended) {
+                    (row, Ok(file)) => written.add(row, file),
+                    (row, Err(failure)) => report.note(row, Err(failure), monitor.as_ref())?,
+                },
+                next = rows.recv(), if more && writing.len() < workers && !written.is_due() => {
                     let Some((index, row)) = next else {
                         more = false;
                         continue;
@@ -524,7 +517,13 @@ impl Prepared {
         }
         // Dropped futures leave no file behind that has its final name.
         writing.shutdown().await;
-        self.publish(&mut written, &mut report, monitor.as_ref()).await?;
+        if publishing.is_some() {
+            report.note_all(ended(&mut publishing).await?, monitor.as_ref())?;
+        }
+        if !written.files.is_empty() {
+            publishing = Some(self.publish(&mut written));
+            report.note_all(ended(&mut publishing).await?, monitor.as_ref())?;
+        }
         drop(rows);
         thread_joined(feeder.join())?;
         report.interrupted = stop.is_cancelled();
@@ -537,6 +536,17 @@ impl Prepared {
         monitor.emit(Event::PhaseFinished { phase: Phase::Write });
         Ok(report)
     }
+}
+
+/// Files that are getting their names, and what became of each.
+type Publishing = tokio::task::JoinHandle<Result<Vec<(FileRow, Result<(), Failure>)>, RestoreError>>;
+
+/// The end of what is being published, which is taken then; never, where nothing is.
+async fn ended(publishing: &mut Option<Publishing>) -> Result<Vec<(FileRow, Result<(), Failure>)>, RestoreError> {
+    let Some(running) = publishing else { return std::future::pending().await };
+    let published = joined(running.await);
+    *publishing = None;
+    published
 }
 
 /// Files that are written and wait for a barrier before they get their names.
@@ -575,6 +585,10 @@ impl Failure {
 }
 
 impl Report {
+    fn note_all(&mut self, files: Vec<(FileRow, Result<(), Failure>)>, monitor: &dyn Monitor) -> Result<(), RestoreError> {
+        files.into_iter().try_for_each(|(row, published)| self.note(row, published, monitor))
+    }
+
     fn note(&mut self, row: FileRow, written: Result<(), Failure>, monitor: &dyn Monitor) -> Result<(), RestoreError> {
         let problem = match written {
             Ok(()) => {

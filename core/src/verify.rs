@@ -10,10 +10,10 @@ use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound,
 use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
 use crate::repository::store::{ObjectInfo, StoreError};
 use crate::repository::{OpenError, Repository, Session};
+use crate::workers::Workers;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub struct Plan {
     /// How closely.
     pub depth: Depth,
     /// Objects that are read at once.
-    pub workers: NonZeroUsize,
+    pub workers: Workers,
     /// Whether to write down in the log what was found.
     pub record: bool,
 }
@@ -246,7 +246,7 @@ impl Verifier<'_> {
                         Ok::<_, StoreError>((object, found))
                     }
                 })
-                .buffered(self.plan.workers.get());
+                .buffered(self.plan.workers.count(&*self.session.repository.store));
             while let Some((object, found)) = looks.try_next().await? {
                 if self.stop.is_cancelled() {
                     return Ok(());
@@ -276,8 +276,9 @@ impl Verifier<'_> {
         let fetcher = Arc::new(Fetcher::new(Arc::clone(&self.session.repository.store)));
         let mut reading = JoinSet::new();
         let mut more = true;
+        let workers = self.plan.workers.count(&*self.session.repository.store);
         while more || !reading.is_empty() {
-            while more && reading.len() < self.plan.workers.get() {
+            while more && reading.len() < workers {
                 match pages.next()? {
                     Some(object) if !self.stop.is_cancelled() => {
                         // What the listing found missing needs no second look.

@@ -121,7 +121,7 @@ impl<G: Ground + Sync> Play<'_, G> {
         let (store, state, count) = (self.ground.troubled(&mut self.random), self.state(), 1 + self.random.below(4));
         let ended = self.unless_it_hangs(self.story.world.back_up_with(store, &state, &monitor, |plan| {
             plan.workers = workers(count);
-            plan.walkers = workers(1);
+            plan.walkers = std::num::NonZeroUsize::MIN;
             // Its own state folder may have been lost, and then a dead run is somebody else's.
             plan.take_over = true;
         }));

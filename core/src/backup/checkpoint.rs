@@ -26,8 +26,8 @@ pub(super) const LINK_IS_NOT_FOLLOWED: &str =
 /// Runs that are looked through for one that died.
 const RUNS_LOOKED_AT_MAX: u32 = 1_000;
 
-/// Outcomes that wait for the one who writes the log.
-const DONE_QUEUED_MAX: usize = 256;
+/// Outcomes that wait for the one who writes the log: the workers go on while a checkpoint waits for the disk.
+const DONE_QUEUED_MAX: usize = CHECKPOINT_FILES_MAX;
 
 /// Puts files into the queue, from a thread of its own; what it returns is given to the caller in the end.
 pub(super) type Feed<T> = Box<dyn FnOnce(mpsc::Sender<Item>, mpsc::Sender<Done>) -> Result<T, BackupError> + Send>;
@@ -159,7 +159,7 @@ impl Run<'_> {
 
     /// Stores what `feed` puts into the queue, and writes checkpoints. Cancelling `halt` ends it soon, with a last checkpoint.
     pub(super) async fn store<T: Send + 'static>(&mut self, feed: Feed<T>, halt: CancellationToken, unseen: &Unseen) -> Result<T, BackupError> {
-        let workers = self.plan.workers.get();
+        let workers = self.plan.workers.count(self.session.store());
         let (items, queue) = mpsc::channel(workers.saturating_mul(QUEUE_PATHS_PER_WORKER));
         let (done, mut outcomes) = mpsc::channel(DONE_QUEUED_MAX);
         let there = Beyond {
@@ -282,7 +282,7 @@ impl Run<'_> {
         self.commit(&facts).await?;
         crash_point!("checkpoint in the log");
         shared.contents.committed(stored.iter().map(|stored| stored.fact.sha256));
-        shared.contents.committed_sizes(stored.iter().map(|stored| stored.fact.size));
+        shared.contents.committed_sizes(&stored.iter().map(|stored| stored.fact.size).collect());
         for stored in stored {
             self.count(&stored);
             if stored.doubtful {

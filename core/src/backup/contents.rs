@@ -2,7 +2,7 @@
 
 use crate::model::Sha256;
 use crate::repository::manifest::StoredContent;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -12,8 +12,16 @@ type Slot = watch::Receiver<Option<StoredContent>>;
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     slots: Mutex<HashMap<Sha256, Slot>>,
-    /// Sizes of large files between being met and being in the manifest.
-    sizes: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<bool>>>>,
+    /// Large files between being met and being in the manifest.
+    large: Mutex<HashMap<Looks, Arc<tokio::sync::Mutex<bool>>>>,
+}
+
+/// What two large files have in common that may be the same, without reading them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Looks {
+    pub(super) size_bytes: u64,
+    /// Of how it begins and how it ends.
+    pub(super) ends: Sha256,
 }
 
 /// Who stores some content.
@@ -56,19 +64,17 @@ impl Contents {
         }
     }
 
-    /// Waits for the turn of a large file of this size: files that may be the same (hard links) are not sent blindly side by side. What is
-    /// guarded says whether one of this size was sent already; its content is claimed then.
-    pub(super) async fn turn(&self, size_bytes: u64) -> OwnedMutexGuard<bool> {
-        let turn = Arc::clone(self.sizes.lock().unwrap_or_else(PoisonError::into_inner).entry(size_bytes).or_default());
+    /// Waits for the turn of a large file that looks like this: files that may be the same (hard links) are not sent blindly side by side. What is
+    /// guarded says whether one that looks like it was sent already; its content is claimed then.
+    pub(super) async fn turn(&self, looks: Looks) -> OwnedMutexGuard<bool> {
+        let turn = Arc::clone(self.large.lock().unwrap_or_else(PoisonError::into_inner).entry(looks).or_default());
         turn.lock_owned().await
     }
 
-    /// Forgets sizes that the manifest knows now.
-    pub(super) fn committed_sizes(&self, sizes: impl Iterator<Item = u64>) {
-        let mut turns = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        for size in sizes {
-            turns.remove(&size);
-        }
+    /// Forgets turns that nobody has or waits for, of sizes that the manifest knows now: whoever comes with such a size reads the file first.
+    pub(super) fn committed_sizes(&self, sizes: &HashSet<u64>) {
+        let mut turns = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|looks, turn| Arc::strong_count(turn) > 1 || !sizes.contains(&looks.size_bytes));
     }
 
     /// Forgets what the manifest knows now.
@@ -134,5 +140,27 @@ mod tests {
         tokio::task::yield_now().await;
         drop(mine);
         assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn large_files_wait_for_those_that_look_alike_until_the_manifest_knows_them() {
+        let contents = Contents::default();
+        let [film, other] = [b"film", b"else"].map(|ends| Looks { size_bytes: 1 << 30, ends: Sha256::of(ends) });
+        let mut turn = contents.turn(film).await;
+        let taken = |looks| {
+            let turn = contents.turn(looks);
+            async { tokio::time::timeout(std::time::Duration::from_millis(20), turn).await.is_err() }
+        };
+        assert!(taken(film).await && !taken(other).await && !taken(Looks { size_bytes: 1, ..film }).await);
+        // Its size is known by another file's checkpoint: whoever has the turn keeps it.
+        contents.committed_sizes(&HashSet::from([1 << 30]));
+        assert!(taken(film).await);
+        *turn = true;
+        drop(turn);
+        assert!(*contents.turn(film).await);
+        contents.committed_sizes(&HashSet::from([1]));
+        assert!(*contents.turn(film).await);
+        contents.committed_sizes(&HashSet::from([1 << 30]));
+        assert!(!*contents.turn(film).await);
     }
 }

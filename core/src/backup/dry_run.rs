@@ -24,7 +24,7 @@ pub(super) fn run(session: &Session, plan: &Plan, sources: &[OpenSource], monito
         manifest: session.manifest.path().to_owned(),
         halt: stop.child_token(),
     };
-    let (items, mut queue) = mpsc::channel(plan.workers.get().saturating_mul(QUEUE_PATHS_PER_WORKER));
+    let (items, mut queue) = mpsc::channel(plan.workers.local().saturating_mul(QUEUE_PATHS_PER_WORKER));
     let (done, mut outcomes) = mpsc::channel(64);
     let mut counts = Counts::default();
     let mut unread = Vec::new();

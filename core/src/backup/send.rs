@@ -1,7 +1,7 @@
 //! One file: read once, known or sent, and the fact that says so.
 
 use super::claim::May;
-use super::contents::{Claim, Contents};
+use super::contents::{Claim, Contents, Looks};
 use super::unnamed::{Unnamed, adoptable};
 use super::{BackupError, Done, Item};
 use crate::budget::{CHUNKS_QUEUED_MAX, CLAIM_HASHED_BYTES_MAX, LOOKUP_CONNECTIONS_MAX, ONE_SHOT_BYTES_MAX, STREAM_BYTES, TRANSFER_BYTES_MAX};
@@ -185,7 +185,9 @@ async fn store_large(shared: &Arc<Shared>, item: &Arc<Item>, first: bool, monito
         Some(unnamed) => unnamed.found(shared).await?.has_size(size_bytes),
         None => false,
     };
-    let mut sent_before = shared.contents.turn(size_bytes).await;
+    let looking = Arc::clone(item);
+    let ends = blocking(move || looking.open()?.0.ends()).await?;
+    let mut sent_before = shared.contents.turn(Looks { size_bytes, ends }).await;
     if shared.halt.is_cancelled() {
         // As in `resolve`.
         return Ok(Done::Left);

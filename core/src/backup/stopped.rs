@@ -239,7 +239,7 @@ impl Run<'_> {
     }
 
     fn job(&self, sources: Vec<OpenSource>, rehash: Option<Part>) -> Result<Job, BackupError> {
-        let threads = self.plan.workers.min(NonZeroUsize::new(STAGE_THREADS_MAX).unwrap_or(NonZeroUsize::MIN));
+        let threads = NonZeroUsize::new(self.plan.workers.local().min(STAGE_THREADS_MAX)).unwrap_or(NonZeroUsize::MIN);
         Ok(Job { scan: self.scan(sources, rehash)?, threads, monitor: Arc::clone(self.monitor) })
     }
 

@@ -98,6 +98,7 @@ impl Drill<'_> {
         let part = self.choose_part()?;
         self.report.part = Some(part);
         self.monitor.emit(Event::PhaseStarted { phase: Phase::ReadBack, total_files: Some(self.report.assets / part.of), total_bytes: None });
+        let workers = self.plan.workers.count(&*self.session.repository.store);
         let mut reading = JoinSet::new();
         let mut after = Uuid::nil();
         let mut first = true;
@@ -120,7 +121,7 @@ impl Drill<'_> {
                     continue;
                 }
                 let Some(wanted) = self.look_up(Asset { id, path, sha1: Sha1(digest) }, &locations)? else { continue };
-                while reading.len() >= self.plan.workers.get() {
+                while reading.len() >= workers {
                     self.take_next(&mut reading).await?;
                 }
                 let fetcher = Arc::clone(&self.fetcher);

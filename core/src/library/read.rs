@@ -2,7 +2,7 @@
 
 use super::walk::{file_times, open_below};
 use crate::budget::CHUNK_BYTES;
-use crate::model::{Content, FileTimes, Hasher};
+use crate::model::{Content, FileTimes, Hasher, Sha256};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, OFlags};
 use std::fs::File;
@@ -182,6 +182,19 @@ impl LiveFile {
         Ok(hasher.finish())
     }
 
+    /// SHA-256 of its first and last [`END_BYTES`]: files in which these differ are not the same.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn ends(mut self) -> Result<Sha256, ReadError> {
+        let mut bytes = Vec::with_capacity(2 * END_BYTES);
+        let wanted = usize::try_from(self.times.size_bytes).unwrap_or(END_BYTES).min(END_BYTES);
+        read_into(&mut self.file, &mut bytes, wanted)?;
+        self.file.seek(io::SeekFrom::Start(self.times.size_bytes - wanted as u64))?;
+        read_into(&mut self.file, &mut bytes, wanted)?;
+        Ok(Sha256::of(&bytes))
+    }
+
     /// Reads the file for its digests alone.
     ///
     /// # Errors
@@ -198,6 +211,9 @@ impl LiveFile {
         if at_end && now == self.times { Ok(()) } else { Err(ReadError::Changed) }
     }
 }
+
+/// How much of a file's beginning and of its end is looked at to tell it from others of its size.
+const END_BYTES: usize = 64 << 10;
 
 /// What the kernel copies at a time: often enough for a bar, and for being stopped.
 const COPIED_BYTES: usize = 64 << 20;
@@ -247,5 +263,39 @@ pub fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<FileTimes>> {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(Some(file_times(&stat))),
         Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_file_begins_and_ends_tells_it_from_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let root: OwnedFd = File::open(folder.path()).unwrap().into();
+        let ends = |bytes: &[u8]| {
+            std::fs::write(folder.path().join("film"), bytes).unwrap();
+            LiveFile::open(&root, Path::new("film")).and_then(LiveFile::ends).unwrap()
+        };
+        let film = vec![7; 5 * END_BYTES];
+        let with = |at: usize| {
+            let mut other = film.clone();
+            *other.get_mut(at).unwrap() = 8;
+            other
+        };
+        for (at, shows) in [(0, true), (END_BYTES - 1, true), (END_BYTES, false), (4 * END_BYTES - 1, false), (4 * END_BYTES, true), (5 * END_BYTES - 1, true)]
+        {
+            assert_eq!(ends(&film) != ends(&with(at)), shows, "at {at}");
+        }
+        for short in [0, 1, END_BYTES, END_BYTES + 1] {
+            let (short, other) = (film.get(..short).unwrap(), vec![8; short]);
+            assert_eq!(ends(short) == ends(&other), short.is_empty());
+        }
+        // It lost its end after it was opened.
+        std::fs::write(folder.path().join("film"), &film).unwrap();
+        let opened = LiveFile::open(&root, Path::new("film")).unwrap();
+        std::fs::write(folder.path().join("film"), "x").unwrap();
+        assert!(matches!(opened.ends(), Err(ReadError::Changed)));
     }
 }

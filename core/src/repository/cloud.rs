@@ -45,9 +45,9 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The longest name that a store takes, with the repository's prefix: 1,024 bytes at all of them.
@@ -171,6 +171,8 @@ struct Inner {
     options: Options,
     /// Whether the store refuses to create what exists, as far as is known.
     conditional: AtomicBool,
+    /// The shortest that a request took; the greatest number where there was none.
+    round_trip_us: AtomicU64,
     journal: Mutex<Option<Arc<Journal>>>,
 }
 
@@ -193,7 +195,15 @@ impl CloudStore {
             Place::Directory(path) => return Err(OpenStoreError::Client { problem: format!("`{}` is a directory", path.display()) }),
         };
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let inner = Inner { url: place.to_string(), prefix, provider, options, conditional: AtomicBool::new(true), journal: Mutex::new(None) };
+        let inner = Inner {
+            url: place.to_string(),
+            prefix,
+            provider,
+            options,
+            conditional: AtomicBool::new(true),
+            round_trip_us: AtomicU64::new(u64::MAX),
+            journal: Mutex::new(None),
+        };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -220,8 +230,13 @@ impl Inner {
     async fn patiently<T, F: Future<Output = Result<T, Fault>>>(&self, action: &'static str, path: &str, attempt: impl Fn() -> F) -> Result<T, StoreError> {
         let mut retries = self.retries(action, path);
         loop {
+            let asked = Instant::now();
             match attempt().await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    let took_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    self.round_trip_us.fetch_min(took_us, Ordering::Relaxed);
+                    return Ok(done);
+                }
                 Err(fault) => retries.after(fault).await.map_err(never_mind)?,
             }
         }
@@ -539,7 +554,9 @@ impl Store for CloudStore {
     }
 
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { conditional_create: self.0.is_conditional(), parallel_ranges: true }
+        let round_trip_us = self.0.round_trip_us.load(Ordering::Relaxed);
+        let round_trip = (round_trip_us < u64::MAX).then(|| Duration::from_micros(round_trip_us));
+        StoreCapabilities { conditional_create: self.0.is_conditional(), parallel_ranges: true, round_trip }
     }
 
     async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {

@@ -345,7 +345,7 @@ impl Store for DirectoryStore {
     }
 
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { conditional_create: true, parallel_ranges: false }
+        StoreCapabilities { conditional_create: true, parallel_ranges: false, round_trip: None }
     }
 
     async fn begin(&self, identity: &Bytes, _leftovers: Option<&Path>) -> Result<Created, StoreError> {
@@ -381,14 +381,19 @@ impl Store for DirectoryStore {
             let key = key.clone();
             blocking(move || open_range(&path, range).map_err(|source| error("read", &key, source))).await?
         };
-        let pieces = futures_util::stream::try_unfold(opened, move |(mut file, left)| {
+        let pieces = futures_util::stream::try_unfold(opened, move |(file, left)| {
             let key = key.clone();
-            blocking(move || {
-                let mut piece = vec![0; usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
-                let count = read_full(&mut file, &mut piece).map_err(|source| error("read", &key, source))?;
-                piece.truncate(count);
-                Ok((count > 0).then(|| (Bytes::from(piece), (file, left - count as u64))))
-            })
+            async move {
+                if left == 0 {
+                    return Ok(None);
+                }
+                blocking(move || {
+                    let piece = read_piece(&file, left).map_err(|source| error("read", &key, source))?;
+                    let left = left - piece.len() as u64;
+                    Ok((!piece.is_empty()).then(|| (Bytes::from(piece), (file, left))))
+                })
+                .await
+            }
         });
         Ok(pieces.boxed())
     }
@@ -448,17 +453,12 @@ fn open_range(path: &Path, range: Option<Range<u64>>) -> io::Result<(File, u64)>
     Ok((file, end.saturating_sub(range.start)))
 }
 
-fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+/// The next piece of the `left` bytes; shorter only where the file is. It is not filled with zeros first.
+fn read_piece(file: &File, left: u64) -> io::Result<Vec<u8>> {
+    let wanted = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+    let mut piece = Vec::with_capacity(wanted);
+    file.take(wanted as u64).read_to_end(&mut piece)?;
+    Ok(piece)
 }
 
 /// A temporary file, removed when dropped unless it was published.

@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 /// What an object is: decides its storage class, and how soon it has to be durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct StoreCapabilities {
     pub conditional_create: bool,
     /// Several parts of one object are read faster at once than one after the other.
     pub parallel_ranges: bool,
+    /// The shortest time in which it has answered a request so far; `None` where nothing goes over a line, or nothing was asked yet.
+    pub round_trip: Option<Duration>,
 }
 
 /// What a store says of an object. All of it computed by the store, none of it claimed by a writer.

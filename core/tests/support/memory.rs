@@ -77,7 +77,7 @@ impl Store for MemoryStore {
     }
 
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities { conditional_create: true, parallel_ranges: true }
+        StoreCapabilities { conditional_create: true, parallel_ranges: true, round_trip: None }
     }
 
     async fn begin(&self, identity: &Bytes, _: Option<&Path>) -> Result<Created, StoreError> {

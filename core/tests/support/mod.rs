@@ -23,6 +23,7 @@ use immich_backup_core::repository::store::{Attributes, ByteStream, Created, Obj
 use immich_backup_core::repository::{OpenError, Repository, Session, init};
 use immich_backup_core::restore::{self, RestoreError};
 use immich_backup_core::verify::{self, Depth};
+use immich_backup_core::workers::Workers;
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
@@ -34,8 +35,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// A number of workers.
-pub fn workers(count: usize) -> NonZeroUsize {
-    NonZeroUsize::new(count).unwrap()
+pub fn workers(count: usize) -> Workers {
+    Workers::Exactly(NonZeroUsize::new(count).unwrap())
 }
 
 /// Bytes that look random and are the same for the same `seed`.
@@ -144,7 +145,7 @@ impl World {
             database: None,
             scope: Scope::default(),
             workers: workers(4),
-            walkers: workers(2),
+            walkers: NonZeroUsize::new(2).unwrap(),
             rehash: None,
             accept: None,
             drop_externals: Vec::new(),
