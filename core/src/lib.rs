@@ -35,4 +35,3 @@ mod task;
 pub mod told;
 pub mod verdict;
 pub mod verify;
-pub mod workers;

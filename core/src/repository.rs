@@ -14,6 +14,7 @@ pub mod state;
 pub mod storage_class;
 pub mod store;
 pub mod vendor;
+pub mod workers;
 
 pub use open::{InitError, OpenError, Repository, Session, Until, init, open_store, without_links};
 pub use state::ScratchFile;

@@ -1,4 +1,4 @@
-//! Stores that say strange things: what is no answer of a store is not taken for one.
+//! Stores that say strange things, or say them late: what is no answer of a store is not taken for one, and who waits long sends more at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may")]
 
 mod support;
@@ -12,11 +12,14 @@ use immich_backup_core::model::{Class, Sha256};
 use immich_backup_core::repository::cloud::Access;
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::store::{Attributes, Kind, Store, StoreError};
+use immich_backup_core::repository::workers::Workers;
 use immich_backup_core::repository::{Repository, Session, init};
 use immich_backup_testbed::gcs::{self, Double};
 use immich_backup_testbed::proxy::{Action, Rule};
 use immich_backup_testbed::servers::{self, Azurite, SeaweedFs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use support::behind::{Behind, Line};
 use support::cloud::{open, options, s3_at};
 use support::{World, noise, silent};
@@ -139,4 +142,31 @@ async fn a_damaged_list_of_uploads_keeps_no_run_from_beginning() {
     let journal = folder.path().join("uploads.ndjson");
     std::fs::write(&journal, b"{\"ended\":\"x\"}\n\xff\xfe\x00rest of a sector\n").unwrap();
     s3_at(server.bucket(), "journal", "").begin(&Bytes::from_static(b"{}"), Some(&journal)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_long_for_answers_sends_more_at_once() {
+    const AWAY: Duration = Duration::from_millis(40);
+    let line = Line::to(&Behind::Gcs(Arc::new(Double::start(gcs::Options::default()))), "far");
+    let world = World::empty();
+    for number in 0..60 {
+        world.write(&format!("upload/u{number}/photo.jpg"), &noise(number, 300));
+    }
+    assert_eq!(line.store().capabilities().round_trip, None, "nothing was asked yet");
+    init(line.store(), "test").await.unwrap();
+    let most = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let counted = Arc::clone(&most);
+    let waits = move || {
+        counted.1.fetch_max(counted.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(AWAY);
+        counted.0.fetch_sub(1, Ordering::SeqCst);
+    };
+    line.proxy.add(Rule::any().doing(waits).then(Action::Pass));
+    let store = line.store();
+    assert!(store.head(&Key::identity()).await.unwrap().is_some());
+    assert!(store.capabilities().round_trip.unwrap() >= AWAY, "{:?}", store.capabilities());
+    assert_eq!((Workers::ByDistance.count(&*store), Workers::ByDistance.local()), (64, 4));
+    world.back_up_with(store, "state", &silent(), |plan| plan.workers = Workers::ByDistance).await.unwrap();
+    let most = most.1.load(Ordering::SeqCst);
+    assert!(most > 16, "{most} requests at once");
 }

@@ -202,6 +202,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_was_cut_and_what_was_changed_are_told_apart() {
+        let bytes = entry();
+        let changed = |position: usize| {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1;
+            Entry::decode(&damaged)
+        };
+        let trailer = bytes.len() - TRAILER_BYTES;
+        for position in [0, trailer - 1, trailer, bytes.len() - 1] {
+            assert!(matches!(changed(position), Err(DamagedEntry::Checksum)), "byte {position}");
+        }
+        for length in [0, 1, TRAILER_BYTES, trailer, bytes.len() - 1] {
+            assert!(matches!(Entry::decode(&bytes[..length]), Err(DamagedEntry::Truncated)), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_never_repaired_names_no_epoch() {
+        let header = Entry::decode(&entry()).unwrap().header;
+        let first_line = |epoch| {
+            let bytes = encode(&Header { epoch, ..header.clone() }, &[]).unwrap();
+            assert_eq!(Entry::decode(&bytes).unwrap().header.epoch, epoch);
+            String::from_utf8(zstd::decode_all(&bytes[..bytes.len() - TRAILER_BYTES]).unwrap()).unwrap()
+        };
+        assert!(!first_line(0).contains("epoch"), "{}", first_line(0));
+        assert!(first_line(3).contains("\"epoch\":3"), "{}", first_line(3));
+    }
+
     /// Facts that together take `bytes`, each in its line.
     fn filling(bytes: u64, is_compressible: bool) -> Vec<Fact> {
         let fact = |host: String| -> Fact {

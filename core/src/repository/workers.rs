@@ -1,6 +1,6 @@
 //! How many files a run has in hand at once.
 
-use crate::repository::store::Store;
+use super::store::Store;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
