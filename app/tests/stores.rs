@@ -259,8 +259,9 @@ fn runs_die(stand: &Stand, kills: usize) {
 fn thirty_runs_to_s3_die_at_random_moments_and_nothing_is_lost_or_stored_twice() {
     let stand = s3();
     runs_die(&stand, 30);
-    // Nothing but what the last deaths left unfinished costs room, and the next run has ended that.
-    assert_eq!(stand.bucket().uploads().unwrap(), Vec::<String>::new(), "unfinished uploads are left");
+    // What a death left unfinished, the next run has ended; but for one that the store had begun and not answered for yet: nobody knows its
+    // name, and without a part it costs no room.
+    assert_eq!(stand.bucket().uploads_with_parts().unwrap(), Vec::<String>::new(), "unfinished uploads are left");
 }
 
 #[test]

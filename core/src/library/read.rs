@@ -182,7 +182,7 @@ impl LiveFile {
         Ok(hasher.finish())
     }
 
-    /// SHA-256 of its first and last [`END_BYTES`]: files in which these differ are not the same.
+    /// SHA-256 of its first and last 64 KiB: files in which these differ are not the same.
     ///
     /// # Errors
     /// See [`ReadError`].

@@ -131,6 +131,24 @@ impl Bucket {
         Ok(entries(&xml, &["Upload"])?.iter().map(|entry| entry.leaf("Key").unwrap_or_default().to_string()).collect())
     }
 
+    /// Keys of those [`Self::uploads`] of which a part is stored: they cost room, all others none.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses to list.
+    pub fn uploads_with_parts(&self) -> Result<Vec<String>, WireError> {
+        let xml = self.list(&[("uploads".to_string(), String::new())])?;
+        let mut keys = Vec::new();
+        for upload in entries(&xml, &["Upload"])? {
+            let (key, id) = (upload.leaf("Key").unwrap_or_default(), upload.leaf("UploadId").unwrap_or_default());
+            let parts = self.send_ok("GET", key, &[("uploadId", id)], &[], b"")?.into_body();
+            if !entries(&parts, &["Part"])?.is_empty() {
+                keys.push(key.to_string());
+            }
+        }
+        Ok(keys)
+    }
+
     fn list(&self, parameters: &[(String, String)]) -> Result<Bytes, WireError> {
         let parameters: Vec<_> = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Ok(self.send_ok("GET", "", &parameters, &[], b"")?.into_body())
