@@ -31,6 +31,9 @@ pub const LISTINGS_IN_FLIGHT_MAX: usize = 8;
 /// See [`LISTINGS_IN_FLIGHT_MAX`].
 pub const LISTED_PAGES_AHEAD_MAX: usize = 2;
 
+/// Objects that are listed while what the repository should hold is still collected, or is compared with those before.
+pub const LISTED_AHEAD_MAX: usize = 32_768;
+
 /// The piece in which larger files are read, hashed and handed to the store.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
@@ -87,6 +90,12 @@ pub const DEAD_AFTER: std::time::Duration = CHECKPOINT_INTERVAL.saturating_mul(3
 
 /// A log entry larger than this, compressed or not, is not ours.
 pub const LOG_ENTRY_BYTES_MAX: u64 = 64 << 20;
+
+/// Entries of the log that are fetched while one is looked at.
+pub const LOG_ENTRIES_AHEAD_MAX: usize = 16;
+
+/// Larger ones wait for their turn; what a run writes has a tenth of that.
+pub const LOG_AHEAD_BYTES_MAX: u64 = 1 << 20;
 
 /// Facts in a log entry. Runs write [`CHECKPOINT_FILES_MAX`] files' facts at a time.
 pub const LOG_ENTRY_FACTS_MAX: usize = 100_000;

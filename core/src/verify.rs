@@ -1,22 +1,25 @@
 //! Is what the log promises there, and whole?
 
-use crate::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
+use crate::budget::{CHECKPOINT_FILES_MAX, LISTED_AHEAD_MAX, NAMED_MAX};
 use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
 use crate::model::{Part, Sample, Sha256};
 use crate::repository::fetch::Fetcher;
 use crate::repository::key::{self, Key};
-use crate::repository::log::{self, Damaged, Fact, Listed, LogError, Read, Sound, Tally};
+use crate::repository::log::{self, Damaged, Fact, Head, Listed, LogError, Read, Sound, Tally};
 use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
-use crate::repository::store::{ObjectInfo, StoreError};
+use crate::repository::store::{ObjectInfo, Store, StoreError};
 use crate::repository::workers::Workers;
 use crate::repository::{OpenError, Repository, Session};
+use crate::task::{blocking, joined};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How closely to look. Every depth reads the whole log and lists the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,8 @@ struct Verifier<'a> {
     plan: Plan,
     monitor: &'a dyn Monitor,
     stop: &'a CancellationToken,
+    /// The reading of the log, as long as nobody has waited for it.
+    log: Option<AbortOnDropHandle<Result<u64, LogError>>>,
     report: Report,
     /// Found now.
     found: BTreeSet<String>,
@@ -104,7 +109,9 @@ struct Verifier<'a> {
 /// The log is damaged, or the store cannot be asked. Damaged objects are no error; they are in the report.
 pub async fn run(session: &mut Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Report, OpenError> {
     let known = session.manifest.damaged_objects()?.into_iter().map(|(key, _)| key).collect();
-    let mut verifier = Verifier { session, plan, monitor, stop, report: Report::default(), found: BTreeSet::new(), known, facts: Vec::new() };
+    let (store, start, head) = (Arc::clone(&session.repository.store), session.repository.start, session.manifest.head());
+    let log = Some(AbortOnDropHandle::new(tokio::spawn(read_log(store, start, head))));
+    let mut verifier = Verifier { session, plan, monitor, stop, log, report: Report::default(), found: BTreeSet::new(), known, facts: Vec::new() };
     verifier.run().await?;
     Ok(verifier.report)
 }
@@ -113,9 +120,10 @@ impl Verifier<'_> {
     async fn run(&mut self) -> Result<(), OpenError> {
         let at = Timestamp::now();
         let sequence = self.session.manifest.head().sequence;
-        self.read_log(sequence).await?;
-        let expected = Expected::collect(&self.session.manifest, &self.session.state.own_scratch("expected.db"))?;
-        self.list(&expected).await?;
+        let listed = self.collect_and_list().await;
+        // What is wrong with the log is said first, and nothing is written to it before.
+        self.log_is_read().await?;
+        let expected = listed?;
         if !self.stop.is_cancelled() {
             self.facts.push(Fact::Listed(Listed { at, sequence, objects: self.report.listed.files, damaged: self.report.damaged }));
         }
@@ -159,35 +167,32 @@ impl Verifier<'_> {
         Ok(part)
     }
 
-    async fn read_log(&mut self, last: u64) -> Result<(), OpenError> {
-        let store = Arc::clone(&self.session.repository.store);
-        let mut head = self.session.repository.start;
-        let entries = log::chain_after(store.as_ref(), &head).await?.entries;
-        for (_, key) in entries.range(..=last) {
-            head = log::entry_after(store.as_ref(), &head, key).await?.head();
+    /// Waits until the whole log has been read.
+    async fn log_is_read(&mut self) -> Result<(), OpenError> {
+        if let Some(reading) = self.log.take() {
+            self.report.entries = joined(reading.await)?;
         }
-        if head.sequence < last {
-            return Err(LogError::WentBack { seen: last, now: head.sequence }.into());
-        }
-        if head != self.session.manifest.head() {
-            return Err(LogError::Rewritten { sequence: head.sequence }.into());
-        }
-        self.report.entries = head.sequence;
         Ok(())
+    }
+
+    async fn collect_and_list(&mut self) -> Result<Expected, OpenError> {
+        let listing = Listing::start(&self.session.repository.store);
+        let (manifest, scratch) = (self.session.state.manifest(), self.session.state.own_scratch("expected.db"));
+        let expected = blocking(move || Expected::collect(&manifest, &scratch)).await?;
+        self.list(&expected, listing).await?;
+        Ok(expected)
     }
 
     /// Walks the listing and what is expected side by side: both come in the order of keys, mostly. A store that lists folder by folder shows some
     /// names earlier or later; and file systems that do not tell `a` from `A` show another spelling. So what a listing lacks is noted, taken off when
     /// it comes after all, and at last asked for by name.
-    async fn list(&mut self, expected: &Expected) -> Result<(), OpenError> {
+    async fn list(&mut self, expected: &Expected, mut listing: Listing) -> Result<(), OpenError> {
         let (objects, _) = expected.totals()?;
         self.monitor.emit(Event::PhaseStarted { phase: Phase::List, total_files: Some(objects), total_bytes: None });
-        let store = Arc::clone(&self.session.repository.store);
-        let mut listing = futures_util::stream::iter(key::CONTENT).map(|prefix| store.list(prefix, None)).flatten();
         let mut pages = Pages::new(expected);
         let mut wanted = pages.next()?;
         let mut passed: Option<Key> = None;
-        while let Some(found) = listing.try_next().await? {
+        while let Some(found) = listing.next().await? {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
@@ -291,7 +296,7 @@ impl Verifier<'_> {
                 }
             }
             let Some(read) = reading.join_next().await else { continue };
-            let (read, object) = crate::task::joined(read);
+            let (read, object) = joined(read);
             self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::ReadBack });
@@ -373,6 +378,7 @@ impl Verifier<'_> {
         if !self.plan.record {
             return Ok(());
         }
+        self.log_is_read().await?;
         if facts.iter().any(|fact| matches!(fact, Fact::Damaged(_))) {
             // A repository that went away has lost nothing.
             let again = Repository::open(Arc::clone(&self.session.repository.store)).await?;
@@ -390,9 +396,60 @@ impl Verifier<'_> {
     }
 }
 
+/// Reads all of the log from its beginning to `end`; gives how many entries it has.
+async fn read_log(store: Arc<dyn Store>, start: Head, end: Head) -> Result<u64, LogError> {
+    let entries = log::chain_after(&*store, &start).await?.entries;
+    let mut walk = log::Walk::new(&store, start, entries.range(..=end.sequence).map(|(_, key)| key.clone()));
+    while walk.next().await?.is_some() {}
+    let head = walk.head();
+    if head.sequence < end.sequence {
+        return Err(LogError::WentBack { seen: end.sequence, now: head.sequence });
+    }
+    if head != end {
+        return Err(LogError::Rewritten { sequence: head.sequence });
+    }
+    Ok(head.sequence)
+}
+
 /// The SHA-256 and the size of an object. One bad transfer is no damage: where it is not the `right` one, a second reading decides.
 async fn hash_object(fetcher: &Fetcher, key: &str, size_bytes: u64, right: &Sha256) -> Result<(Sha256, u64), StoreError> {
     fetcher.sha256(&Key::parse(key)?, size_bytes, right).await
+}
+
+/// All content that the store lists, which goes on while what it says is compared.
+struct Listing {
+    objects: mpsc::Receiver<Result<ObjectInfo, StoreError>>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Listing {
+    fn start(store: &Arc<dyn Store>) -> Self {
+        let store = Arc::clone(store);
+        let (sender, objects) = mpsc::channel(LISTED_AHEAD_MAX);
+        let task = tokio::spawn(async move {
+            for prefix in key::CONTENT {
+                let mut listing = store.list(prefix, None);
+                while let Some(found) = listing.next().await {
+                    // Whoever asked may have gone.
+                    if sender.send(found).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { objects, task: AbortOnDropHandle::new(task) }
+    }
+
+    async fn next(&mut self) -> Result<Option<ObjectInfo>, StoreError> {
+        match self.objects.recv().await {
+            Some(found) => found.map(Some),
+            // That it has ended is no end of the listing where it broke down.
+            None => {
+                joined((&mut self.task).await);
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// Expected objects one by one, read a page at a time.

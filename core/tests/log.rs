@@ -5,11 +5,12 @@ mod support;
 
 use bytes::Bytes;
 use immich_backup_core::backup::{self, BackupError, Ending};
+use immich_backup_core::budget::LOG_AHEAD_BYTES_MAX;
 use immich_backup_core::event::{Event, Monitor, Recorder, Silent};
 use immich_backup_core::model::{Class, RunId, Sha256, WriterId};
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::log::{self, Damaged, Fact, Head, Header, LogError, Outcome, RunStarted, Sound};
-use immich_backup_core::repository::store::{Attributes, Created, Kind};
+use immich_backup_core::repository::log::{self, Author, Damaged, Fact, Head, Header, LogError, Outcome, RunStarted, Sound};
+use immich_backup_core::repository::store::{Attributes, Created, Kind, Store, StoreError};
 use immich_backup_core::repository::{OpenError, Repository, Session};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -17,6 +18,7 @@ use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use support::memory::MemoryStore;
 use support::{Fault, FaultyStore, Tampered, World, copy_folder, noise, silent};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +54,72 @@ async fn three_snapshots() -> World {
     }
     std::fs::remove_dir_all(world.repository.join("manifests")).unwrap();
     world
+}
+
+const START: Head = Head { epoch: 0, sequence: 0, sha256: Sha256([0; 32]) };
+
+/// Adds an entry for each of `problems`, which it tells.
+async fn told(store: &MemoryStore, problems: impl Iterator<Item = Vec<String>>) {
+    let author = Author { run: None, writer: WriterId::random() };
+    let mut head = START;
+    for problems in problems {
+        let facts: Vec<_> = problems.into_iter().map(|problem| Fact::Damaged(Damaged { key: "library/a".to_owned(), problem })).collect();
+        head = log::append(store, &head, author, &facts).await.unwrap().head;
+    }
+}
+
+/// What a walk over `count` entries comes to.
+async fn walk(store: &MemoryStore, count: u64) -> Result<Vec<usize>, LogError> {
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    let mut walk = log::Walk::new(&store, START, (1..=count).map(Key::log_entry));
+    let mut facts = Vec::new();
+    while let Some(entry) = walk.next().await? {
+        facts.push(entry.facts.len());
+        assert_eq!((walk.head().sequence, walk.head()), (facts.len() as u64, entry.head()));
+    }
+    Ok(facts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_far_away_are_fetched_while_others_are_looked_at() {
+    let store = MemoryStore::new(true).far(Duration::from_millis(20));
+    told(&store, (0..160).map(|number| vec![number.to_string()])).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(walk(&store, 160).await.unwrap(), [1; 160]);
+    // Sixteen and one at a time; one by one, it would be 3.2 seconds.
+    assert!(began.elapsed() <= Duration::from_millis(220), "{:?}", began.elapsed());
+    assert!((1..=160).all(|number| store.reads(&Key::log_entry(number)) == 1));
+}
+
+#[tokio::test]
+async fn a_large_entry_is_not_held_while_others_are_looked_at() {
+    let store = MemoryStore::new(true);
+    let hex = |seed| noise(seed, 400).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    told(&store, (0..5).map(|number| if number == 3 { (0..4_000).map(hex).collect() } else { vec![hex(number)] })).await;
+    let size = store.objects()[Key::log_entry(4).as_str()].len() as u64;
+    assert!(size > LOG_AHEAD_BYTES_MAX, "{size}");
+    assert_eq!(walk(&store, 5).await.unwrap(), [1, 1, 1, 4_000, 1]);
+    let reads: Vec<_> = (1..=5).map(|number| store.reads(&Key::log_entry(number))).collect();
+    assert_eq!(reads, [1, 1, 1, 2, 1], "the large one is begun, let go, and read when its turn comes");
+}
+
+#[tokio::test]
+async fn a_walk_stops_at_what_is_missing_damaged_or_does_not_follow_and_names_it() {
+    let store = MemoryStore::new(true);
+    told(&store, (0..5).map(|number| vec![number.to_string()])).await;
+    let good = store.objects();
+    let (third, fourth) = (Key::log_entry(3), Key::log_entry(4));
+    let attributes = Attributes::of(Kind::Log, Sha256([0; 32]));
+    store.delete(&third).await.unwrap();
+    assert!(matches!(walk(&store, 5).await, Err(LogError::Store(StoreError::NotFound { key })) if key == third.as_str()));
+    let mut bytes = good[third.as_str()].to_vec();
+    bytes[20] ^= 1;
+    store.create(&third, bytes.into(), &attributes).await.unwrap();
+    assert!(matches!(walk(&store, 5).await, Err(LogError::Damaged { sequence: 3, .. })));
+    assert_eq!(store.reads(&third), 3, "one that was missing; one bad reading, and the second that decides");
+    store.delete(&third).await.unwrap();
+    store.create(&third, good[fourth.as_str()].clone(), &attributes).await.unwrap();
+    assert!(matches!(walk(&store, 5).await, Err(LogError::Chain { sequence: 3, .. })));
 }
 
 #[tokio::test]

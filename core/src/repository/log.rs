@@ -5,6 +5,7 @@ mod chain;
 mod entry;
 mod fact;
 mod read;
+mod walk;
 
 pub use append::{Appended, Author, append, create};
 pub use chain::{Chain, Listing, Opening, chain_after, chain_until, opening, openings};
@@ -14,6 +15,7 @@ pub use fact::{
     Relocated, RunStarted, ShardDone, SnapshotFact, Sound, SourceRoot, Start, StoredFact, Subject, Tally, Totals, Unread,
 };
 pub use read::{Head, Heads, LogError, entry_after, read_entry};
+pub use walk::Walk;
 
 /// The format of repository that this program writes and reads.
 pub const FORMAT: u32 = 1;

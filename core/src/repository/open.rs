@@ -330,10 +330,10 @@ impl Session {
         let Until { epoch, sequence: last } = until;
         monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(last), total_bytes: None });
         let entries = log::chain_until(session.store(), &session.repository.start, epoch, last).await?.entries;
-        for sequence in 1..=last {
-            // One that is not listed is said to be missing by its usual name.
-            let key = entries.get(&sequence).cloned().unwrap_or_else(|| Key::log_entry(sequence));
-            let entry = log::entry_after(session.store(), &session.manifest.head(), &key).await?;
+        // One that is not listed is said to be missing by its usual name.
+        let keys = (1..=last).map(|sequence| entries.get(&sequence).cloned().unwrap_or_else(|| Key::log_entry(sequence)));
+        let mut walk = log::Walk::new(&session.repository.store, session.manifest.head(), keys);
+        while let Some(entry) = walk.next().await? {
             session.apply(&entry, monitor)?;
         }
         monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
@@ -404,17 +404,18 @@ impl Session {
         if let Some(seen) = seen.filter(|seen| *seen != start && seen.sequence > 0) {
             self.check_seen(&seen, last).await?;
         }
-        let new: Vec<_> = chain.entries.range(start.sequence + 1..).collect();
-        if !new.is_empty() {
-            monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(new.len() as u64), total_bytes: None });
+        let new = chain.entries.range(start.sequence + 1..);
+        let count = new.clone().count() as u64;
+        if count > 0 {
+            monitor.emit(Event::PhaseStarted { phase: Phase::Refresh, total_files: Some(count), total_bytes: None });
         }
-        for (sequence, key) in &new {
-            let entry = log::entry_after(self.store(), &self.manifest.head(), key).await?;
+        let mut walk = log::Walk::new(&self.repository.store, start, new.map(|(_, key)| key.clone()));
+        while let Some(entry) = walk.next().await? {
             self.apply(&entry, monitor)?;
             crash_point!("entry of the log applied while catching up");
-            monitor.emit(Event::EntriesApplied { sequence: **sequence, head: last });
+            monitor.emit(Event::EntriesApplied { sequence: entry.header.sequence, head: last });
         }
-        if !new.is_empty() {
+        if count > 0 {
             monitor.emit(Event::PhaseFinished { phase: Phase::Refresh });
         }
         let head = self.manifest.head();

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// As many bytes as a read hands out at once.
 pub const PIECE_BYTES: usize = 64 << 10;
@@ -23,12 +24,26 @@ pub struct MemoryStore {
     order: Arc<Mutex<Vec<String>>>,
     /// Whether it says what it computed over an object's bytes.
     says_checksums: bool,
+    /// How long it takes to answer who reads.
+    answer_time: Duration,
+    /// Names of what was read, in that order.
+    reads: Arc<Mutex<Vec<String>>>,
 }
 
 impl MemoryStore {
     /// One that says SHA-256 of objects, as some stores do, or nothing, as a directory does.
     pub fn new(says_checksums: bool) -> Self {
         Self { says_checksums, ..Self::default() }
+    }
+
+    /// The same, and so far away that who reads waits so long for each answer.
+    pub fn far(self, answer_time: Duration) -> Self {
+        Self { answer_time, ..self }
+    }
+
+    /// How often the object `key` was read.
+    pub fn reads(&self, key: &Key) -> usize {
+        self.reads.lock().unwrap().iter().filter(|read| *read == key.as_str()).count()
     }
 
     /// What it holds, by key.
@@ -97,6 +112,10 @@ impl Store for MemoryStore {
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
+        self.reads.lock().unwrap().push(key.to_string());
+        if !self.answer_time.is_zero() {
+            tokio::time::sleep(self.answer_time).await;
+        }
         let content = self.objects.lock().unwrap().get(key.as_str()).cloned();
         let mut content = content.ok_or_else(|| StoreError::NotFound { key: key.to_string() })?;
         if let Some(range) = range {

@@ -5,6 +5,7 @@ use super::super::store::{Store, StoreError, read_all};
 use super::entry::{DamagedEntry, Entry};
 use crate::budget::LOG_ENTRY_BYTES_MAX;
 use crate::model::Sha256;
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -155,7 +156,11 @@ impl LogError {
 /// # Errors
 /// The store's, where they say nothing of this object.
 pub(super) async fn decode(store: &dyn Store, key: &Key) -> Result<Result<Entry, DamagedEntry>, StoreError> {
-    match read_all(store, key, LOG_ENTRY_BYTES_MAX).await {
+    decoded(read_all(store, key, LOG_ENTRY_BYTES_MAX).await)
+}
+
+fn decoded(read: Result<Bytes, StoreError>) -> Result<Result<Entry, DamagedEntry>, StoreError> {
+    match read {
         Ok(bytes) => Ok(Entry::decode(&bytes)),
         Err(error @ StoreError::TooLarge { .. }) => Ok(Err(DamagedEntry::Unreadable(Box::new(error)))),
         Err(error) if error.is_of_medium() => Ok(Err(DamagedEntry::Unreadable(Box::new(error)))),
@@ -168,15 +173,7 @@ pub(super) async fn decode(store: &dyn Store, key: &Key) -> Result<Result<Entry,
 /// # Errors
 /// It is damaged or cannot be read.
 pub async fn read_entry(store: &dyn Store, sequence: u64, key: &Key) -> Result<Entry, LogError> {
-    let read = async || decode(store, key).await;
-    let decoded = match read().await? {
-        // One bad transfer is no damage: the second reading decides.
-        Err(_) => read().await?,
-        good => good,
-    };
-    let entry = decoded.map_err(|source| LogError::Damaged { sequence, key: key.to_string(), source })?;
-    let epoch = key::log_name(key).map_or(0, key::LogName::epoch);
-    if (entry.header.epoch, entry.header.sequence) == (epoch, sequence) { Ok(entry) } else { Err(LogError::Chain { sequence, key: key.to_string() }) }
+    numbered(store, sequence, key, None).await
 }
 
 /// Reads the entry `key` and makes sure that it is the one after `head`.
@@ -184,7 +181,27 @@ pub async fn read_entry(store: &dyn Store, sequence: u64, key: &Key) -> Result<E
 /// # Errors
 /// As [`read_entry`], or it does not follow.
 pub async fn entry_after(store: &dyn Store, head: &Head, key: &Key) -> Result<Entry, LogError> {
+    entry_from(store, head, key, None).await
+}
+
+/// As [`entry_after`], where what a first reading brought may be at hand.
+pub(super) async fn entry_from(store: &dyn Store, head: &Head, key: &Key, read: Option<Result<Bytes, StoreError>>) -> Result<Entry, LogError> {
     let sequence = head.sequence + 1;
-    let entry = read_entry(store, sequence, key).await?;
+    let entry = numbered(store, sequence, key, read).await?;
     if entry.header.previous_sha256 == head.sha256 { Ok(entry) } else { Err(LogError::Chain { sequence, key: key.to_string() }) }
+}
+
+async fn numbered(store: &dyn Store, sequence: u64, key: &Key, read: Option<Result<Bytes, StoreError>>) -> Result<Entry, LogError> {
+    let first = match read {
+        Some(read) => decoded(read)?,
+        None => decode(store, key).await?,
+    };
+    let entry = match first {
+        // One bad transfer is no damage: the second reading decides.
+        Err(_) => decode(store, key).await?,
+        good => good,
+    };
+    let entry = entry.map_err(|source| LogError::Damaged { sequence, key: key.to_string(), source })?;
+    let epoch = key::log_name(key).map_or(0, key::LogName::epoch);
+    if (entry.header.epoch, entry.header.sequence) == (epoch, sequence) { Ok(entry) } else { Err(LogError::Chain { sequence, key: key.to_string() }) }
 }

@@ -1,6 +1,6 @@
 //! Tables for one operation, too large for memory: in a file of the state folder, thrown away afterwards.
 
-use super::{Manifest, ManifestError, page_rows, remove, signed, unsigned};
+use super::{ManifestError, page_rows, remove, signed, unsigned};
 use crate::model::{FilePath, Root, RootPath, Sha256};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::path::{Path, PathBuf};
@@ -54,18 +54,18 @@ pub struct ExpectedObject {
 pub struct Expected(Scratch);
 
 impl Expected {
-    /// Collects them from `manifest`, using a file at `path`.
+    /// Collects them from the manifest in the file `manifest`, using a file at `path`. It takes its time.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn collect(manifest: &Manifest, path: &Path) -> Result<Self, ManifestError> {
+    pub fn collect(manifest: &Path, path: &Path) -> Result<Self, ManifestError> {
         let scratch = Scratch::make(
             path,
             "CREATE TABLE expected(key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 BLOB NOT NULL) STRICT, WITHOUT ROWID;
              CREATE TABLE absent(key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;",
         )?;
         let failed = scratch.failed();
-        scratch.connection.execute("ATTACH ?1 AS manifest", [manifest.path().to_string_lossy()]).map_err(&failed)?;
+        scratch.connection.execute("ATTACH ?1 AS manifest", [manifest.to_string_lossy()]).map_err(&failed)?;
         // Folder by folder in the order of their paths, so keys arrive nearly sorted. Left to itself, SQLite goes along one of the indexes of hashes: keys
         // come in no order, and each of them is another page of the table to be read and written.
         scratch
