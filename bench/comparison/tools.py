@@ -277,7 +277,10 @@ class Copy(Tool):
 
     def commands(self):
         library, repository, target = (str(path) for path in [self.place.library, self.place.repository, self.place.target])
-        copy = 'mkdir -p "$2" && cd "$1" && find . -type f -print0 | xargs -0 -P 2 -n 500 cp --parents --preserve=timestamps -t "$2" && sync -f "$2"'
+        # Two that make the same folder at once stumble over one another, so folders come first.
+        folders = 'mkdir -p "$2" && cd "$1" && find . -type d -print0 | (cd "$2" && xargs -0 mkdir -p)'
+        files = 'find . -type f -print0 | xargs -0 -P 2 -n 500 cp --parents --preserve=timestamps -t "$2"'
+        copy = f'{folders} && {files} && sync -f "$2"'
         return {
             "first": ["bash", "-o", "pipefail", "-c", copy, "cp", library, repository],
             "read": ["diff", "-rq", library, repository],

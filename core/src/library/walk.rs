@@ -94,14 +94,20 @@ struct Shared<'a> {
     pending: Mutex<Pending>,
     changed: Condvar,
     stop: AtomicBool,
+    threads: usize,
 }
+
+/// Folders that a thread takes at a time. They are neighbours, and lie beside one another in the manifest: taken one by one, each thread would read nearly
+/// all of its pages.
+const FOLDERS_TAKEN_MAX: usize = 16;
 
 /// Walks everything in `tree` with one thread for each visitor. Returns once all has been shown or a visitor ended it. A folder that is mounted inside is
 /// walked in the place of what lies under it, and also where nothing does.
 pub fn walk<V: Visitor>(tree: &Tree, visitors: &mut [V]) {
     let mounted = tree.mounts().map(|at| at.to_path().into_os_string().into_encoded_bytes());
     let folders = std::iter::once(Vec::new()).chain(mounted).collect();
-    let shared = Shared { tree, pending: Mutex::new(Pending { folders, busy: 0, waiting: 0 }), changed: Condvar::new(), stop: AtomicBool::new(false) };
+    let pending = Mutex::new(Pending { folders, busy: 0, waiting: 0 });
+    let shared = Shared { tree, pending, changed: Condvar::new(), stop: AtomicBool::new(false), threads: visitors.len().max(1) };
     std::thread::scope(|scope| {
         for visitor in visitors {
             let shared = &shared;
@@ -112,8 +118,12 @@ pub fn walk<V: Visitor>(tree: &Tree, visitors: &mut [V]) {
 
 impl Shared<'_> {
     fn work<V: Visitor>(&self, visitor: &mut V) {
-        while let Some(folder) = self.next(visitor) {
-            self.read_folder(&folder, visitor);
+        while let Some(folders) = self.next(visitor) {
+            for folder in folders.into_iter().rev() {
+                if !self.stop.load(Ordering::Relaxed) {
+                    self.read_folder(&folder, visitor);
+                }
+            }
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
             pending.busy -= 1;
             let is_over = self.stop.load(Ordering::Relaxed) || (pending.busy == 0 && pending.folders.is_empty());
@@ -125,17 +135,20 @@ impl Shared<'_> {
         }
     }
 
-    /// The next folder; `None` once no thread can find another one.
-    fn next<V: Visitor>(&self, visitor: &mut V) -> Option<Vec<u8>> {
+    /// The next folders, the last one first; `None` once no thread can find another one.
+    fn next<V: Visitor>(&self, visitor: &mut V) -> Option<Vec<Vec<u8>>> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = false;
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
-            if let Some(folder) = pending.folders.pop() {
+            if !pending.folders.is_empty() {
                 pending.busy += 1;
-                return Some(folder);
+                // All that is left for one alone would keep the others waiting.
+                let share = (pending.folders.len() / (2 * self.threads)).clamp(1, FOLDERS_TAKEN_MAX);
+                let first = pending.folders.len() - share;
+                return Some(pending.folders.split_off(first));
             }
             if pending.busy == 0 {
                 return None;
