@@ -110,7 +110,7 @@ struct Verifier<'a> {
 pub async fn run(session: &mut Session, plan: Plan, monitor: &dyn Monitor, stop: &CancellationToken) -> Result<Report, OpenError> {
     let known = session.manifest.damaged_objects()?.into_iter().map(|(key, _)| key).collect();
     let (store, start, head) = (Arc::clone(&session.repository.store), session.repository.start, session.manifest.head());
-    let log = Some(AbortOnDropHandle::new(tokio::spawn(read_log(store, start, head))));
+    let log = Some(AbortOnDropHandle::new(tokio::spawn(read_log(store, start, head, stop.clone()))));
     let mut verifier = Verifier { session, plan, monitor, stop, log, report: Report::default(), found: BTreeSet::new(), known, facts: Vec::new() };
     verifier.run().await?;
     Ok(verifier.report)
@@ -396,11 +396,15 @@ impl Verifier<'_> {
     }
 }
 
-/// Reads all of the log from its beginning to `end`; gives how many entries it has.
-async fn read_log(store: Arc<dyn Store>, start: Head, end: Head) -> Result<u64, LogError> {
+/// Reads all of the log from its beginning to `end`; gives how many entries it has read. Asked to stop, it has not read them all.
+async fn read_log(store: Arc<dyn Store>, start: Head, end: Head, stop: CancellationToken) -> Result<u64, LogError> {
     let entries = log::chain_after(&*store, &start).await?.entries;
     let mut walk = log::Walk::new(&store, start, entries.range(..=end.sequence).map(|(_, key)| key.clone()));
-    while walk.next().await?.is_some() {}
+    while walk.next().await?.is_some() {
+        if stop.is_cancelled() {
+            return Ok(walk.head().sequence);
+        }
+    }
     let head = walk.head();
     if head.sequence < end.sequence {
         return Err(LogError::WentBack { seen: end.sequence, now: head.sequence });
