@@ -14,7 +14,7 @@ use crate::repository::{OpenError, Repository, Session};
 use crate::task::{blocking, joined};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -280,6 +280,8 @@ impl Verifier<'_> {
         let mut pages = Pages::new(expected);
         let fetcher = Arc::new(Fetcher::new(Arc::clone(&self.session.repository.store)));
         let mut reading = JoinSet::new();
+        // Of two that hold the same, what the second one says depends on the first: not on which was read sooner.
+        let mut damaged = BTreeMap::new();
         let mut more = true;
         let workers = self.plan.workers.count(&*self.session.repository.store);
         while more || !reading.is_empty() {
@@ -297,7 +299,18 @@ impl Verifier<'_> {
             }
             let Some(read) = reading.join_next().await else { continue };
             let (read, object) = joined(read);
-            self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
+            let may_wait = match &read {
+                Ok((sha256, _)) => *sha256 != object.sha256,
+                Err(error) => error.is_of_medium() || matches!(error, StoreError::NotFound { .. }),
+            };
+            if may_wait {
+                damaged.insert(object.key.clone(), (read, object));
+            } else {
+                self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
+            }
+        }
+        for (key, (read, object)) in damaged {
+            self.compare_read(read, &key, object.sha256, Some(object.sha256)).await?;
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::ReadBack });
         Ok(())
