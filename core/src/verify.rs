@@ -97,6 +97,8 @@ struct Verifier<'a> {
     report: Report,
     /// Found now.
     found: BTreeSet<String>,
+    /// Of these, what was not judged yet: what is wrong, and what it should hold. Fewer than facts of a checkpoint.
+    unjudged: BTreeMap<String, (String, Option<Sha256>)>,
     /// Called damaged by the log already.
     known: BTreeSet<String>,
     /// To be written down.
@@ -111,7 +113,8 @@ pub async fn run(session: &mut Session, plan: Plan, monitor: &dyn Monitor, stop:
     let known = session.manifest.damaged_objects()?.into_iter().map(|(key, _)| key).collect();
     let (store, start, head) = (Arc::clone(&session.repository.store), session.repository.start, session.manifest.head());
     let log = Some(AbortOnDropHandle::new(tokio::spawn(read_log(store, start, head, stop.clone()))));
-    let mut verifier = Verifier { session, plan, monitor, stop, log, report: Report::default(), found: BTreeSet::new(), known, facts: Vec::new() };
+    let mut verifier =
+        Verifier { session, plan, monitor, stop, log, report: Report::default(), found: BTreeSet::new(), unjudged: BTreeMap::new(), known, facts: Vec::new() };
     verifier.run().await?;
     Ok(verifier.report)
 }
@@ -124,6 +127,7 @@ impl Verifier<'_> {
         // What is wrong with the log is said first, and nothing is written to it before.
         self.log_is_read().await?;
         let expected = listed?;
+        self.judge()?;
         if !self.stop.is_cancelled() {
             self.facts.push(Fact::Listed(Listed { at, sequence, objects: self.report.listed.files, damaged: self.report.damaged }));
         }
@@ -133,6 +137,7 @@ impl Verifier<'_> {
             let before = self.report.damaged;
             self.read_objects(&expected, part).await?;
             self.read_copies().await?;
+            self.judge()?;
             if !self.stop.is_cancelled() {
                 let Tally { files, bytes } = self.report.read;
                 self.facts.push(Fact::Read(Read { at, sequence, sample: part, objects: files, bytes, damaged: self.report.damaged - before }));
@@ -141,6 +146,7 @@ impl Verifier<'_> {
         self.report.interrupted = self.stop.is_cancelled();
         if !self.report.interrupted {
             self.recall(&expected).await?;
+            self.judge()?;
         }
         crash_point!("verified, not recorded");
         self.write_facts().await
@@ -280,8 +286,6 @@ impl Verifier<'_> {
         let mut pages = Pages::new(expected);
         let fetcher = Arc::new(Fetcher::new(Arc::clone(&self.session.repository.store)));
         let mut reading = JoinSet::new();
-        // Of two that hold the same, what the second one says depends on the first: not on which was read sooner.
-        let mut damaged = BTreeMap::new();
         let mut more = true;
         let workers = self.plan.workers.count(&*self.session.repository.store);
         while more || !reading.is_empty() {
@@ -299,18 +303,7 @@ impl Verifier<'_> {
             }
             let Some(read) = reading.join_next().await else { continue };
             let (read, object) = joined(read);
-            let may_wait = match &read {
-                Ok((sha256, _)) => *sha256 != object.sha256,
-                Err(error) => error.is_of_medium() || matches!(error, StoreError::NotFound { .. }),
-            };
-            if may_wait {
-                damaged.insert(object.key.clone(), (read, object));
-            } else {
-                self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
-            }
-        }
-        for (key, (read, object)) in damaged {
-            self.compare_read(read, &key, object.sha256, Some(object.sha256)).await?;
+            self.compare_read(read, &object.key, object.sha256, Some(object.sha256)).await?;
         }
         self.monitor.emit(Event::PhaseFinished { phase: Phase::ReadBack });
         Ok(())
@@ -355,34 +348,51 @@ impl Verifier<'_> {
         }
         self.monitor.emit(Event::ObjectDamaged { key: key.to_owned(), problem: problem.to_owned() });
         self.report.damaged += 1;
-        let replaced = if key.starts_with(key::DUMPS) {
-            // A later dump says what this one said, and more; the snapshots up to this one have lost their database all the same.
-            let later = self.session.manifest.dumps()?;
-            let taken_at = later.iter().find(|dump| dump.fact.key == key).map(|dump| dump.fact.taken_at);
-            let sound = |other: &str| !self.known.contains(other) && !self.found.contains(other);
-            later.iter().any(|other| !other.pruned && Some(other.fact.taken_at) > taken_at && sound(&other.fact.key))
-        } else if let Some(content) = content {
-            let others = self.session.manifest.objects_with(&content)?;
-            others.iter().any(|other| other.key != key && !self.found.contains(&other.key))
-        } else {
-            self.session.manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && !self.known.contains(other) && !self.found.contains(other))
-        };
-        if !replaced {
-            self.report.lost += 1;
-        }
+        self.unjudged.insert(key.to_owned(), (problem.to_owned(), content));
         if !self.known.contains(key) {
             self.report.new += 1;
-        }
-        if self.report.findings.len() < NAMED_MAX {
-            self.report.findings.push(Finding { key: key.to_owned(), problem: problem.to_owned(), replaced });
         }
         if !self.known.contains(key) {
             self.facts.push(Fact::Damaged(Damaged { key: key.to_owned(), problem: problem.to_owned() }));
         }
         if self.facts.len() >= CHECKPOINT_FILES_MAX {
+            // Before the manifest is told: what it knows to be damaged replaces nothing.
+            self.judge()?;
             self.write_facts().await?;
         }
         Ok(())
+    }
+
+    /// Says of what was found whether it is lost, in the order of keys: not in the order in which readings happened to end. Of all that hold the same, one
+    /// is lost, and the others are replaced by it.
+    fn judge(&mut self) -> Result<(), ManifestError> {
+        while let Some((key, (problem, content))) = self.unjudged.pop_first() {
+            let replaced = self.is_replaced(&key, content)?;
+            if !replaced {
+                self.report.lost += 1;
+            }
+            if self.report.findings.len() < NAMED_MAX {
+                self.report.findings.push(Finding { key, problem, replaced });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another object has what this one should hold, as far as was judged yet.
+    fn is_replaced(&self, key: &str, content: Option<Sha256>) -> Result<bool, ManifestError> {
+        let manifest = &self.session.manifest;
+        let is_judged = |other: &str| self.found.contains(other) && !self.unjudged.contains_key(other);
+        let is_sound = |other: &str| !self.known.contains(other) && !is_judged(other);
+        Ok(if key.starts_with(key::DUMPS) {
+            // A later dump says what this one said, and more; the snapshots up to this one have lost their database all the same.
+            let later = manifest.dumps()?;
+            let taken_at = later.iter().find(|dump| dump.fact.key == key).map(|dump| dump.fact.taken_at);
+            later.iter().any(|other| !other.pruned && Some(other.fact.taken_at) > taken_at && is_sound(&other.fact.key))
+        } else if let Some(content) = content {
+            manifest.objects_with(&content)?.iter().any(|other| other.key != key && !is_judged(&other.key))
+        } else {
+            manifest.copies()?.iter().any(|(other, ..)| other.as_str() > key && is_sound(other))
+        })
     }
 
     /// What cannot be written down was still found: the report says it all.

@@ -86,7 +86,7 @@ async fn entries_far_away_are_fetched_while_others_are_looked_at() {
     told(&store, (0..160).map(|number| vec![number.to_string()])).await;
     let began = tokio::time::Instant::now();
     assert_eq!(walk(&store, 160).await.unwrap(), [1; 160]);
-    // Sixteen and one at a time; one by one, it would be 3.2 seconds.
+    // Sixteen at a time; one by one, it would be 3.2 seconds.
     assert!(began.elapsed() <= Duration::from_millis(220), "{:?}", began.elapsed());
     assert!((1..=160).all(|number| store.reads(&Key::log_entry(number)) == 1));
 }

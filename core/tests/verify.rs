@@ -9,6 +9,7 @@ use immich_backup_core::model::{Part, Sample};
 use immich_backup_core::repository::log::LogError;
 use immich_backup_core::repository::{OpenError, Session};
 use immich_backup_core::verify::{self, Depth, Plan, Report};
+use std::time::Duration;
 use support::{FaultyStore, Tampered, World, files, workers};
 use tokio_util::sync::CancellationToken;
 
@@ -179,4 +180,76 @@ async fn the_newest_copy_of_the_manifest_is_replaced_by_no_older_one() {
         let report = look(&world, Plan { record: false, ..plan(Depth::Read(None)) }).await;
         assert_eq!((report.damaged, report.lost, report.findings[0].replaced), (1, u64::from(!replaced), replaced), "{copy:?}");
     }
+}
+
+/// What is found by a look through `store` that writes nothing down.
+async fn look_through(world: &World, store: &FaultyStore, record: bool, monitor: &dyn Monitor) -> Result<Report, OpenError> {
+    let (repository, state) = world.open(store.store(), "state").await.unwrap();
+    let mut session = Session::open_for_reading(repository, state, &Silent).await.unwrap();
+    let plan = Plan { record, ..plan(Depth::Read(None)) };
+    Box::pin(verify::run(&mut session, plan, monitor, &CancellationToken::new())).await
+}
+
+const LONG: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn what_is_lost_does_not_depend_on_which_reading_ends_first() {
+    let world = World::with_files(6).await;
+    world.back_up().await;
+    let first = "library/upload/u0/photo-000.jpg";
+    let good = Tampered::with(&world.repository.join(first), |_| None);
+    look(&world, plan(Depth::Listing)).await;
+    world.back_up().await;
+    drop(good);
+    assert!(look(&world, plan(Depth::Read(None))).await.is_sound());
+    let second = format!("versions/{}", files(&world.repository.join("versions"))[0].display());
+    for key in [first, second.as_str()] {
+        let flipped = |mut bytes: Vec<u8>| {
+            bytes[0] ^= 1;
+            Some(bytes)
+        };
+        Tampered::with(&world.repository.join(key), flipped).keep();
+    }
+    for slow in [first, second.as_str()] {
+        let store = FaultyStore::new(&world.repository);
+        store.slow_reading(slow, LONG);
+        let report = look_through(&world, &store, false, &Silent).await.unwrap();
+        let found: Vec<_> = report.findings.iter().map(|finding| (finding.key.as_str(), finding.replaced)).collect();
+        assert_eq!((found, report.lost), (vec![(first, true), (second.as_str(), false)], 1), "{slow} is slow");
+    }
+}
+
+#[tokio::test]
+async fn damage_is_told_though_the_look_fails_later() {
+    let world = World::with_files(6).await;
+    world.back_up().await;
+    let keys = content(&world);
+    Tampered::with(&world.repository.join(&keys[0]), |bytes| Some(vec![0; bytes.len()])).keep();
+    let store = FaultyStore::new(&world.repository);
+    store.slow_reading(&keys[5], LONG);
+    store.forbid_reading(&keys[5]);
+    let recorder = Recorder::default();
+    look_through(&world, &store, true, &recorder).await.expect_err("a store that fails");
+    let told: Vec<_> = recorder.events().into_iter().filter_map(|event| if let Event::ObjectDamaged { key, .. } = event { Some(key) } else { None }).collect();
+    assert_eq!(told, keys[..1]);
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_log_that_was_not_read_to_its_end() {
+    let count = CHECKPOINT_FILES_MAX + 3;
+    let world = World::with_files(count as u64).await;
+    world.back_up().await;
+    for key in content(&world) {
+        std::fs::remove_file(world.repository.join(key)).unwrap();
+    }
+    Tampered::with(&world.repository.join("log").join(&files(&world.repository.join("log"))[0]), |mut bytes| {
+        bytes[20] ^= 1;
+        Some(bytes)
+    })
+    .keep();
+    let store = FaultyStore::new(&world.repository);
+    store.slow_reading("log/", Duration::from_secs(1));
+    let error = look_through(&world, &store, true, &Silent).await.expect_err("a damaged log");
+    assert!(matches!(error, OpenError::Log(LogError::Damaged { sequence: 1, .. })), "{error:?}");
+    assert_eq!(store.count("create", "log/"), 0);
 }

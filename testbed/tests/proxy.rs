@@ -319,7 +319,7 @@ fn under_an_append_only_policy_nothing_is_changed_or_removed() {
     assert_eq!(status("POST", "big", &[("uploadId", upload)], &[], &complete), 403);
     assert_eq!(status("DELETE", "big", &[("uploadId", upload)], &[], b""), 403);
     assert_eq!(server.bucket().uploads().unwrap(), ["big"]);
-    assert_eq!(server.bucket().uploads_with_parts().unwrap(), ["big"]);
+    assert_eq!(server.bucket().uploads_with_ids().unwrap(), [("big".to_string(), upload.to_string())]);
     assert_eq!(status("POST", "big", &[("uploadId", upload)], &CREATE, &complete), 200);
     assert_eq!(server.bucket().get("big").unwrap().as_ref(), b"part");
 

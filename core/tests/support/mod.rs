@@ -344,6 +344,8 @@ struct Faulty {
     blind: Mutex<Option<(String, u64)>>,
     /// Reads of keys that begin so fail, and it is not the medium's fault.
     forbidden: Mutex<Option<String>>,
+    /// Reads of keys that begin so take so long.
+    slow: Mutex<Option<(String, Duration)>>,
     calls: Mutex<Vec<(&'static str, String)>>,
 }
 
@@ -355,6 +357,7 @@ impl FaultyStore {
             rules: Mutex::default(),
             blind: Mutex::default(),
             forbidden: Mutex::default(),
+            slow: Mutex::default(),
             calls: Mutex::default(),
         }))
     }
@@ -372,6 +375,11 @@ impl FaultyStore {
     /// Nothing below `prefix` can be read any more.
     pub fn forbid_reading(&self, prefix: &str) {
         *self.0.forbidden.lock().unwrap() = Some(prefix.to_owned());
+    }
+
+    /// Reads of what lies below `prefix` take `long` from now on, and of nothing else.
+    pub fn slow_reading(&self, prefix: &str, long: Duration) {
+        *self.0.slow.lock().unwrap() = Some((prefix.to_owned(), long));
     }
 
     /// How often `call` was made for keys below `prefix`.
@@ -476,6 +484,10 @@ impl Store for FaultyStore {
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream, StoreError> {
         self.0.note("get", key.as_str());
+        let slow = self.0.slow.lock().unwrap().clone();
+        if let Some((_, long)) = slow.filter(|(prefix, _)| key.as_str().starts_with(prefix)) {
+            tokio::time::sleep(long).await;
+        }
         if self.0.forbidden.lock().unwrap().as_deref().is_some_and(|prefix| key.as_str().starts_with(prefix)) {
             return Err(StoreError::Io { action: "read", key: key.to_string(), source: io::Error::other("injected") });
         }

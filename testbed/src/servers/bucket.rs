@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 use hyper::{HeaderMap, Method, Response};
 
 use crate::sign::{self, encoded, query};
-use crate::wire::{WireError, entries, fetch, fetch_ok, text_of};
+use crate::wire::{Entry, WireError, entries, fetch, fetch_ok, text_of};
 
 pub use crate::sign::Credentials;
 
@@ -127,26 +127,18 @@ impl Bucket {
     ///
     /// If the server refuses to list.
     pub fn uploads(&self) -> Result<Vec<String>, WireError> {
-        let xml = self.list(&[("uploads".to_string(), String::new())])?;
-        Ok(entries(&xml, &["Upload"])?.iter().map(|entry| entry.leaf("Key").unwrap_or_default().to_string()).collect())
+        Ok(self.uploads_with_ids()?.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// Keys of those [`Self::uploads`] of which a part is stored: they cost room, all others none.
+    /// As [`Self::uploads`], each with what the server calls it.
     ///
     /// # Errors
     ///
     /// If the server refuses to list.
-    pub fn uploads_with_parts(&self) -> Result<Vec<String>, WireError> {
+    pub fn uploads_with_ids(&self) -> Result<Vec<(String, String)>, WireError> {
         let xml = self.list(&[("uploads".to_string(), String::new())])?;
-        let mut keys = Vec::new();
-        for upload in entries(&xml, &["Upload"])? {
-            let (key, id) = (upload.leaf("Key").unwrap_or_default(), upload.leaf("UploadId").unwrap_or_default());
-            let parts = self.send_ok("GET", key, &[("uploadId", id)], &[], b"")?.into_body();
-            if !entries(&parts, &["Part"])?.is_empty() {
-                keys.push(key.to_string());
-            }
-        }
-        Ok(keys)
+        let leaf = |entry: &Entry, name| entry.leaf(name).unwrap_or_default().to_string();
+        Ok(entries(&xml, &["Upload"])?.iter().map(|entry| (leaf(entry, "Key"), leaf(entry, "UploadId"))).collect())
     }
 
     fn list(&self, parameters: &[(String, String)]) -> Result<Bytes, WireError> {

@@ -7,7 +7,8 @@ use super::read::{Head, LogError, entry_from};
 use crate::budget::{LOG_AHEAD_BYTES_MAX, LOG_ENTRIES_AHEAD_MAX};
 use crate::task::joined;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,17 +16,22 @@ use tokio_util::task::AbortOnDropHandle;
 type Fetched = Option<Result<Bytes, StoreError>>;
 
 /// The entries after `head`, each of which has to follow the one before.
-pub struct Walk<I> {
+pub struct Walk<'a> {
     store: Arc<dyn Store>,
     head: Head,
-    keys: I,
-    ahead: VecDeque<(Key, AbortOnDropHandle<Fetched>)>,
+    ahead: BoxStream<'a, (Key, Fetched)>,
 }
 
-impl<I: Iterator<Item = Key>> Walk<I> {
-    /// Begins after `head`, with the entries `keys`. Has to be called within a runtime of tokio, as [`Self::next`].
-    pub fn new(store: &Arc<dyn Store>, head: Head, keys: I) -> Self {
-        Self { store: Arc::clone(store), head, keys, ahead: VecDeque::new() }
+impl<'a> Walk<'a> {
+    /// Begins after `head`, with the entries `keys`.
+    pub fn new(store: &Arc<dyn Store>, head: Head, keys: impl Iterator<Item = Key> + Send + 'a) -> Self {
+        let from = Arc::clone(store);
+        let fetches = futures_util::stream::iter(keys).map(move |key| {
+            let (store, wanted) = (Arc::clone(&from), key.clone());
+            let fetching = AbortOnDropHandle::new(tokio::spawn(async move { fetch(&*store, &wanted).await }));
+            async move { (key, joined(fetching.await)) }
+        });
+        Self { store: Arc::clone(store), head, ahead: fetches.buffered(LOG_ENTRIES_AHEAD_MAX).boxed() }
     }
 
     /// The next entry; `None` after the last one.
@@ -33,14 +39,7 @@ impl<I: Iterator<Item = Key>> Walk<I> {
     /// # Errors
     /// It is damaged, cannot be read, or does not follow. It is the end then.
     pub async fn next(&mut self) -> Result<Option<Entry>, LogError> {
-        while self.ahead.len() < LOG_ENTRIES_AHEAD_MAX
-            && let Some(key) = self.keys.next()
-        {
-            let (store, wanted) = (Arc::clone(&self.store), key.clone());
-            self.ahead.push_back((key, AbortOnDropHandle::new(tokio::spawn(async move { fetch(&*store, &wanted).await }))));
-        }
-        let Some((key, fetching)) = self.ahead.pop_front() else { return Ok(None) };
-        let fetched = joined(fetching.await);
+        let Some((key, fetched)) = self.ahead.next().await else { return Ok(None) };
         let entry = entry_from(&*self.store, &self.head, &key, fetched).await?;
         self.head = entry.head();
         Ok(Some(entry))
