@@ -16,9 +16,10 @@ use immich_backup_core::repository::{OpenError, Session, init};
 use immich_backup_core::restore::RestoreError;
 use immich_backup_core::told::told;
 use immich_backup_core::verify::{self, Depth};
-use immich_backup_testbed::proxy::{Action, Fired, Record, Rule};
+use immich_backup_testbed::proxy::{Action, Fired, Proxy, Record, Rule};
 use immich_backup_testbed::servers::{self, SeaweedFs};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -293,10 +294,59 @@ impl Tally {
     }
 }
 
+/// A schedule that is not over after so long hangs: the longest take some 20 s, and a busy machine is ten times as slow.
+const HANGS: Duration = Duration::from_secs(240);
+
+/// Tells where something is.
+type Where = Box<dyn Fn() -> String + Send>;
+
+/// What is being played: since when, and where it is, by seed.
+type Playing = Arc<Mutex<BTreeMap<u64, (Instant, Option<Where>)>>>;
+
+/// Ends the test and tells of the schedule that hangs, before somebody ends it who cannot tell which one that was.
+struct Watch(Playing);
+
+impl Watch {
+    fn new() -> Self {
+        let playing = Playing::default();
+        let watched = Arc::downgrade(&playing);
+        std::thread::spawn(move || {
+            while let Some(playing) = watched.upgrade() {
+                if let Some((seed, (_, place))) = playing.lock().unwrap().iter().find(|(_, (begun, _))| begun.elapsed() > HANGS) {
+                    let place = place.as_ref().map(|place| place()).unwrap_or_default();
+                    // What is printed would be held back until the test ends, which it does not.
+                    let told = format!("hangs: {}\n{place}\n", repeat_with(*seed));
+                    std::io::stderr().write_all(told.as_bytes()).unwrap();
+                    std::process::exit(101);
+                }
+                drop(playing);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        });
+        Self(playing)
+    }
+
+    fn begin(&self, seed: u64) {
+        self.0.lock().unwrap().insert(seed, (Instant::now(), None));
+    }
+
+    /// Where `seed` is is told by this.
+    fn is_at(&self, seed: u64, place: Where) {
+        if let Some(playing) = self.0.lock().unwrap().get_mut(&seed) {
+            playing.1 = Some(place);
+        }
+    }
+
+    fn end(&self, seed: u64) {
+        self.0.lock().unwrap().remove(&seed);
+    }
+}
+
 /// Plays schedules until `enough` says so of how many there were, several at once; those that fail are named by their seeds.
-fn each(at_once: usize, enough: impl Fn(u64) -> bool + Sync, play: impl Fn(u64) + Sync) {
+fn each(at_once: usize, enough: impl Fn(u64) -> bool + Sync, play: impl Fn(u64, &Watch) + Sync) {
     let (first, one) = given_seed().map_or_else(|| (fresh_seed(), false), |seed| (seed, true));
     let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let watch = Watch::new();
     std::thread::scope(|scope| {
         for _ in 0..if one { 1 } else { at_once } {
             scope.spawn(|| {
@@ -306,10 +356,12 @@ fn each(at_once: usize, enough: impl Fn(u64) -> bool + Sync, play: impl Fn(u64) 
                         return;
                     }
                     let seed = first + number;
-                    if std::panic::catch_unwind(AssertUnwindSafe(|| play(seed))).is_err() {
+                    watch.begin(seed);
+                    if std::panic::catch_unwind(AssertUnwindSafe(|| play(seed, &watch))).is_err() {
                         eprintln!("failed: {}", repeat_with(seed));
                         failed.lock().unwrap().push(repeat_with(seed));
                     }
+                    watch.end(seed);
                 }
             });
         }
@@ -388,7 +440,7 @@ fn in_memory(seed: u64, tally: &Tally) {
 
 fn schedules_of_the_trait(count: u64) {
     let tally = Tally::default();
-    each(3, |number| number >= count, |seed| in_memory(seed, &tally));
+    each(3, |number| number >= count, |seed, _| in_memory(seed, &tally));
     tally.tell();
     if given_seed().is_none() {
         // Some are rare: of thousands of schedules each has its share.
@@ -513,10 +565,19 @@ impl Ground for OnTheWire {
     }
 }
 
-fn on_the_wire(behind: &Behind, seed: u64, tally: &Tally) {
+/// What was asked last, and what became of it.
+fn last_requests(line: &Proxy) -> String {
+    let told = |record: &Record| format!("{} {}?{}: {:?}, {:?}", record.method, record.path, record.query, record.upstream, record.answered);
+    let records = line.log();
+    records.iter().skip(records.len().saturating_sub(30)).map(told).collect::<Vec<_>>().join("\n")
+}
+
+fn on_the_wire(behind: &Behind, seed: u64, tally: &Tally, watch: &Watch) {
     let mut random = Random::new(seed);
     let prefix = format!("schedule-{seed}");
     let ground = OnTheWire { line: Line::to(behind, &prefix), behind: behind.clone(), prefix, rules: Mutex::default(), is_calm: AtomicBool::new(false) };
+    let line = Arc::clone(&ground.line.proxy);
+    watch.is_at(seed, Box::new(move || last_requests(&line)));
     let mut story = Story::begin(World::in_memory());
     if random.once_in(4) {
         story.add_film(random.next());
@@ -533,7 +594,7 @@ fn schedules_of_the_wire(count: u64) {
     let behind = Behind::S3(server.bucket().clone());
     let tally = Tally::default();
     let begun = Instant::now();
-    each(4, |number| number >= count, |seed| on_the_wire(&behind, seed, &tally));
+    each(4, |number| number >= count, |seed, watch| on_the_wire(&behind, seed, &tally, watch));
     eprintln!("in {} s", begun.elapsed().as_secs());
     tally.tell();
 }

@@ -136,6 +136,39 @@ async fn a_session_that_forgot_what_it_had_is_begun_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_comes_in_crumbs_is_given_up_and_one_that_comes_in_pieces_is_read() {
+    let line = Line::to(&Behind::Gcs(Arc::new(Double::start(gcs::Options::default()))), "crumbs");
+    let store = line.store();
+    let content = noise(7, 3 << 20);
+    let key = Key::parse("library/upload/u0/film.mov").unwrap();
+    store.create(&key, Bytes::from(content.clone()), &file(&content)).await.unwrap();
+    let read = async |store: &dyn Store| {
+        let pieces: Vec<Bytes> = store.get(&key, None).await?.try_collect().await?;
+        Ok::<_, StoreError>(pieces.concat())
+    };
+    // Each answer is cut after these bytes. So many requests are asked for, with so many retries told, and it ends well or not.
+    for (after_bytes, requests, retries, is_read) in [
+        // Crumbs: to go on for each of them would take some 7,500 requests.
+        (420, 6, vec![1, 2, 3, 4, 5], false),
+        // Enough of it, and the next time counts as the first again.
+        (1 << 20, 3, vec![1, 1], true),
+        // Half as much makes up for nothing, and the object is read before the retries are used up.
+        (600_000, 6, vec![1, 2, 3, 4, 5], true),
+    ] {
+        line.proxy.clear_rules();
+        let before = line.retries("film").len();
+        let cut = line.proxy.add(Rule::on("GET").then(Action::TruncateResponse { after_bytes }));
+        match read(&*store).await {
+            Ok(bytes) => assert!(is_read && bytes == content, "{after_bytes}"),
+            Err(error) => assert!(!is_read && matches!(error, StoreError::Unreachable { .. }), "{after_bytes}: {error:?}"),
+        }
+        assert_eq!(cut.count(), requests, "{after_bytes}");
+        let told: Vec<_> = line.retries("film").split_off(before).into_iter().map(|(retry, _)| retry).collect();
+        assert_eq!(told, retries, "{after_bytes}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_list_of_uploads_keeps_no_run_from_beginning() {
     let server = SeaweedFs::start(servers::Options::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();

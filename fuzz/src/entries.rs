@@ -111,19 +111,24 @@ fn ask(manifest: &Manifest) -> Vec<String> {
 
 /// A copy of the manifest, packed or not: an SQLite file that somebody else wrote.
 pub fn manifest_copy(data: &[u8]) {
+    is_manifest(data);
+}
+
+/// Whether it is a manifest of this schema, which then was asked for everything.
+pub fn is_manifest(data: &[u8]) -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let (packed, plain) = (folder.path().join("copy.db.zst"), folder.path().join("manifest.db"));
     if data.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) && data.len() <= DATA_BYTES_MAX {
         std::fs::write(&packed, data).expect("a file");
         if unpack(&packed, &plain).is_err() {
-            return;
+            return false;
         }
     } else {
         std::fs::write(&plain, data).expect("a file");
     }
-    if let Ok(Some(manifest)) = Manifest::open(&plain, repository()) {
-        drop(ask(&manifest));
-    }
+    let Ok(Some(manifest)) = Manifest::open(&plain, repository()) else { return false };
+    drop(ask(&manifest));
+    true
 }
 
 /// The text of a dump, in pieces whose length the first byte says.

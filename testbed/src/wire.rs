@@ -1,6 +1,7 @@
 //! Plain HTTP/1.1 to a server on this machine: a connection for each request, and no retry that could hide what happened.
 
 use std::thread;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
@@ -32,6 +33,9 @@ pub enum WireError {
     /// The request cannot be made.
     #[error("cannot make a request: {0}")]
     Request(Box<dyn std::error::Error + Send + Sync>),
+    /// The server gives a page of its listing again that it gave before.
+    #[error("the listing of {0} does not come to an end")]
+    Endless(String),
     /// The answer is no XML.
     #[error("the answer is no XML")]
     Xml(#[from] quick_xml::Error),
@@ -69,6 +73,9 @@ where
     Ok(sender.send_request(request).await?)
 }
 
+/// A server on this machine that is silent for so long hangs.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
 /// The whole answer to a request whose URI is absolute; blocks this thread, whether it belongs to a runtime or not.
 pub(crate) fn fetch(request: Request<Bytes>) -> Result<Response<Bytes>, WireError> {
     let asked = format!("{} {}", request.method(), request.uri());
@@ -84,6 +91,7 @@ pub(crate) fn fetch(request: Request<Bytes>) -> Result<Response<Bytes>, WireErro
         let (parts, body) = forward(&address, request).await?.into_parts();
         Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
     };
+    let whole = async { tokio::time::timeout(ANSWERED_WITHIN, whole).await? };
     // A runtime cannot be entered from within another one, so this has a thread of its own.
     let answer = thread::scope(|scope| {
         let asking = scope.spawn(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(whole));

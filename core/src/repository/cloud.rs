@@ -53,6 +53,9 @@ use tokio_util::sync::CancellationToken;
 /// The longest name that a store takes, with the repository's prefix: 1,024 bytes at all of them.
 const NAME_BYTES_MAX: usize = 1_024;
 
+/// Bytes of an object that make up for an answer that was cut short: a film on a bad line may be cut any number of times, if it gets on in between.
+const RESUMED_BYTES_MIN: u64 = 1 << 20;
+
 /// With what stores are reached. The core never reads the environment: whoever opens a store brings this along.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -332,7 +335,7 @@ impl Inner {
             return Ok(futures_util::stream::empty().boxed());
         }
         let pieces = self.open(&path, at, end).await?;
-        let reading = Reading { inner: Arc::clone(self), path, at, end, pieces, rest: Bytes::new(), broken: None, stumbles: 0 };
+        let reading = Reading { inner: Arc::clone(self), path, at, end, pieces, rest: Bytes::new(), broken: None, stumbles: 0, came_bytes: 0 };
         Ok(futures_util::stream::try_unfold(reading, |mut reading| async move { Ok(reading.next().await?.map(|piece| (piece, reading))) }).boxed())
     }
 
@@ -496,8 +499,10 @@ struct Reading {
     rest: Bytes,
     /// Why no more comes, where what came before has to be handed on first.
     broken: Option<object_store::Error>,
-    /// How often the bytes have stopped coming since some came.
+    /// How often the bytes have stopped coming, until enough came to make up for it.
     stumbles: u32,
+    /// Bytes that came since they stopped last.
+    came_bytes: u64,
 }
 
 impl Reading {
@@ -522,7 +527,11 @@ impl Reading {
             };
             match came {
                 Some(Ok(piece)) => {
-                    self.stumbles = 0;
+                    self.came_bytes += piece.len() as u64;
+                    // Not for less: a film on a line that is cut after some hundred bytes each time would take a million requests.
+                    if self.came_bytes >= RESUMED_BYTES_MIN {
+                        self.stumbles = 0;
+                    }
                     self.at += piece.len() as u64;
                     self.rest = piece;
                 }
@@ -532,14 +541,10 @@ impl Reading {
                     return Ok(Some(joined.freeze()));
                 }
                 Some(Err(error)) => {
-                    let policy = self.inner.options.retry;
-                    if self.stumbles >= policy.retries {
-                        let source = io::Error::other(wire::describe(&error));
-                        return Err(StoreError::Unreachable { action: "read", key: self.path.clone(), source });
-                    }
-                    self.stumbles += 1;
-                    let mut retries = self.inner.retries("read", &self.path);
+                    let mut retries = self.inner.retries("read", &self.path).that_follow(self.stumbles);
                     retries.after(passing(wire::describe(&error))).await?;
+                    self.stumbles += 1;
+                    self.came_bytes = 0;
                     self.pieces = self.inner.open(&self.path, self.at, self.end).await?;
                 }
             }

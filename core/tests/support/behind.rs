@@ -10,6 +10,7 @@ use immich_backup_core::verify::{self, Depth};
 use immich_backup_testbed::gcs::{Description, Double};
 use immich_backup_testbed::proxy::{Proxy, Record, Upstream};
 use immich_backup_testbed::servers::{Azurite, Bucket, Container};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +61,7 @@ impl Behind {
     /// What lies below `prefix`, without it.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let all: Vec<_> = match self {
-            Self::S3(bucket) => bucket.keys().unwrap().into_keys().collect(),
+            Self::S3(bucket) => bucket.keys_below(&format!("{prefix}/")).unwrap().into_keys().collect(),
             Self::Gcs(double) => double.keys(),
             Self::Azure(container) => container.blobs().unwrap().into_keys().collect(),
         };
@@ -90,10 +91,12 @@ impl Behind {
     pub fn assert_nothing_was_replaced(&self, prefix: &str) {
         match self {
             Self::S3(bucket) => {
-                let below = |key: &String| key.starts_with(&format!("{prefix}/"));
-                let twice: Vec<_> = bucket.versions().unwrap().into_iter().filter(|(key, count)| below(key) && *count != 1).collect();
+                let below = format!("{prefix}/");
+                let versions = bucket.versions_below(&below).unwrap();
+                assert!(!versions.is_empty(), "a check of nothing");
+                let twice: Vec<_> = versions.into_iter().filter(|(_, count)| *count != 1).collect();
                 assert!(twice.is_empty(), "{twice:?}");
-                assert!(!bucket.delete_markers().unwrap().keys().any(below));
+                assert_eq!(bucket.delete_markers_below(&below).unwrap(), BTreeMap::new());
             }
             Self::Gcs(double) => {
                 for key in self.keys(prefix) {
@@ -128,7 +131,7 @@ impl Behind {
 /// A way to a store that fails as it is told to, and tells what happened.
 pub struct Line {
     /// It.
-    pub proxy: Proxy,
+    pub proxy: Arc<Proxy>,
     /// Hears the retries.
     pub recorder: Arc<Recorder>,
     behind: Behind,
@@ -138,7 +141,7 @@ pub struct Line {
 impl Line {
     /// A line to what lies below `prefix`.
     pub fn to(behind: &Behind, prefix: &str) -> Self {
-        let proxy = Proxy::start(behind.address()).unwrap();
+        let proxy = Arc::new(Proxy::start(behind.address()).unwrap());
         Self { proxy, recorder: Arc::default(), behind: behind.clone(), prefix: prefix.to_owned() }
     }
 

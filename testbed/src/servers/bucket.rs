@@ -67,8 +67,18 @@ impl Bucket {
     ///
     /// If the server refuses to list.
     pub fn keys(&self) -> Result<BTreeMap<String, u64>, WireError> {
+        self.keys_below("")
+    }
+
+    /// As [`Self::keys`], of those that begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses to list.
+    pub fn keys_below(&self, prefix: &str) -> Result<BTreeMap<String, u64>, WireError> {
         let mut keys = BTreeMap::new();
-        let mut page = vec![("list-type".to_string(), "2".to_string())];
+        let first = vec![("list-type".to_string(), "2".to_string()), ("prefix".to_string(), prefix.to_string())];
+        let mut page = first.clone();
         loop {
             let xml = self.list(&page)?;
             for entry in entries(&xml, &["Contents"])? {
@@ -76,8 +86,11 @@ impl Bucket {
             }
             match text_of(&xml, "NextContinuationToken")? {
                 Some(token) if !token.is_empty() => {
-                    page.truncate(1);
-                    page.push(("continuation-token".to_string(), token));
+                    let next = [&first[..], &[("continuation-token".to_string(), token)]].concat();
+                    if next == page {
+                        return Err(WireError::Endless(self.name.clone()));
+                    }
+                    page = next;
                 }
                 _ => return Ok(keys),
             }
@@ -90,7 +103,16 @@ impl Bucket {
     ///
     /// If the server refuses to list.
     pub fn versions(&self) -> Result<BTreeMap<String, usize>, WireError> {
-        self.history("Version")
+        self.versions_below("")
+    }
+
+    /// As [`Self::versions`], of the keys that begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses to list.
+    pub fn versions_below(&self, prefix: &str) -> Result<BTreeMap<String, usize>, WireError> {
+        self.history("Version", prefix)
     }
 
     /// How many delete markers each key has.
@@ -99,12 +121,22 @@ impl Bucket {
     ///
     /// If the server refuses to list.
     pub fn delete_markers(&self) -> Result<BTreeMap<String, usize>, WireError> {
-        self.history("DeleteMarker")
+        self.delete_markers_below("")
     }
 
-    fn history(&self, kind: &str) -> Result<BTreeMap<String, usize>, WireError> {
+    /// As [`Self::delete_markers`], of the keys that begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// If the server refuses to list.
+    pub fn delete_markers_below(&self, prefix: &str) -> Result<BTreeMap<String, usize>, WireError> {
+        self.history("DeleteMarker", prefix)
+    }
+
+    fn history(&self, kind: &str, prefix: &str) -> Result<BTreeMap<String, usize>, WireError> {
         let mut counts = BTreeMap::new();
-        let mut page = vec![("versions".to_string(), String::new())];
+        let first = vec![("versions".to_string(), String::new()), ("prefix".to_string(), prefix.to_string())];
+        let mut page = first.clone();
         loop {
             let xml = self.list(&page)?;
             for entry in entries(&xml, &["Version", "DeleteMarker"])? {
@@ -115,9 +147,13 @@ impl Bucket {
             if text_of(&xml, "IsTruncated")?.as_deref() != Some("true") {
                 return Ok(counts);
             }
-            page.truncate(1);
-            page.push(("key-marker".to_string(), text_of(&xml, "NextKeyMarker")?.unwrap_or_default()));
-            page.push(("version-id-marker".to_string(), text_of(&xml, "NextVersionIdMarker")?.unwrap_or_default()));
+            let mut next = first.clone();
+            next.push(("key-marker".to_string(), text_of(&xml, "NextKeyMarker")?.unwrap_or_default()));
+            next.push(("version-id-marker".to_string(), text_of(&xml, "NextVersionIdMarker")?.unwrap_or_default()));
+            if next == page {
+                return Err(WireError::Endless(self.name.clone()));
+            }
+            page = next;
         }
     }
 

@@ -52,6 +52,11 @@ impl<'a> Retries<'a> {
         Self { policy, monitor, action, key, done: 0, stop, perhaps_done: false }
     }
 
+    /// The same, where `done` of them were used up before.
+    pub(super) fn that_follow(self, done: u32) -> Self {
+        Self { done, ..self }
+    }
+
     /// Waits where another attempt may help; an error where it will not, or where there have been enough.
     pub(super) async fn after(&mut self, fault: Fault) -> Result<(), StoreError> {
         let (action, key) = (self.action, self.key.to_owned());
