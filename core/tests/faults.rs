@@ -106,6 +106,8 @@ impl<G: Ground + Sync> Play<'_, G> {
     /// An error that went wrong for a reason names what it is about.
     fn check(&self, error: &(dyn std::error::Error + 'static), ended: Ended) {
         let text = told(error);
+        // Shown where the schedule fails.
+        eprintln!("{ended:?}: {text}");
         let keys = self.ground.keys_of_trouble();
         assert!(!keys.is_empty(), "nothing went wrong, and yet: {text}");
         // Where a listing is not what it should be, entries are named by their numbers.
@@ -223,6 +225,7 @@ impl<G: Ground + Sync> Play<'_, G> {
                     ended
                 }
             };
+            eprintln!("{ended:?}, on {}, after {:?}", self.state(), self.ground.faults());
             self.ends.push(ended);
             if self.random.once_in(5) {
                 // The machine is a new one.
@@ -479,7 +482,7 @@ impl OnTheWire {
     fn add_rule(&self, random: &mut Random) {
         let error = |code: StatusCode, error: &str| Action::s3_error(code, error);
         let after_bytes = u64::try_from(random.below(400)).unwrap();
-        let (name, deceives, method, action) = match random.below(16) {
+        let (name, deceives, method, action) = match random.below(17) {
             0 => ("refused", false, None, Action::Refuse),
             1 => ("reset before", false, None, Action::ResetBefore { after_bytes }),
             2 | 3 => ("reset after", false, None, Action::ResetAfter),
@@ -493,7 +496,8 @@ impl OnTheWire {
             11 => ("altered on the way back", true, Some("GET"), Action::CorruptResponse { offset: after_bytes % 100 }),
             12 => ("cut on the way back", true, Some("GET"), Action::TruncateResponse { after_bytes }),
             13 => ("the clock is off", false, None, error(StatusCode::FORBIDDEN, "RequestTimeTooSkewed")),
-            14 => ("credentials are over", false, None, error(StatusCode::BAD_REQUEST, "ExpiredToken")),
+            14 => ("another ETag", false, None, Action::AnswerHeader { name: "etag", value: "\"00112233445566778899aabbccddeeff\"" }),
+            15 => ("credentials are over", false, None, error(StatusCode::BAD_REQUEST, "ExpiredToken")),
             _ => ("full", false, Some("PUT"), error(StatusCode::INSUFFICIENT_STORAGE, "QuotaExceeded")),
         };
         let rule = method.map_or_else(Rule::any, Rule::on).after(u64::try_from(random.below(60)).unwrap());
@@ -527,7 +531,7 @@ impl Ground for OnTheWire {
         let before = format!("/{}/", self.prefix);
         // 404 and 412 are answers. A success may be one that was said too early, or is cut, or has other bytes.
         let is_answer = |status: StatusCode| [StatusCode::NOT_FOUND, StatusCode::PRECONDITION_FAILED].contains(&status);
-        let disguised = ["200 with an error", "altered on the way there", "altered on the way back", "cut on the way back"];
+        let disguised = ["200 with an error", "altered on the way there", "altered on the way back", "cut on the way back", "another ETag"];
         let any = self.rules.lock().unwrap().iter().any(|(name, _, fired)| disguised.contains(name) && fired.count() > 0);
         let failed = |record: &Record| any || record.answered.is_none_or(|status| !status.is_success() && !is_answer(status));
         let mut keys = BTreeSet::new();

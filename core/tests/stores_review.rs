@@ -6,16 +6,16 @@ mod support;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::StatusCode;
-use immich_backup_core::backup::Ending;
+use immich_backup_core::backup::{BackupError, Ending};
 use immich_backup_core::event::Silent;
 use immich_backup_core::model::{Class, Sha256};
 use immich_backup_core::repository::cloud::Access;
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::store::{Attributes, Kind, Store, StoreError};
 use immich_backup_core::repository::workers::Workers;
-use immich_backup_core::repository::{Repository, Session, init};
+use immich_backup_core::repository::{OpenError, Repository, Session, init};
 use immich_backup_testbed::gcs::{self, Double};
-use immich_backup_testbed::proxy::{Action, Rule};
+use immich_backup_testbed::proxy::{Action, Resign, Rule};
 use immich_backup_testbed::servers::{self, Azurite, SeaweedFs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -133,6 +133,67 @@ async fn a_session_that_forgot_what_it_had_is_begun_again() {
     let report = world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
     assert_eq!(report.ending, Ending::Snapshot);
     behind.assert_nothing_was_replaced("forgot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_that_is_read_wrong_each_time_begins_no_log_and_replaces_nothing() {
+    let server = SeaweedFs::start(servers::Options { versioning: true, ..Default::default() }).unwrap();
+    let behind = Behind::S3(server.bucket().clone());
+    for has_log in [false, true] {
+        for keeps_conditions in [true, false] {
+            let prefix = format!("misread-{has_log}-{keeps_conditions}");
+            let line = Line::to(&behind, &prefix);
+            let world = World::empty();
+            world.write("upload/u0/photo.jpg", &noise(9, 300));
+            let repository = init(behind.direct(&prefix), "test").await.unwrap();
+            if has_log {
+                world.back_up_with(behind.direct(&prefix), "state", &silent(), |_| {}).await.unwrap();
+            }
+            let keys = behind.keys(&prefix);
+            // A bit of who made it: what is read still is an identity, of this very repository.
+            let offset = repository.identity.windows(4).position(|window| window == b"test").unwrap();
+            let wrong = line.proxy.add(Rule::on("GET").key("format.json").then(Action::CorruptResponse { offset: offset as u64 }));
+            if !keeps_conditions {
+                line.proxy.add(Rule::on("PUT").then(Action::ignore_conditions(Some(Resign::S3(server.bucket().credentials.clone())))));
+            }
+            let error = world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap_err();
+            assert!(matches!(error, BackupError::Open(OpenError::UnsteadyIdentity { .. })), "{prefix}: {error:?}");
+            assert!(wrong.count() > 0);
+            // Nothing was written, and nothing written over: where the store would have taken it, too.
+            assert_eq!(behind.keys(&prefix), keys, "{prefix}");
+            behind.assert_nothing_was_replaced(&prefix);
+            assert_eq!(server.bucket().get(&format!("{prefix}/format.json")).unwrap(), repository.identity, "{prefix}");
+            line.proxy.clear_rules();
+            world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
+            behind.assert_whole(&prefix, &world).await;
+        }
+    }
+}
+
+/// What no object's `ETag` is.
+const WRONG: Action = Action::AnswerHeader { name: "etag", value: "\"00112233445566778899aabbccddeeff\"" };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_etag_costs_time_and_nothing_else() {
+    let server = SeaweedFs::start(servers::Options { versioning: true, ..Default::default() }).unwrap();
+    let behind = Behind::S3(server.bucket().clone());
+    for (number, (method, query)) in [("PUT", "partNumber"), ("PUT", ""), ("POST", "uploadId"), ("HEAD", ""), ("GET", "")].into_iter().enumerate() {
+        let prefix = format!("etag-{number}");
+        let line = Line::to(&behind, &prefix);
+        let world = World::empty();
+        world.write("upload/u0/film.mov", &noise(8, 40 << 20));
+        world.write("upload/u0/photo.jpg", &noise(9, 300));
+        init(line.store(), "test").await.unwrap();
+        // The answer to one create is lost, so that it is looked at what is there; some stores say no more of it than an `ETag`.
+        line.proxy.add(Rule::on("PUT").key("photo.jpg").times(1).then(Action::ResetAfter));
+        let rule = if query.is_empty() { Rule::on(method) } else { Rule::on(method).query(query) };
+        // Two of the first answers, and not of the parts only: an upload is begun again twice.
+        let wrong = line.proxy.add(rule.times(2).then(WRONG));
+        let report = world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
+        assert_eq!((&report.ending, report.counts.unread), (&Ending::Snapshot, 0), "{method} {query}");
+        assert!(wrong.count() > 0, "{method} {query}: nothing was asked");
+        behind.assert_whole(&prefix, &world).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -569,11 +569,14 @@ impl Store for CloudStore {
         let path = inner.path(&Key::identity());
         let mut about = inner.about(&Attributes::of(Kind::Identity, Sha256::of(identity)));
         about.create_only = true;
-        let created = if inner.head(&path).await?.is_some() {
-            inner.learn(&path, identity, &about, true).await?;
-            Created::Exists
-        } else {
-            match inner.create(&path, identity, &about).await {
+        let created = match inner.holds_bytes(&path, identity, Sha256::of(identity)).await? {
+            Some(true) => {
+                inner.learn(&path, identity, &about, true).await?;
+                Created::Exists
+            }
+            // Read wrong, also where it was read wrong twice in the same way: a store that knows no conditions would take these bytes in place of the right ones.
+            Some(false) => return Err(StoreError::OtherContent { key: Key::identity().to_string() }),
+            None => match inner.create(&path, identity, &about).await {
                 // Refused for what the store does not know: nothing is there, and one writer makes a repository.
                 Err(StoreError::Io { .. }) => inner.learn(&path, identity, &about, false).await?,
                 Ok(Created::New) => {
@@ -581,7 +584,7 @@ impl Store for CloudStore {
                     Created::New
                 }
                 other => other?,
-            }
+            },
         };
         if let Some(file) = leftovers {
             let (journal, begun) =

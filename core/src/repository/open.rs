@@ -66,8 +66,8 @@ pub enum OpenError {
         /// Why.
         source: serde_json::Error,
     },
-    /// The store gave back two contents for `format.json`.
-    #[error("`format.json` of the repository at `{url}` was read twice, with different bytes")]
+    /// What was read of `format.json` is not what the store gave back a second time, or has the checksum of.
+    #[error("`format.json` of the repository at `{url}` has other bytes than were read of it")]
     UnsteadyIdentity {
         /// Where.
         url: String,
@@ -178,7 +178,12 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
     text.push('\n');
     let bytes = Bytes::from(text);
     let sha256 = Sha256::of(&bytes);
-    match store.begin(&bytes, None).await.map_err(failed)? {
+    let created = match store.begin(&bytes, None).await {
+        // Somebody else was quicker.
+        Err(StoreError::OtherContent { .. }) => Created::Exists,
+        made => made.map_err(failed)?,
+    };
+    match created {
         Created::New => {
             crash_point!("identity created");
             Ok(Repository { store, id: identity.repository, start: Head { epoch: 0, sequence: 0, sha256 }, identity: bytes })
@@ -491,7 +496,11 @@ impl Session {
             }
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
-            self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await?;
+            let ready = self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await;
+            ready.map_err(|error| match error {
+                StoreError::OtherContent { .. } => OpenError::UnsteadyIdentity { url: self.repository.store.url().to_owned() },
+                error => error.into(),
+            })?;
             crash_point!("store made ready");
             self.begun = true;
         }

@@ -165,6 +165,12 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// What is there is not what it was taken for; nothing was changed.
+    #[error("the store has other bytes in `{key}` than were read of it")]
+    OtherContent {
+        /// The key.
+        key: String,
+    },
     /// Anything else; nothing was changed.
     #[error("cannot {action} `{key}`")]
     Io {
@@ -204,6 +210,7 @@ impl StoreError {
             ),
             Self::NoBucket { .. } => Some("make the bucket or container first, or mend its name in the URL; `immich-backup init` prints what it should allow"),
             Self::UploadLost { .. } => Some("run again: the file is sent anew"),
+            Self::OtherContent { .. } => Some("the store, or the line to it, gives back wrong bytes: see to that, and run again"),
             Self::Unreachable { .. } => Some("check the network and the store, and run again: nothing is lost, what was stored is taken up"),
             Self::NotFound { .. } | Self::TooLarge { .. } | Self::Io { .. } | Self::Key(_) => None,
         }
@@ -229,11 +236,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn capabilities(&self) -> StoreCapabilities;
 
     /// Called before the first write. Creates `format.json`, again where it is there: the same bytes, so that nothing is harmed where a store
-    /// takes them, and what the store answers tells what it can do. `leftovers` is a file of the caller's own that lists the uploads it has
+    /// takes them, and what the store answers tells what it can do. Where a store keeps checksums, what is there is compared first. `leftovers` is a file of the caller's own that lists the uploads it has
     /// begun and not ended; those of a dead run are ended now.
     ///
     /// # Errors
-    /// It cannot be written to.
+    /// It cannot be written to; or [`StoreError::OtherContent`].
     async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError>;
 
     /// Bytes of memory that an object takes while it is streamed, besides the pieces in the caller's hands.

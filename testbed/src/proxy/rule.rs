@@ -60,6 +60,13 @@ pub enum Action {
         /// How much comes.
         after_bytes: u64,
     },
+    /// The server's answer, but with another value of one of its headers.
+    AnswerHeader {
+        /// The header's name, in small letters.
+        name: &'static str,
+        /// What it says instead.
+        value: &'static str,
+    },
     /// The server does not see these headers.
     StripHeaders {
         /// Their names.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, HOST, HeaderName, LOCATION, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, LOCATION, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::{request, response};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -140,6 +140,11 @@ async fn decided(shared: &Shared, request: Request<Incoming>, reset: &Cancellati
         Action::TruncateResponse { after_bytes } => {
             let (head, body) = passed(shared, &open, parts, body).await?;
             Ok(reply(&open, head, Relay::new(body).cut(*after_bytes, reset.clone())))
+        }
+        Action::AnswerHeader { name, value } => {
+            let (mut head, body) = passed(shared, &open, parts, body).await?;
+            head.headers.insert(*name, HeaderValue::from_static(value));
+            Ok(reply(&open, head, Relay::new(body)))
         }
         Action::StripHeaders { names, resign } => match stripped(parts, names, resign.as_ref()) {
             Ok(parts) => through(shared, &open, parts, body).await,

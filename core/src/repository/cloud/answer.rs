@@ -153,6 +153,8 @@ impl Answer {
             501 => Fault::Unknown(self.words()),
             // Some say so of a header they do not know.
             400 if self.words().to_ascii_lowercase().contains("checksum") => Fault::Unknown(self.words()),
+            // A part is gone, or has another `ETag` than the store was heard to say.
+            400 if self.has_code(&["InvalidPart", "InvalidBlockList"]) => Fault::Final(StoreError::UploadLost { key, source }),
             _ if self.has_code(&["InvalidObjectState", "BlobArchived"]) => Fault::Final(StoreError::Archived { action, key }),
             401 | 403 => Fault::Final(StoreError::Denied { action, key, source }),
             404 if self.has_code(&["NoSuchBucket", "ContainerNotFound"]) => Fault::Final(StoreError::NoBucket { action, key, source }),

@@ -133,7 +133,7 @@ impl PartsUpload {
                     None => return Err(error),
                 },
                 // Parts that are not there any more were put together by an attempt whose answer was lost.
-                Err(Fault::Final(error @ (StoreError::NotFound { .. } | StoreError::Io { .. }))) if retries.perhaps_done => {
+                Err(Fault::Final(error @ (StoreError::NotFound { .. } | StoreError::UploadLost { .. } | StoreError::Io { .. }))) if retries.perhaps_done => {
                     return match self.look(checksum, sha256).await? {
                         Some(ours) => Ok(if ours { Created::New } else { Created::Exists }),
                         None => Err(error),
