@@ -802,3 +802,19 @@ impl Targets {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_that_are_set_in_any_order_stay_and_take_a_word_for_64() {
+        let set = [130, 5, 63, 64, 0, 127];
+        let mut bits = Vec::new();
+        for index in set {
+            set_bit(&mut bits, index);
+        }
+        assert!((0..300).all(|index| bit(&bits, index) == set.contains(&index)), "{bits:?}");
+        assert_eq!(bits.len(), 3);
+    }
+}

@@ -4,7 +4,7 @@
 mod support;
 
 use immich_backup_core::backup::{self, Source};
-use immich_backup_core::event::Silent;
+use immich_backup_core::event::{Event, Monitor, Recorder, Silent};
 use immich_backup_core::library::scope::Patterns;
 use immich_backup_core::model::{ExternalName, Root, RootPath};
 use immich_backup_core::repository::Session;
@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 use support::{World, contents, files, noise, silent, workers};
 use tokio_util::sync::CancellationToken;
@@ -134,6 +135,24 @@ async fn of_many_that_differ_and_of_many_that_are_gone_a_part_is_named() {
     world.write("upload/u0/still-there.jpg", &noise(1, 3));
     world.back_up().await;
     let session = world.reading("state").await.unwrap();
+
+    // So many come back batch by batch: what is on disk has its name before the last is read, and all that is held at once is bounded.
+    let (whole, recorder) = (world.beside("whole"), Arc::new(Recorder::default()));
+    let monitor: Arc<dyn Monitor> = recorder.clone();
+    let planned = prepared(&session, &whole, |_| {}).await.unwrap();
+    let report = Box::pin(planned.run(&session, &monitor, &CancellationToken::new())).await.unwrap();
+    assert_eq!((report.written.files, contents(&whole) == contents(&world.library)), (count + 1, true));
+    let (mut read, mut waiting) = (0, 0);
+    for event in recorder.events() {
+        match event {
+            Event::BytesSent { .. } => read += 1,
+            Event::FileRestored { .. } => read -= 1,
+            _ => {}
+        }
+        waiting = waiting.max(read);
+    }
+    assert!((1..1_000).contains(&waiting), "{waiting} files waited for their names at once");
+
     let to = world.beside("restored");
     for path in files(&world.library) {
         let path = to.join(path);

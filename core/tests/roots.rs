@@ -120,13 +120,17 @@ async fn a_restore_leaves_the_configuration_alone_unless_it_is_asked_for() {
 
     let elsewhere = world.beside("elsewhere");
     let report = restored(&session, |plan| plan.config_to = Some(elsewhere.clone())).await.unwrap();
-    assert_eq!((report.written.files, report.markers), (1, 0));
+    assert_eq!((report.written.files, report.markers, report.preview.config_left.files), (1, 0, 0));
     assert_eq!(files(&elsewhere), [PathBuf::from("docker-compose.yml")]);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&elsewhere), mode(&elsewhere.join("docker-compose.yml"))), (0o700, 0o640));
 
     let part = world.beside("part");
-    restored(&session, |plan| (plan.to, plan.paths) = (Some(part.clone()), patterns(&["config/**"]))).await.unwrap();
+    let report = restored(&session, |plan| (plan.to, plan.paths) = (Some(part.clone()), patterns(&["config/**"]))).await.unwrap();
+    assert_eq!(report.preview.config_left.files, 0);
+    // What is not asked for is not said to be left alone.
+    let photos = restored(&session, |plan| (plan.to, plan.paths) = (Some(world.beside("photos")), patterns(&["upload/**"]))).await.unwrap();
+    assert_eq!((photos.written.files, photos.preview.config_left.files), (5, 0));
     assert_eq!(files(&part), [PathBuf::from("config/docker-compose.yml")]);
 }
 

@@ -698,6 +698,32 @@ async fn a_real_server_starts_on_the_raw_folder_that_came_back() {
     }
 }
 
+#[tokio::test]
+async fn each_cluster_that_came_back_has_the_folders_without_which_its_server_does_not_start() {
+    let world = World::with_files(3).await;
+    let data = cluster(&world);
+    for path in ["18/docker/global/pg_control", "notes/global/pg_control.old"] {
+        fs::create_dir_all(data.join(path).parent().unwrap()).unwrap();
+        fs::write(data.join(path), b"control").unwrap();
+    }
+    // Of the media location, and no cluster.
+    world.write("upload/global/pg_control", b"a photo with an odd name");
+    let done = run(&world, None, Stack::default(), |plan| plan.sources.push(postgres(data.clone()))).await;
+    assert_eq!(done.report().ending, Ending::Snapshot);
+    let session = world.reading("reader").await.unwrap();
+    let back = world.beside("back");
+    let report = restore_raw(&session, &back).await;
+    assert_eq!((report.failed, report.preview.postgres_left.files), (0, 0));
+    assert!(contents(&back) == contents(&data));
+    for folder in ["pg_notify", "pg_tblspc", "pg_wal/archive_status"] {
+        assert!(back.join(folder).is_dir() && back.join("18/docker").join(folder).is_dir(), "{folder}");
+        assert!(!back.join("notes").join(folder).exists() && !back.join("upload").exists(), "{folder}");
+    }
+    // Where nobody asks for it, it is said to be left alone.
+    let report = world.restore("reader", "latest", &world.beside("restored")).await.unwrap();
+    assert_eq!(report.preview.postgres_left.files, 6);
+}
+
 async fn restore_raw(session: &Session, to: &Path) -> restore::Report {
     let plan = restore::Plan {
         snapshot: session.manifest.latest_snapshot().unwrap().unwrap(),

@@ -198,7 +198,7 @@ impl Redactor {
         for assignment in variables::assignments(text)? {
             let place = assignment.place.clone();
             // Between values there are names and comments.
-            edits.extend(self.edits_within(text, taken.end..place.start, &IN_COMMENTS));
+            edits.extend(self.edits_of_comments(text, taken.end..place.start));
             let raw = assignment.raw(text);
             if raw.is_empty() || is_reference(raw) {
                 // Nothing to hide.
@@ -211,7 +211,7 @@ impl Redactor {
             }
             taken = place;
         }
-        edits.extend(self.edits_within(text, taken.end..text.len(), &IN_COMMENTS));
+        edits.extend(self.edits_of_comments(text, taken.end..text.len()));
         Ok(edited(text, edits))
     }
 
@@ -418,7 +418,7 @@ impl Redactor {
         walk.edits.push((place, format!("{name}={new}{close}")));
     }
 
-    /// Edits of the comments in this part of a YAML file.
+    /// Edits of the comments in this part of a file, in which each `#` begins one.
     fn edits_of_comments(&mut self, text: &str, part: Range<usize>) -> Vec<Edit> {
         let mut edits = Vec::new();
         let mut at = part.start;

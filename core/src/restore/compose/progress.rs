@@ -114,12 +114,26 @@ mod tests {
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "a project's name leads nowhere else");
         let file = base.path().join("restore/into-immich.json");
         let text = fs::read_to_string(&file).unwrap();
-        for other in ["", "{", &text.replace("\"format\": 1", "\"format\": 2"), &" ".repeat(1 << 17)] {
+        let padded = |bytes: u64| format!("{text}{}", " ".repeat(usize::try_from(bytes).unwrap() - text.len()));
+        for other in ["", "{", &text.replace("\"format\": 1", "\"format\": 2"), &padded(BYTES_MAX + 1)] {
             fs::write(&file, other).unwrap();
             assert_eq!(of("immich"), None, "{other:.20}");
         }
+        fs::write(&file, padded(BYTES_MAX)).unwrap();
+        assert!(of("immich").is_some());
         Progress::remove(base.path(), "immich").unwrap();
         Progress::remove(base.path(), "immich").unwrap();
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_or_removed_is_not_taken_for_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let (folder, blocked) = (base.path().join("restore/into-immich.json"), base.path().join("file"));
+        fs::write(&blocked, "").unwrap();
+        assert!(matches!(Progress::read(&blocked, "immich"), Err(IntoProjectError::Progress { action: "read", .. })));
+        fs::create_dir_all(&folder).unwrap();
+        assert!(matches!(Progress::remove(base.path(), "immich"), Err(IntoProjectError::Progress { action: "remove", path, .. }) if path == folder));
+        assert!(folder.is_dir());
     }
 }

@@ -27,6 +27,18 @@ fn blanks_before_a_value_are_no_secret() {
 }
 
 #[test]
+fn a_comment_behind_a_name_without_a_value_stays_a_comment() {
+    // Found by a fuzzer: the sign of the comment was taken for the value of an option.
+    let text = "A=1\n-KEY # harmless\nexport -TOKEN # --password hunter2-hunter2\nB=2\n";
+    let expected = format!("A=1\n-KEY # harmless\nexport -TOKEN # --password {MARK}\nB=2\n");
+    let mut redactor = Redactor::default();
+    assert_eq!(redactor.variables(text).unwrap(), expected);
+    let names = |text: &str| variables::assignments(text).unwrap().into_iter().map(|one| one.name).collect::<Vec<_>>();
+    assert_eq!(names(text), ["A", "-KEY", "-TOKEN", "B"]);
+    assert_eq!(names(&expected), names(text));
+}
+
+#[test]
 fn a_file_of_variables_keeps_everything_but_its_secrets() {
     let text = concat!(
         "# UPLOAD_LOCATION: where it is\n",
