@@ -179,19 +179,20 @@ impl<G: Ground + Sync> Play<'_, G> {
     fn restore(&mut self) -> Ended {
         let (store, state) = (self.ground.troubled(&mut self.random), self.state());
         let world = &self.story.world;
-        let to = world.beside("restored-in-trouble");
+        // One that is killed may go on for a moment, which a process that dies does not: nobody looks at its folder, nor uses it again.
+        let to = world.beside(&format!("restored-in-trouble-{}", self.ends.len()));
         let ended = self.unless_it_hangs(async {
             let (repository, state) = world.open(store, &state).await?;
             let session = Session::open_for_reading(repository, state, &Silent).await?;
             let Some(latest) = session.manifest.latest_snapshot()? else { return Ok(None) };
             restore_from(&session, &latest.id.to_string(), &to).await.map(|report| Some((latest.id, report)))
         });
+        let Some(ended) = ended else { return Ended::Killed };
         let found = if to.exists() { contents(&to) } else { BTreeMap::new() };
         drop(std::fs::remove_dir_all(&to));
         match ended {
-            None => Ended::Killed,
-            Some(Ok(None)) => Ended::Well,
-            Some(Ok(Some((id, report)))) => {
+            Ok(None) => Ended::Well,
+            Ok(Some((id, report))) => {
                 let expected = self.story.tree_of(id);
                 // What is under its name is right, each time.
                 let wrong: Vec<_> = found.iter().filter(|(path, content)| expected.get(*path) != Some(*content)).map(|(path, _)| path).collect();
@@ -203,7 +204,7 @@ impl<G: Ground + Sync> Play<'_, G> {
                 }
                 Ended::Well
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 let ended = match &error {
                     RestoreError::Open(error) => class_of_open(error),
                     other => panic!("nothing can cause this: {}", told(other)),

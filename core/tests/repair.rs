@@ -154,6 +154,34 @@ async fn after_junk_at_the_next_number_the_log_goes_on_and_everything_before_sta
 }
 
 #[tokio::test]
+async fn of_a_repaired_log_the_entry_it_builds_on_is_missed_and_what_was_before_is_read_though_the_repair_is_damaged() {
+    let (world, contents) = two_snapshots().await;
+    let last = entries(&world);
+    std::fs::write(log_file(&world, &Key::log_entry(last + 1)), b"junk").unwrap();
+    repair_log(&world, "state").await;
+    // The entry on which the repair builds: nothing of its own epoch comes after it, and it is missed all the same.
+    let base = log_file(&world, &Key::log_entry(last));
+    let entry = std::fs::read(&base).unwrap();
+    std::fs::remove_file(&base).unwrap();
+    let error = refused(world.reading("newcomer").await.map(drop));
+    assert!(matches!(error, LogError::Gap { missing, next } if missing == last && next == last + 1), "{error}");
+    std::fs::write(&base, entry).unwrap();
+    all_is_well(&world, "another", &contents).await;
+    // As it stood before: as the newest epoch has it that can be read, where the epoch is not said.
+    let opening = log_file(&world, &Key::log_opening(1, None));
+    let right = std::fs::read(&opening).unwrap();
+    std::fs::write(&opening, &right[..right.len() / 2]).unwrap();
+    assert!(matches!(refused(world.reading("reader").await.map(drop)), LogError::Epoch { epoch: 1, .. } | LogError::Damaged { .. }));
+    let (repository, state) = world.open(world.directory(), "until").await.unwrap();
+    let then = Session::open_until(repository, state, Until { epoch: None, sequence: last }, &Silent).await.unwrap();
+    assert_eq!((then.manifest.head().epoch, then.manifest.head().sequence, then.manifest.snapshots().unwrap().len()), (0, last, 2));
+    // Who asks for that epoch is told of it.
+    let (repository, state) = world.open(world.directory(), "until-1").await.unwrap();
+    let error = refused(Session::open_until(repository, state, Until { epoch: Some(1), sequence: last + 1 }, &Silent).await.map(drop));
+    assert!(matches!(error, LogError::Epoch { epoch: 1, .. }), "{error}");
+}
+
+#[tokio::test]
 async fn whoever_reads_a_repaired_log_for_the_first_time_is_told_so() {
     let (world, _) = two_snapshots().await;
     std::fs::write(log_file(&world, &Key::log_entry(entries(&world) + 1)), b"junk").unwrap();
