@@ -236,8 +236,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn capabilities(&self) -> StoreCapabilities;
 
     /// Called before the first write. Creates `format.json`, again where it is there: the same bytes, so that nothing is harmed where a store
-    /// takes them, and what the store answers tells what it can do. Where a store keeps checksums, what is there is compared first. `leftovers` is a file of the caller's own that lists the uploads it has
-    /// begun and not ended; those of a dead run are ended now.
+    /// takes them, and what the store answers tells what it can do. Where it could be overwritten, what is there is compared first. `leftovers` is a
+    /// file of the caller's own that lists the uploads it has begun and not ended; those of a dead run are ended now.
     ///
     /// # Errors
     /// It cannot be written to; or [`StoreError::OtherContent`].
