@@ -3,14 +3,18 @@
 
 mod support;
 
+use bytes::Bytes;
 use immich_backup_core::budget::{CHECKPOINT_FILES_MAX, NAMED_MAX};
 use immich_backup_core::event::{Event, Monitor, Phase, Recorder, Silent};
-use immich_backup_core::model::{Part, Sample};
-use immich_backup_core::repository::log::LogError;
+use immich_backup_core::model::{Part, Sample, Sha256};
+use immich_backup_core::repository::key::Key;
+use immich_backup_core::repository::log::{DumpFact, Fact, LogError, Pruned};
+use immich_backup_core::repository::store::{Attributes, Created, Kind};
 use immich_backup_core::repository::{OpenError, Session};
 use immich_backup_core::verify::{self, Depth, Plan, Report};
+use jiff::Timestamp;
 use std::time::Duration;
-use support::{FaultyStore, Tampered, World, files, workers};
+use support::{FaultyStore, Tampered, World, files, noise, workers};
 use tokio_util::sync::CancellationToken;
 
 fn plan(depth: Depth) -> Plan {
@@ -252,4 +256,107 @@ async fn nothing_is_written_to_a_log_that_was_not_read_to_its_end() {
     let error = look_through(&world, &store, true, &Silent).await.expect_err("a damaged log");
     assert!(matches!(error, OpenError::Log(LogError::Damaged { sequence: 1, .. })), "{error:?}");
     assert_eq!(store.count("create", "log/"), 0);
+}
+
+#[tokio::test]
+async fn what_a_store_lists_in_another_order_is_neither_missing_nor_new() {
+    let world = World::with_files(12).await;
+    world.back_up().await;
+    let keys = content(&world);
+    let at = |key: &String| world.repository.join(key);
+    std::fs::remove_file(at(&keys[2])).unwrap();
+    std::fs::write(at(&keys[7]), b"cut").unwrap();
+    std::fs::write(at(&keys[3]).with_file_name("stranger.jpg"), b"nobody's").unwrap();
+    let mut seen = Vec::new();
+    for backwards in [false, true] {
+        let store = FaultyStore::new(&world.repository);
+        let (repository, state) = world.open(store.store(), "state").await.unwrap();
+        let mut session = Session::open_for_reading(repository, state, &Silent).await.unwrap();
+        if backwards {
+            store.list_backwards();
+        }
+        let plan = Plan { record: false, ..plan(Depth::Listing) };
+        let report = Box::pin(verify::run(&mut session, plan, &Silent, &CancellationToken::new())).await.unwrap();
+        let mut found: Vec<_> = report.findings.iter().map(|finding| finding.key.clone()).collect();
+        found.sort();
+        assert_eq!(found, [keys[2].clone(), keys[7].clone()], "backwards: {backwards}");
+        assert_eq!((report.damaged, report.unannounced, report.listed.files), (2, 1, 10), "backwards: {backwards}");
+        // What came after all is not asked for by its name; what is missing is.
+        seen.push(store.count("head", "library/"));
+    }
+    assert_eq!(seen, [1, 1]);
+}
+
+/// A dump of that day, as a run stores it.
+async fn dump(session: &mut Session, day: u8) -> String {
+    let taken_at: Timestamp = format!("2026-01-{day:02}T03:00:00Z").parse().unwrap();
+    let (bytes, key) = (Bytes::from(noise(day.into(), 300)), Key::dump(taken_at, "3.1.0", "sql.gz"));
+    let sha256 = Sha256::of(&bytes);
+    let created = session.repository.store.create(&key, bytes, &Attributes::of(Kind::Manifest, sha256)).await.unwrap();
+    assert_eq!(created, Created::New);
+    let dump = DumpFact {
+        key: key.to_string(),
+        sha256,
+        size: 300,
+        plain_size: 1_000,
+        taken_at,
+        immich_version: None,
+        server_version: None,
+        program_version: None,
+        rows: 1,
+        before_restore: false,
+        without_data: Vec::new(),
+    };
+    session.commit(None, &[Fact::Dump(dump)], &Silent).await.unwrap();
+    key.to_string()
+}
+
+#[tokio::test]
+async fn a_damaged_dump_is_replaced_by_a_later_one_that_is_sound_and_was_not_pruned() {
+    let world = World::with_files(3).await;
+    world.back_up().await;
+    let mut session = world.writing(world.directory(), "state").await.unwrap();
+    let mut keys = Vec::new();
+    for day in 1..=4 {
+        keys.push(dump(&mut session, day).await);
+    }
+    drop(session);
+    let flipped = |number: usize| {
+        Tampered::with(&world.repository.join(&keys[number]), |mut bytes| {
+            bytes[9] ^= 1;
+            Some(bytes)
+        })
+    };
+    let found = async |record: bool| {
+        let report = look(&world, Plan { record, ..plan(Depth::Read(None)) }).await;
+        let found: Vec<_> = report.findings.iter().map(|finding| (keys.iter().position(|key| *key == finding.key).unwrap(), finding.replaced)).collect();
+        (found, report.lost)
+    };
+    assert_eq!(found(false).await, (vec![], 0));
+    for (number, replaced) in [(0, true), (2, true), (3, false)] {
+        let _damaged = flipped(number);
+        assert_eq!(found(false).await, (vec![(number, replaced)], u64::from(!replaced)), "{number}");
+    }
+    // Of two that are found at once the last is lost, and the one before is not: it says less.
+    {
+        let _damaged = (flipped(2), flipped(3));
+        assert_eq!(found(false).await, (vec![(2, true), (3, false)], 1));
+    }
+    // One that was known to be damaged replaces nothing.
+    flipped(3).keep();
+    assert_eq!(found(true).await, (vec![(3, false)], 1));
+    {
+        let _damaged = flipped(2);
+        assert_eq!(found(false).await, (vec![(2, false), (3, false)], 2));
+        let _earlier = flipped(1);
+        assert_eq!(found(false).await, (vec![(1, true), (2, false), (3, false)], 2));
+    }
+    // Nor does one that a rule has removed.
+    let mut session = world.writing(world.directory(), "state").await.unwrap();
+    let pruned = Pruned { at: Timestamp::now(), keys: keys[2..].to_vec(), rule: "keep 2".to_owned(), removed_up_to: None };
+    session.commit(None, &[Fact::Pruned(pruned)], &Silent).await.unwrap();
+    drop(session);
+    assert_eq!(found(false).await, (vec![], 0));
+    let _damaged = flipped(1);
+    assert_eq!(found(false).await, (vec![(1, false)], 1));
 }

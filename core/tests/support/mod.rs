@@ -346,6 +346,8 @@ struct Faulty {
     forbidden: Mutex<Option<String>>,
     /// Reads of keys that begin so take so long.
     slow: Mutex<Option<(String, Duration)>>,
+    /// Listings begin with what comes last.
+    lists_backwards: std::sync::atomic::AtomicBool,
     calls: Mutex<Vec<(&'static str, String)>>,
 }
 
@@ -358,6 +360,7 @@ impl FaultyStore {
             blind: Mutex::default(),
             forbidden: Mutex::default(),
             slow: Mutex::default(),
+            lists_backwards: std::sync::atomic::AtomicBool::default(),
             calls: Mutex::default(),
         }))
     }
@@ -380,6 +383,11 @@ impl FaultyStore {
     /// Reads of what lies below `prefix` take `long` from now on, and of nothing else.
     pub fn slow_reading(&self, prefix: &str, long: Duration) {
         *self.0.slow.lock().unwrap() = Some((prefix.to_owned(), long));
+    }
+
+    /// What is listed comes in the opposite order from now on; no store does that, some show a few names late.
+    pub fn list_backwards(&self) {
+        self.0.lists_backwards.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// How often `call` was made for keys below `prefix`.
@@ -504,7 +512,16 @@ impl Store for FaultyStore {
 
     fn list(&self, prefix: &str, after: Option<&Key>) -> ObjectStream {
         self.0.note("list", prefix);
-        self.0.inner.list(prefix, after)
+        let listing = self.0.inner.list(prefix, after);
+        if !self.0.lists_backwards.load(std::sync::atomic::Ordering::Relaxed) {
+            return listing;
+        }
+        let backwards = async move {
+            let mut all: Vec<_> = futures_util::StreamExt::collect(listing).await;
+            all.reverse();
+            futures_util::stream::iter(all)
+        };
+        Box::pin(futures_util::FutureExt::flatten_stream(backwards))
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
