@@ -100,6 +100,10 @@ impl Configuration {
         for (_, _, text, _) in texts.iter().filter(|(_, form, ..)| *form == Form::Yaml) {
             redactor.learn_names(text);
         }
+        // Twice: one file may use what another one says.
+        for _ in 0..2 {
+            texts.iter().filter(|(_, form, ..)| *form == Form::Variables).for_each(|(_, _, text, _)| redactor.learn_variables(text));
+        }
         for container in &self.containers {
             container.environment.iter().for_each(|(name, value)| redactor.learn(name, value));
         }

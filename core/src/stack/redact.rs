@@ -43,6 +43,16 @@ pub fn is_secret(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word))
 }
 
+/// What a name ends in whose value says where a secret lies, and is none.
+const ENDS_OF_PLACES: [&str; 4] = ["FILE", "PATH", "DIR", "LOCATION"];
+
+/// Whether the variables in a value of this name may hold a secret: those of `DB_PASSWORD_FILE=${UPLOAD_LOCATION}/password` do not.
+#[must_use]
+pub fn takes_secrets(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    is_secret(&name) && !ENDS_OF_PLACES.iter().any(|end| name.ends_with(end))
+}
+
 /// Whether what follows an option is a name and a password, and not the numbers of a user and a group.
 fn has_password(option: &str, value: &str) -> bool {
     let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
@@ -173,16 +183,26 @@ impl Redactor {
         }
     }
 
+    /// Learns which variables a file of variables uses as secrets: `BASE`, where `DB_PASSWORD=$BASE` comes after it. What is not understood teaches nothing.
+    pub fn learn_variables(&mut self, text: &str) {
+        // A value sees earlier ones only, so that what an earlier one is used for is known when it is its turn.
+        for assignment in variables::assignments(text).unwrap_or_default().iter().rev() {
+            if assignment.is_expanded() && (takes_secrets(&assignment.name) || self.names.contains(&assignment.name)) {
+                self.names.extend(mentioned(assignment.raw(text)).into_iter().map(str::to_owned));
+            }
+        }
+    }
+
     fn learn_names_of(&mut self, node: &Node<'_>) {
         for (key, value) in yaml::own_pairs(node) {
             match (yaml::text(key), yaml::text(value)) {
-                (Some(key), Some(value)) if is_secret(key) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
+                (Some(key), Some(value)) if takes_secrets(key) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
                 _ => self.learn_names_of(value),
             }
         }
         for item in yaml::items(node).unwrap_or_default() {
             match yaml::text(item).and_then(|text| text.split_once('=')) {
-                Some((name, value)) if is_secret(name) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
+                Some((name, value)) if takes_secrets(name) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
                 _ => self.learn_names_of(item),
             }
         }
@@ -194,11 +214,10 @@ impl Redactor {
     /// It is not understood.
     pub fn variables(&mut self, text: &str) -> Result<String, RedactError> {
         let mut edits = Vec::new();
-        let mut taken = 0..0;
+        let mut taken = None;
         for assignment in variables::assignments(text)? {
             let place = assignment.place.clone();
-            // Between values there are names and comments.
-            edits.extend(self.edits_of_comments(text, taken.end..place.start));
+            edits.extend(self.edits_between(text, taken, place.start));
             let raw = assignment.raw(text);
             if raw.is_empty() || is_reference(raw) {
                 // Nothing to hide.
@@ -209,9 +228,9 @@ impl Redactor {
             } else {
                 edits.extend(self.edits_within(text, place.clone(), &IN_VALUES));
             }
-            taken = place;
+            taken = Some(place.end);
         }
-        edits.extend(self.edits_of_comments(text, taken.end..text.len()));
+        edits.extend(self.edits_between(text, taken, text.len()));
         Ok(edited(text, edits))
     }
 
@@ -416,6 +435,16 @@ impl Redactor {
             None => MARK.to_owned(),
         };
         walk.edits.push((place, format!("{name}={new}{close}")));
+    }
+
+    /// Edits of what stands between two values of a file of variables: what is left of the line behind a value is a comment, whatever it begins with;
+    /// then come names, and comments behind a `#`.
+    fn edits_between(&mut self, text: &str, value_end: Option<usize>, next: usize) -> Vec<Edit> {
+        let Some(begin) = value_end else { return self.edits_of_comments(text, 0..next) };
+        let line_end = text.get(begin..next).and_then(|between| between.find('\n')).map_or(next, |length| begin + length);
+        let mut edits = self.edits_within(text, begin..line_end, &IN_COMMENTS);
+        edits.extend(self.edits_of_comments(text, line_end..next));
+        edits
     }
 
     /// Edits of the comments in this part of a file, in which each `#` begins one.

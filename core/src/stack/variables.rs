@@ -231,6 +231,12 @@ impl Assignment {
         }
     }
 
+    /// Whether variables in its value are replaced by theirs.
+    #[must_use]
+    pub fn is_expanded(&self) -> bool {
+        self.quote != Some('\'')
+    }
+
     fn value(&self, text: &str, earlier: &Variables) -> Result<String, VariableError> {
         let raw = self.raw(text);
         match self.quote {

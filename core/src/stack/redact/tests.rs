@@ -39,6 +39,28 @@ fn a_comment_behind_a_name_without_a_value_stays_a_comment() {
 }
 
 #[test]
+fn what_is_left_of_the_line_behind_a_value_is_a_comment_and_hides_nothing() {
+    let text = "A=\"x\" DB_PASSWORD=hunter2\nB='y' and --password hunter3 # TOKEN: hunter4\n-KEY # not so\nC=z # PGPASSWORD=hunter5";
+    let copy = Redactor::default().variables(text).unwrap();
+    assert!(!copy.contains("hunter") && copy.contains("-KEY # not so\n"), "{copy}");
+    let names = |text: &str| variables::assignments(text).unwrap().into_iter().map(|one| one.name).collect::<Vec<_>>();
+    assert_eq!(names(&copy), ["A", "B", "-KEY", "C"]);
+}
+
+#[test]
+fn a_variable_that_another_one_uses_as_a_password_is_one_also_over_several() {
+    // Found by a fuzzer.
+    let text = "DEEP=hunter1\nBASE=${DEEP}2\nPORT=5432\nHOST=db\nDB_PASSWORD=\"$BASE\"\nURL_KEY='$PORT'\nDB_URL=tcp://$HOST\nHOST=late\nUPLOAD_LOCATION=/srv\nDB_PASSWORD_FILE=$UPLOAD_LOCATION/pw\n";
+    let mut redactor = Redactor::default();
+    redactor.learn_variables(text);
+    let copy = redactor.variables(text).unwrap();
+    assert!(!copy.contains("hunter") && !copy.contains("}2"), "{copy}");
+    for kept in ["PORT=5432\n", "HOST=db\n", "DB_PASSWORD=\"$BASE\"\n", "HOST=late\n", "UPLOAD_LOCATION=/srv\n"] {
+        assert!(copy.contains(kept), "{kept:?} is gone: {copy}");
+    }
+}
+
+#[test]
 fn a_file_of_variables_keeps_everything_but_its_secrets() {
     let text = concat!(
         "# UPLOAD_LOCATION: where it is\n",
