@@ -16,25 +16,15 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use support::{World, contents, files, noise, silent, workers};
+use support::{World, contents, files, noise, silent};
 use tokio_util::sync::CancellationToken;
 
 /// How many files or failures are named at most.
 const NAMED_MAX: usize = 1_000;
 
 async fn prepared(session: &Session, to: &Path, change: impl FnOnce(&mut Plan)) -> Result<Prepared, RestoreError> {
-    let mut plan = Plan {
-        snapshot: session.manifest.latest_snapshot().unwrap().unwrap(),
-        to: Some(to.to_owned()),
-        externals: BTreeMap::new(),
-        mounts: Vec::new(),
-        config_to: None,
-        postgres_to: None,
-        paths: Patterns::default(),
-        chosen: None,
-        overwrite: false,
-        workers: workers(3),
-    };
+    let snapshot = session.manifest.latest_snapshot().unwrap().unwrap();
+    let mut plan = Plan { to: Some(to.to_owned()), ..support::restore_plan(snapshot) };
     change(&mut plan);
     restore::prepare(session, plan, &Silent, &CancellationToken::new()).await
 }

@@ -28,8 +28,8 @@ pub use retry::RetryPolicy;
 use super::checksum::Comparison;
 use super::key::{DUMPS, InvalidKey, Key};
 use super::place::Place;
-use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
-use crate::budget::{CHUNK_BYTES, ONE_SHOT_BYTES_MAX, PART_BYTES_MIN, PARTS_IN_FLIGHT_MAX, SESSION_PIECE_BYTES, TRANSFER_BYTES_MAX};
+use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload, read_all};
+use crate::budget::{CHUNK_BYTES, IDENTITY_BYTES_MAX, ONE_SHOT_BYTES_MAX, PART_BYTES_MIN, PARTS_IN_FLIGHT_MAX, SESSION_PIECE_BYTES, TRANSFER_BYTES_MAX};
 use crate::event::{Event, Monitor};
 use crate::model::{Class, Sha256};
 use answer::Fault;
@@ -569,13 +569,21 @@ impl Store for CloudStore {
         let path = inner.path(&Key::identity());
         let mut about = inner.about(&Attributes::of(Kind::Identity, Sha256::of(identity)));
         about.create_only = true;
-        let created = match inner.holds_bytes(&path, identity, Sha256::of(identity)).await? {
-            Some(true) => {
+        let created = match inner.head(&path).await? {
+            Some(seen) => {
+                let is_same = match seen.checksum.map_or(Comparison::Unknown, |checksum| checksum.compare(identity)) {
+                    Comparison::Same => true,
+                    Comparison::Different => false,
+                    // The store says nothing of it. What cannot be read is no other content, but an error.
+                    Comparison::Unknown => read_all(self, &Key::identity(), IDENTITY_BYTES_MAX).await? == *identity,
+                };
+                // Read wrong, also where it was read wrong twice in the same way: a store that knows no conditions would take these bytes in place of the right ones.
+                if !is_same {
+                    return Err(StoreError::OtherContent { key: Key::identity().to_string() });
+                }
                 inner.learn(&path, identity, &about, true).await?;
                 Created::Exists
             }
-            // Read wrong, also where it was read wrong twice in the same way: a store that knows no conditions would take these bytes in place of the right ones.
-            Some(false) => return Err(StoreError::OtherContent { key: Key::identity().to_string() }),
             None => match inner.create(&path, identity, &about).await {
                 // Refused for what the store does not know: nothing is there, and one writer makes a repository.
                 Err(StoreError::Io { .. }) => inner.learn(&path, identity, &about, false).await?,

@@ -17,7 +17,7 @@ use immich_backup_core::library::scope::{Patterns, Scope};
 use immich_backup_core::model::{Root, Sha256};
 use immich_backup_core::repository::directory::DirectoryStore;
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::manifest::Selector;
+use immich_backup_core::repository::manifest::{Selector, SnapshotRow};
 use immich_backup_core::repository::state::StateFolder;
 use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use immich_backup_core::repository::workers::Workers;
@@ -216,12 +216,11 @@ impl World {
     }
 }
 
-/// Restores the snapshot that `which` names to a new folder.
-pub async fn restore_from(session: &Session, which: &str, to: &Path) -> Result<restore::Report, RestoreError> {
-    let selector: Selector = which.parse().unwrap();
-    let plan = restore::Plan {
-        snapshot: session.manifest.select(&selector).unwrap(),
-        to: Some(to.to_owned()),
+/// A plan to restore all of a snapshot, to nowhere yet.
+pub fn restore_plan(snapshot: SnapshotRow) -> restore::Plan {
+    restore::Plan {
+        snapshot,
+        to: None,
         externals: BTreeMap::new(),
         mounts: Vec::new(),
         config_to: None,
@@ -230,7 +229,13 @@ pub async fn restore_from(session: &Session, which: &str, to: &Path) -> Result<r
         chosen: None,
         overwrite: false,
         workers: workers(2),
-    };
+    }
+}
+
+/// Restores the snapshot that `which` names to a new folder.
+pub async fn restore_from(session: &Session, which: &str, to: &Path) -> Result<restore::Report, RestoreError> {
+    let selector: Selector = which.parse().unwrap();
+    let plan = restore::Plan { to: Some(to.to_owned()), ..restore_plan(session.manifest.select(&selector).unwrap()) };
     let stop = CancellationToken::new();
     let prepared = restore::prepare(session, plan, &Silent, &stop).await?;
     Box::pin(prepared.run(session, &silent(), &stop)).await
