@@ -48,6 +48,17 @@ need_postgresql_programs() {
   return "$code"
 }
 
+# need_space GIB: what is built takes GIB in all; a linker that finds the disk full says so in ten thousand words.
+need_space() {
+  local target=${CARGO_TARGET_DIR:-target} free built
+  mkdir -p "$target"
+  free=$(df --output=avail -BM "$target" | tail -n 1)
+  built=$(du -sBM "$target")
+  free=${free//[!0-9]/} built=${built%%M*}
+  ((free + built >= $1 << 10)) ||
+    fail "$(realpath "$target") has $((free >> 10)) GiB free and $((built >> 10)) GiB built, but $1 GiB are needed in all; make room, or name a folder on a larger disk in CARGO_TARGET_DIR"
+}
+
 # need_cargo: Rust itself is not for a script to install.
 need_cargo() {
   PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
