@@ -100,10 +100,9 @@ impl Configuration {
         for (_, _, text, _) in texts.iter().filter(|(_, form, ..)| *form == Form::Yaml) {
             redactor.learn_names(text);
         }
-        // Twice: one file may use what another one says.
-        for _ in 0..2 {
-            texts.iter().filter(|(_, form, ..)| *form == Form::Variables).for_each(|(_, _, text, _)| redactor.learn_variables(text));
-        }
+        // One file may use what another one says: until none teaches any more.
+        let variables: Vec<_> = texts.iter().filter(|(_, form, ..)| *form == Form::Variables).map(|(_, _, text, _)| text.as_str()).collect();
+        while variables.iter().fold(false, |is_new, text| redactor.learn_variables(text) || is_new) {}
         for container in &self.containers {
             container.environment.iter().for_each(|(name, value)| redactor.learn(name, value));
         }
@@ -268,6 +267,21 @@ mod tests {
         let copied = configuration.copy_to(&copies, true).unwrap();
         assert!(!copies.join("immich-backup.env").exists() && copied.redacted == 0);
         assert_eq!(read(".env"), "PW=S3cret-word\nTZ=UTC\n");
+    }
+
+    #[test]
+    fn what_a_password_of_another_file_is_made_of_is_a_secret_however_many_files_lie_between() {
+        let place = tempfile::tempdir().unwrap();
+        let copies = place.path().join("copies");
+        let texts = [("first.env", "WORD=B4se-of-it-all\nPART=$WORD\n"), ("second.env", "WHOLE=${PART}-x\n"), ("third.env", "DB_PASSWORD=$WHOLE\n")];
+        let mut files = texts.map(|(name, text)| at(place.path(), name, text));
+        for _ in 0..2 {
+            let configuration = Configuration { environment_files: files.to_vec(), folder: Some(place.path().to_owned()), ..Configuration::default() };
+            assert_eq!(configuration.copy_to(&copies, false).unwrap().problems, [""; 0]);
+            let stored = fs::read_to_string(copies.join("first.env")).unwrap();
+            assert!(stored.starts_with("WORD=\"\" # ") && !stored.contains("B4se"), "{stored}");
+            files.reverse();
+        }
     }
 
     #[test]

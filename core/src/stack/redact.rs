@@ -184,13 +184,16 @@ impl Redactor {
     }
 
     /// Learns which variables a file of variables uses as secrets: `BASE`, where `DB_PASSWORD=$BASE` comes after it. What is not understood teaches nothing.
-    pub fn learn_variables(&mut self, text: &str) {
+    /// Whether one of them is new.
+    pub fn learn_variables(&mut self, text: &str) -> bool {
+        let known = self.names.len();
         // A value sees earlier ones only, so that what an earlier one is used for is known when it is its turn.
         for assignment in variables::assignments(text).unwrap_or_default().iter().rev() {
             if assignment.is_expanded() && (takes_secrets(&assignment.name) || self.names.contains(&assignment.name)) {
                 self.names.extend(mentioned(assignment.raw(text)).into_iter().map(str::to_owned));
             }
         }
+        self.names.len() > known
     }
 
     fn learn_names_of(&mut self, node: &Node<'_>) {
