@@ -58,6 +58,7 @@ async fn s3s_fs_which_compares_the_signed_hash_of_each_body_keeps_the_promises_t
     let make = async |name: &str| s3_at(server.bucket(), name, "");
     // It looks and then writes: of several creates at once more than one may win. And it is a directory behind, whose folders are objects to it.
     keeps! { make;
+        writing_begins_only_behind_the_identity_that_is_there
         what_exists_is_never_changed
         a_streamed_object_is_not_to_be_seen_before_it_is_finished
         a_dropped_upload_never_was

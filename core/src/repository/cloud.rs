@@ -577,7 +577,7 @@ impl Store for CloudStore {
                     // The store says nothing of it. What cannot be read is no other content, but an error.
                     Comparison::Unknown => read_all(self, &Key::identity(), IDENTITY_BYTES_MAX).await? == *identity,
                 };
-                // Read wrong, also where it was read wrong twice in the same way: a store that knows no conditions would take these bytes in place of the right ones.
+                // A store that knows no conditions would take these bytes in place of the right ones.
                 if !is_same {
                     return Err(StoreError::OtherContent { key: Key::identity().to_string() });
                 }

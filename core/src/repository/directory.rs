@@ -8,8 +8,8 @@ mod list;
 mod sync;
 
 use super::key::Key;
-use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
-use crate::budget::CHUNK_BYTES;
+use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload, read_all};
+use crate::budget::{CHUNK_BYTES, IDENTITY_BYTES_MAX};
 use crate::crash::crash_point;
 use crate::model::Sha256;
 use crate::task::blocking;
@@ -349,11 +349,13 @@ impl Store for DirectoryStore {
     }
 
     async fn begin(&self, identity: &Bytes, _leftovers: Option<&Path>) -> Result<Created, StoreError> {
-        // A directory refuses what exists, whatever lies below: there is nothing to find out.
-        if self.head(&Key::identity()).await?.is_some() {
-            return Ok(Created::Exists);
+        // A directory refuses what exists, whatever lies below: beside what is there, nothing has to be found out.
+        match read_all(self, &Key::identity(), IDENTITY_BYTES_MAX).await {
+            Ok(there) if there == *identity => Ok(Created::Exists),
+            Ok(_) => Err(StoreError::OtherContent { key: Key::identity().to_string() }),
+            Err(StoreError::NotFound { .. }) => self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await,
+            Err(error) => Err(error),
         }
-        self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await
     }
 
     fn stream_bytes(&self, _size_bytes: u64) -> usize {

@@ -206,15 +206,6 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// All of the log hangs on the bytes of `format.json`: were they read wrong once, before there is an entry, nobody else could follow it.
-    async fn check_identity(&self) -> Result<(), OpenError> {
-        match read_all(self.store.as_ref(), &Key::identity(), IDENTITY_BYTES_MAX).await {
-            Ok(bytes) if bytes != self.identity => Err(OpenError::UnsteadyIdentity { url: self.store.url().to_owned() }),
-            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Reads the identity of the repository in `store`.
     ///
     /// # Errors
@@ -491,9 +482,6 @@ impl Session {
     /// Before the first write: finds out what the store can do, and ends what a dead run of this state folder began.
     async fn begin(&mut self) -> Result<(), OpenError> {
         if !self.begun {
-            if self.manifest.head().sequence == 0 {
-                self.repository.check_identity().await?;
-            }
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
             let ready = self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await;

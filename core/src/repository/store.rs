@@ -235,9 +235,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What this store can do, as far as it is known: all of it after [`Self::begin`].
     fn capabilities(&self) -> StoreCapabilities;
 
-    /// Called before the first write. Creates `format.json`, again where it is there: the same bytes, so that nothing is harmed where a store
-    /// takes them, and what the store answers tells what it can do. Where it could be overwritten, what is there is compared first. `leftovers` is a
-    /// file of the caller's own that lists the uploads it has begun and not ended; those of a dead run are ended now.
+    /// Called before the first write. What is in `format.json` is compared with `identity`: all of the log hangs on these bytes, and were they read wrong
+    /// once, nobody else could follow what is written now. Then it is created, again where it is there: the same bytes, so that nothing is harmed where
+    /// a store takes them, and what the store answers tells what it can do. `leftovers` is a file of the caller's own that lists the uploads it has begun
+    /// and not ended; those of a dead run are ended now.
     ///
     /// # Errors
     /// It cannot be written to; or [`StoreError::OtherContent`].

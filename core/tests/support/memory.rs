@@ -96,6 +96,10 @@ impl Store for MemoryStore {
     }
 
     async fn begin(&self, identity: &Bytes, _: Option<&Path>) -> Result<Created, StoreError> {
+        let there = self.objects.lock().unwrap().get(Key::identity().as_str()).cloned();
+        if there.is_some_and(|there| there != *identity) {
+            return Err(StoreError::OtherContent { key: Key::identity().to_string() });
+        }
         self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await
     }
 

@@ -49,6 +49,17 @@ pub async fn get(store: &dyn Store, name: &str, range: Option<std::ops::Range<u6
     Ok(content)
 }
 
+pub async fn writing_begins_only_behind_the_identity_that_is_there(store: Arc<dyn Store>) {
+    let identity = Bytes::from_static(b"{\"format\":1}\n");
+    assert_eq!(store.begin(&identity, None).await.unwrap(), Created::New);
+    assert_eq!(store.begin(&identity, None).await.unwrap(), Created::Exists);
+    for other in [&b"{\"format\":2}\n"[..], b"{\"format\":1}", b""] {
+        let refused = store.begin(&Bytes::from_static(other), None).await;
+        assert!(matches!(&refused, Err(StoreError::OtherContent { key }) if key == "format.json"), "{refused:?}");
+    }
+    assert_eq!(read(store.as_ref(), "format.json").await, identity);
+}
+
 pub async fn of_sixteen_creates_at_once_one_wins_and_its_content_stands(store: Arc<dyn Store>) {
     for round in 0..8 {
         let name = format!("library/round-{round}/a.jpg");
@@ -326,6 +337,7 @@ pub async fn a_large_object_comes_in_parts_and_is_whole(store: Arc<dyn Store>) {
 macro_rules! each_promise {
     ($each:ident, $make:expr) => {
         $each! { $make;
+            writing_begins_only_behind_the_identity_that_is_there
             of_sixteen_creates_at_once_one_wins_and_its_content_stands
             what_exists_is_never_changed
             a_streamed_object_is_not_to_be_seen_before_it_is_finished
