@@ -102,7 +102,7 @@ impl Configuration {
         }
         // One file may use what another one says: until none teaches any more.
         let variables: Vec<_> = texts.iter().filter(|(_, form, ..)| *form == Form::Variables).map(|(_, _, text, _)| text.as_str()).collect();
-        while variables.iter().fold(false, |is_new, text| redactor.learn_variables(text) || is_new) {}
+        while variables.iter().any(|text| redactor.learn_variables(text)) {}
         for container in &self.containers {
             container.environment.iter().for_each(|(name, value)| redactor.learn(name, value));
         }
