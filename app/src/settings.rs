@@ -544,7 +544,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("SAMPLE"),
         environment: &["IMMICH_BACKUP_SAMPLE"],
         default: None,
-        help: "With --read-data: only so many (`200`, `5%` or `1/7`; each run takes the next part, so that all are read in time)",
+        help: "How many are read: of all objects with `verify --read-data` (else all), of the originals in `drill` (else 200). `200`, `5%` or `1/7`; each run takes the next part, so that all are read in time",
     },
     Setting {
         name: "to",
