@@ -257,6 +257,11 @@ pub fn variables(data: &[u8]) {
     }
     let names = |text: &str| variables::assignments(text).map(|all| all.into_iter().map(|one| one.name).collect::<Vec<_>>());
     assert_eq!(names(&copy), names(text), "{copy}");
+    for left in variables::assignments(&copy).unwrap_or_default() {
+        // Between single quotes, a `$` is one.
+        let is_literal = !left.is_expanded() && !left.raw(&copy).is_empty();
+        assert!(!is_literal || !immich_backup_core::stack::redact::is_secret(&left.name), "{} is left in {copy}", left.name);
+    }
     let mut redacted = Variables::new();
     if variables::read(&copy, &mut redacted).is_ok() {
         for (name, value) in redacted {

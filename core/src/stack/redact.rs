@@ -4,7 +4,9 @@
 //! comments; what stands before the host in a URL; the value of a variable that is used as a secret; and what was found to be one, wherever it stands
 //! again. A file that is not understood has no copy without secrets.
 
-use super::variables::{self, VariableError, mentioned};
+mod learn;
+
+use super::variables::{self, VariableError};
 use super::yaml::{self, Node};
 use regex::{Captures, Regex};
 use saphyr::{ScalarStyle, ScanError, YamlData};
@@ -53,11 +55,32 @@ pub fn takes_secrets(name: &str) -> bool {
     is_secret(&name) && !ENDS_OF_PLACES.iter().any(|end| name.ends_with(end))
 }
 
-/// Whether what follows an option is a name and a password, and not the numbers of a user and a group.
-fn has_password(option: &str, value: &str) -> bool {
+/// The password, where what follows an option is a name and a password, and not the numbers of a user and a group.
+fn password_of<'a>(option: &str, value: &'a str) -> Option<&'a str> {
     let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
-    let is_plain = |(name, password): (&str, &str)| password.is_empty() || is_reference(password) || (is_number(name) && is_number(password));
-    USER_OPTIONS.contains(&option) && value.split_once(':').is_some_and(|pair| !is_plain(pair))
+    let (name, password) = value.split_once(':').filter(|_| USER_OPTIONS.contains(&option))?;
+    Some(password).filter(|_| !(password.is_empty() || is_number(name) && is_number(password)))
+}
+
+fn has_password(option: &str, value: &str) -> bool {
+    password_of(option, value).is_some_and(|password| !is_reference(password))
+}
+
+/// Whether this option of a command that has `whole` in it is a password, though its name does not say so.
+fn is_secret_option(name: &str, whole: &str) -> bool {
+    name.eq_ignore_ascii_case("sig") || (name == "-a" && WITH_PASSWORD_OPTION.iter().any(|program| whole.contains(program)))
+}
+
+/// Whether the next word of a command is a secret after those that came `earlier`.
+fn asks_for_secret(earlier: &[&str], next: &str, is_secret: impl Fn(&str) -> bool) -> bool {
+    let last = earlier.last().copied().unwrap_or_default();
+    let asks_for_one = last.starts_with('-') && !last.contains('=') && is_secret(last) && !next.starts_with('-');
+    asks_for_one || (last == "-a" && earlier.iter().any(|word| WITH_PASSWORD_OPTION.iter().any(|program| word.ends_with(program))))
+}
+
+/// The name of an option, without what stood before it.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches([' ', '\t', '\n', '"', '\'', '[', ','])
 }
 
 /// Patterns that are written here; a test compiles each.
@@ -89,6 +112,9 @@ const LOOKED_AT_BYTES_MAX: usize = 16 << 20;
 /// Where to look in a value that is no secret as a whole, and in a comment.
 static IN_VALUES: [&LazyLock<Option<Regex>>; 5] = [&USER, &QUERY, &ASSIGNED, &HEADER, &OPTION];
 static IN_COMMENTS: [&LazyLock<Option<Regex>>; 4] = [&USER, &QUERY, &COMMENTED, &OPTION];
+
+/// What each of these patterns finds is called so.
+const SECRET_PARTS: [&str; 3] = ["user", "value", "line"];
 
 /// What stands before the host in a URL.
 static USER: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(r#"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s"'/@:]*:[^\s"]*|[^\s"'/@]*)@"#));
@@ -162,52 +188,17 @@ impl Redactor {
         is_secret(name) || self.names.contains(name)
     }
 
-    /// Learns a secret that is known from elsewhere, a container's environment.
-    pub fn learn(&mut self, name: &str, value: &str) {
-        if self.is_secret(name) {
-            self.keep(value);
-        }
-    }
-
     fn keep(&mut self, value: &str) {
+        if !is_reference(unquoted(value.trim())) {
+            self.keep_literal(value);
+        }
+    }
+
+    /// Keeps what looks like `$NAME` and is not, too.
+    fn keep_literal(&mut self, value: &str) {
         let value = unquoted(value.trim());
-        if is_swept(value) && !value.contains(MARK) && !is_reference(value) {
+        if is_swept(value) && !value.contains(MARK) {
             self.values.insert(value.to_owned());
-        }
-    }
-
-    /// Learns which variables a Compose file uses as secrets. What is no YAML teaches nothing.
-    pub fn learn_names(&mut self, text: &str) {
-        for document in yaml::documents(text).iter().flatten() {
-            self.learn_names_of(document);
-        }
-    }
-
-    /// Learns which variables a file of variables uses as secrets: `BASE`, where `DB_PASSWORD=$BASE` comes after it. What is not understood teaches nothing.
-    /// Whether one of them is new.
-    pub fn learn_variables(&mut self, text: &str) -> bool {
-        let known = self.names.len();
-        // A value sees earlier ones only, so that what an earlier one is used for is known when it is its turn.
-        for assignment in variables::assignments(text).unwrap_or_default().iter().rev() {
-            if assignment.is_expanded() && (takes_secrets(&assignment.name) || self.names.contains(&assignment.name)) {
-                self.names.extend(mentioned(assignment.raw(text)).into_iter().map(str::to_owned));
-            }
-        }
-        self.names.len() > known
-    }
-
-    fn learn_names_of(&mut self, node: &Node<'_>) {
-        for (key, value) in yaml::own_pairs(node) {
-            match (yaml::text(key), yaml::text(value)) {
-                (Some(key), Some(value)) if takes_secrets(key) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
-                _ => self.learn_names_of(value),
-            }
-        }
-        for item in yaml::items(node).unwrap_or_default() {
-            match yaml::text(item).and_then(|text| text.split_once('=')) {
-                Some((name, value)) if takes_secrets(name) => self.names.extend(mentioned(value).into_iter().map(str::to_owned)),
-                _ => self.learn_names_of(item),
-            }
         }
     }
 
@@ -222,10 +213,11 @@ impl Redactor {
             let place = assignment.place.clone();
             edits.extend(self.edits_between(text, taken, place.start));
             let raw = assignment.raw(text);
-            if raw.is_empty() || is_reference(raw) {
+            // Between single quotes, a `$` is one.
+            if raw.is_empty() || (assignment.is_expanded() && is_reference(raw)) {
                 // Nothing to hide.
             } else if self.is_secret(&assignment.name) {
-                self.keep(raw);
+                self.keep_literal(raw);
                 self.count += 1;
                 edits.push((place.clone(), format!("\"\" # {MARK}")));
             } else {
@@ -316,10 +308,7 @@ impl Redactor {
         let mut earlier: Vec<&str> = Vec::new();
         for item in yaml::items(node).unwrap_or_default() {
             let text = yaml::text(item).unwrap_or_default();
-            let last = earlier.last().copied().unwrap_or_default();
-            let asks_for_one = last.starts_with('-') && !last.contains('=') && self.is_secret(last);
-            let is_redis = last == "-a" && earlier.iter().any(|word| WITH_PASSWORD_OPTION.iter().any(|program| word.ends_with(program)));
-            if (asks_for_one && !text.starts_with('-')) || is_redis || has_password(last, text) {
+            if asks_for_secret(&earlier, text, |name| self.is_secret(name)) || earlier.last().is_some_and(|last| has_password(last, text)) {
                 self.take_all(item, walk);
             } else {
                 self.walk(item, walk);
@@ -471,7 +460,7 @@ impl Redactor {
         for pattern in patterns.iter().filter_map(|pattern| pattern.as_ref()) {
             let (mut at, mut line_end, mut looked_at) = (0, 0, 0_usize);
             while let Some(captures) = pattern.captures_at(whole, at) {
-                let Some(mut place) = ["user", "value", "line"].into_iter().find_map(|name| captures.name(name)).map(|found| found.range()) else { break };
+                let Some(mut place) = SECRET_PARTS.into_iter().find_map(|name| captures.name(name)).map(|found| found.range()) else { break };
                 if captures.name("line").is_some() {
                     if place.start >= line_end {
                         let rest = whole.get(place.start..).unwrap_or_default();
@@ -511,14 +500,13 @@ impl Redactor {
     fn is_taken(&self, captures: &Captures<'_>, value: &str, whole: &str) -> bool {
         if captures.name("user").is_some() {
             // `${USER}:${PASSWORD}@` tells nobody anything.
-            let secret = value.split_once(':').map_or(value, |(_, password)| password);
+            let secret = learn::password_before_host(value);
             return !secret.is_empty() && !is_reference(secret);
         }
         let (name, value) = (captures.name("name").map_or("", |found| found.as_str()), unquoted(value));
-        let name = name.trim_start_matches([' ', '\t', '\n', '"', '\'', '[', ',']);
-        let is_redis = name == "-a" && WITH_PASSWORD_OPTION.iter().any(|program| whole.contains(program));
+        let name = bare(name);
         let is_option = name.starts_with('-') && value.starts_with('-');
-        (self.is_secret(name) || name.eq_ignore_ascii_case("sig") || is_redis || has_password(name, value))
+        (self.is_secret(name) || is_secret_option(name, whole) || has_password(name, value))
             // Blanks before a value that was taken out as a whole.
             && !value.trim().is_empty()
             && !is_reference(value)

@@ -61,6 +61,61 @@ fn a_variable_that_another_one_uses_as_a_password_is_one_also_over_several() {
 }
 
 #[test]
+fn a_variable_that_stands_where_a_password_is_expected_is_one() {
+    let compose = concat!(
+        "services:\n",
+        "  db:\n",
+        "    environment:\n",
+        "      DB_URL: postgres://${OWNER}:${IN_URL}@database/immich\n",
+        "      PASSWORD_FILE: ${FOLDER}/password\n",
+        "      ADDRESS: http://${HOST}:${PORT}/\n",
+        "      BEARER: https://${ALONE}@host/\n",
+        "      SHARED: https://host/x?sv=1&sig=${SIGNED}\n",
+        "    command: valkey-server --requirepass ${IN_COMMAND:?must be set} --port ${PORT}\n",
+        "    healthcheck: {test: [CMD, redis-cli, -a, $IN_LIST, --user, 'me', ping]}\n",
+        "  job:\n",
+        "    command: [curl, -u, '$OWNER:$OF_CURL', --password-file, $FOLDER/x, --password, $OF_OPTION, '--token=$OF_TOKEN', '--port', '$PORT']\n",
+        "    user: ${PUID}:${PGID}\n",
+        "    labels: ['a.header=Authorization: Bearer $IN_HEADER', \"probe=PGPASSWORD=$IN_TEXT psql\"]\n",
+        "secrets: {db: {environment: OF_COMPOSE}, other: {file: ./environment}}\n",
+    );
+    let secret = ["IN_URL", "ALONE", "SIGNED", "IN_COMMAND", "IN_LIST", "OF_CURL", "OF_OPTION", "OF_TOKEN", "IN_HEADER", "IN_TEXT", "OF_COMPOSE", "IN_DEPTH"];
+    let plain = ["OWNER", "FOLDER", "HOST", "PORT", "PUID", "PGID"];
+    let assigned = |name: &&str| format!("{name}=value-of-{name}\n");
+    let text: String = secret.iter().chain(&plain).map(assigned).collect::<String>() + "CACHE=redis://:${IN_DEPTH}@cache\n";
+    let mut redactor = Redactor::default();
+    redactor.learn_names(compose);
+    while redactor.learn_variables(&text) {}
+    let copy = redactor.variables(&text).unwrap();
+    for name in secret {
+        assert!(copy.contains(&format!("{name}=\"\" # {MARK}\n")), "{name} is left: {copy}");
+    }
+    for name in plain {
+        assert!(copy.contains(&assigned(&name)), "{name} is gone: {copy}");
+    }
+    assert!(copy.contains("CACHE=redis://:${IN_DEPTH}@cache\n"), "{copy}");
+}
+
+#[test]
+fn the_password_in_a_url_that_a_container_has_is_one_everywhere() {
+    let mut redactor = Redactor::default();
+    redactor.learn("CACHE", "redis://me:hunter22-hunter22@cache/0");
+    redactor.learn("ADDRESS", "http://database:5432/Not-A-Secret1");
+    let text = "A=hunter22-hunter22\nB=database:5432/Not-A-Secret1\n";
+    assert_eq!(redactor.swept(text), format!("A={MARK}\nB=database:5432/Not-A-Secret1\n"));
+}
+
+#[test]
+fn a_password_between_single_quotes_is_one_though_it_begins_like_a_variable() {
+    let text = "DB_PASSWORD='$ecretWord99'\nNOTE=not $ecretWord99 any more\nJWT_SECRET=$DB_PASSWORD\n";
+    let mut redactor = Redactor::default();
+    redactor.learn_variables(text);
+    let copy = redactor.variables(text).unwrap();
+    let copy = redactor.swept(&copy);
+    assert!(!copy.contains("ecretWord") && copy.contains("JWT_SECRET=$DB_PASSWORD\n"), "{copy}");
+}
+
+#[test]
 fn a_file_of_variables_keeps_everything_but_its_secrets() {
     let text = concat!(
         "# UPLOAD_LOCATION: where it is\n",
