@@ -13,6 +13,7 @@ mod answer;
 mod azure;
 mod gcs;
 mod journal;
+mod lanes;
 mod listing;
 mod parts;
 mod provider;
@@ -54,7 +55,7 @@ use tokio_util::sync::CancellationToken;
 const NAME_BYTES_MAX: usize = 1_024;
 
 /// Bytes of an object that make up for an answer that was cut short: a film on a bad line may be cut any number of times, if it gets on in between.
-const RESUMED_BYTES_MIN: u64 = 1 << 20;
+const RESUMED_BYTES_MIN: u64 = 64 << 10;
 
 /// With what stores are reached. The core never reads the environment: whoever opens a store brings this along.
 #[derive(Clone, Default)]

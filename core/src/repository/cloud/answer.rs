@@ -32,6 +32,9 @@ pub(super) enum NoAnswer {
     /// It may have got there.
     #[error("{0}")]
     Lost(String),
+    /// Given up after so many seconds; it may have got there.
+    #[error("nothing moved for {0} s")]
+    StoodStill(u64),
     /// There are no credentials to sign it with.
     #[error("no credentials: {0}")]
     Credentials(String),
@@ -171,7 +174,7 @@ impl NoAnswer {
                 Fault::Final(StoreError::Denied { action, key: key.to_owned(), source: io::Error::other(format!("no credentials: {problem}")) })
             }
             Self::Unsent(problem) => Fault::Passing { problem, wait: None, perhaps_done: false },
-            Self::Lost(problem) => Fault::Passing { problem, wait: None, perhaps_done: true },
+            lost @ (Self::Lost(_) | Self::StoodStill(_)) => Fault::Passing { problem: lost.to_string(), wait: None, perhaps_done: true },
         }
     }
 }

@@ -136,7 +136,7 @@ impl PartsUpload {
                 Err(Fault::Final(error @ (StoreError::NotFound { .. } | StoreError::UploadLost { .. } | StoreError::Io { .. }))) if retries.perhaps_done => {
                     return match self.look(checksum, sha256).await? {
                         Some(ours) => Ok(if ours { Created::New } else { Created::Exists }),
-                        None => Err(error),
+                        None => Err(lost(error, path)),
                     };
                 }
                 // All that it says was the store's own: where the store does not understand it, it was garbled on its way.

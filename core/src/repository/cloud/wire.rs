@@ -4,6 +4,7 @@
 //! ([`Reader`]). So one place signs, one gives up on a store that is silent, and one keeps what it said.
 
 use super::answer::{Answer, NoAnswer};
+use super::lanes::Lanes;
 use super::requests::{RequestKind, Requests};
 use crate::model::Sha256;
 use async_trait::async_trait;
@@ -57,6 +58,7 @@ pub(super) struct Wire {
     client: reqwest::Client,
     signer: Signer,
     idle: Duration,
+    lanes: Lanes,
     requests: Arc<Requests>,
     /// Credentials were had once: where they are not to be had now, it is worth another try.
     known: AtomicBool,
@@ -141,7 +143,7 @@ impl Wire {
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { client, signer, idle, requests, known: AtomicBool::new(false) })
+        Ok(Self { client, signer, idle, lanes: Lanes::new(idle), requests, known: AtomicBool::new(false) })
     }
 
     /// Sends a request and reads the whole answer.
@@ -155,13 +157,19 @@ impl Wire {
         let payload: object_store::PutPayload = request.body.into_iter().collect();
         let mut built = built.body(HttpRequestBody::from(payload)).map_err(|error| unsent(&error))?;
         built.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(length as u64));
+        // Before it is signed: a signature is good for some minutes.
+        let lane = if length > 0 && !request.long { Some(self.lanes.enter().await) } else { None };
         if !request.presigned {
             let empty = Sha256::of(b"");
             let sha256 = request.sha256.or((length == 0).then_some(empty));
             self.sign(&mut built, sha256.as_ref()).await?;
         }
         let idle = if request.long { self.idle * LONG } else { self.idle };
-        let (parts, body) = self.execute(built, idle).await?.into_parts();
+        let answered = self.execute(built, idle).await;
+        if let Some(lane) = lane {
+            lane.leave(length, matches!(answered, Err(NoAnswer::StoodStill(_))));
+        }
+        let (parts, body) = answered?.into_parts();
         let text = self.read(body, ANSWER_BYTES_MAX).await?;
         Ok(Answer::new(parts.status, parts.headers, text))
     }
@@ -228,7 +236,7 @@ impl Wire {
         });
         tokio::select! {
             answered = self.client.execute(sending) => answered.map(Into::into).map_err(|error| no_answer(&error)),
-            () = moved.stopped(idle) => Err(NoAnswer::Lost(format!("nothing moved for {} s", idle.as_secs()))),
+            () = moved.stopped(idle) => Err(NoAnswer::StoodStill(idle.as_secs())),
         }
     }
 }
