@@ -13,11 +13,11 @@ use crate::event::{Event, Monitor, Phase};
 use crate::listing::{self, ListError};
 use crate::model::{Part, Sample};
 use crate::repository::fetch::Fetcher;
-use crate::repository::log::{Damaged, DrillOutcome, Drilled, DumpFact, Fact, LogError};
+use crate::repository::log::{Damaged, DrillOutcome, Drilled, DumpFact, Fact};
 use crate::repository::manifest::{ManifestError, SnapshotRow};
 use crate::repository::store::StoreError;
 use crate::repository::workers::Workers;
-use crate::repository::{OpenError, Repository, Session};
+use crate::repository::{OpenError, Session};
 use crate::told::told;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -235,13 +235,6 @@ pub async fn run(session: &mut Session, plan: &DrillPlan, monitor: &dyn Monitor,
 async fn note(session: &mut Session, plan: &DrillPlan, report: &DrillReport, damaged: Vec<Damaged>, monitor: &dyn Monitor) -> Result<(), DrillError> {
     let known: BTreeSet<_> = session.manifest.damaged_objects()?.into_iter().map(|(key, _)| key).collect();
     let mut facts: Vec<_> = damaged.into_iter().filter(|damaged| !known.contains(&damaged.key)).map(Fact::Damaged).collect();
-    if !facts.is_empty() {
-        // A repository that went away has lost nothing.
-        let again = Repository::open(Arc::clone(&session.repository.store)).await?;
-        if again.start != session.repository.start {
-            return Err(OpenError::from(LogError::Rewritten { sequence: 0 }).into());
-        }
-    }
     facts.push(Fact::Drilled(Drilled {
         at: report.at,
         snapshot: plan.snapshot.id,
@@ -255,7 +248,8 @@ async fn note(session: &mut Session, plan: &DrillPlan, report: &DrillReport, dam
         as_text: report.as_text.iter().cloned().collect(),
     }));
     match session.note(&facts, monitor).await {
-        Err(OpenError::Log(LogError::Store(error))) => {
+        // What was brought back was brought back, though the disk went away since; what was missing then says nothing.
+        Err(error) if error.is_of_writing() || (matches!(error, OpenError::NoRepository { .. }) && report.outcome != DrillOutcome::Failed) => {
             monitor.emit(Event::Warned { message: format!("how the drill ended could not be written to the log: {error}") });
             Ok(())
         }

@@ -10,7 +10,7 @@ use crate::repository::log::{self, Damaged, Fact, Head, Listed, LogError, Read, 
 use crate::repository::manifest::{Expected, ExpectedObject, ManifestError};
 use crate::repository::store::{ObjectInfo, Store, StoreError};
 use crate::repository::workers::Workers;
-use crate::repository::{OpenError, Repository, Session};
+use crate::repository::{OpenError, Session};
 use crate::task::{blocking, joined};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -97,7 +97,7 @@ struct Verifier<'a> {
     report: Report,
     /// Found now.
     found: BTreeSet<String>,
-    /// Of these, what was not judged yet: what is wrong, and what it should hold. Fewer than facts of a checkpoint.
+    /// Of these, what was not judged yet: what is wrong, and what it should hold. Fewer than a checkpoint has facts.
     unjudged: BTreeMap<String, (String, Option<Sha256>)>,
     /// Called damaged by the log already.
     known: BTreeSet<String>,
@@ -355,9 +355,11 @@ impl Verifier<'_> {
         if !self.known.contains(key) {
             self.facts.push(Fact::Damaged(Damaged { key: key.to_owned(), problem: problem.to_owned() }));
         }
-        if self.facts.len() >= CHECKPOINT_FILES_MAX {
+        if self.unjudged.len() >= CHECKPOINT_FILES_MAX || self.facts.len() >= CHECKPOINT_FILES_MAX {
             // Before the manifest is told: what it knows to be damaged replaces nothing.
             self.judge()?;
+        }
+        if self.facts.len() >= CHECKPOINT_FILES_MAX {
             self.write_facts().await?;
         }
         Ok(())
@@ -402,15 +404,8 @@ impl Verifier<'_> {
             return Ok(());
         }
         self.log_is_read().await?;
-        if facts.iter().any(|fact| matches!(fact, Fact::Damaged(_))) {
-            // A repository that went away has lost nothing.
-            let again = Repository::open(Arc::clone(&self.session.repository.store)).await?;
-            if again.start != self.session.repository.start {
-                return Err(LogError::Rewritten { sequence: 0 }.into());
-            }
-        }
         match self.session.note(&facts, self.monitor).await {
-            Err(OpenError::Log(LogError::Store(error))) => {
+            Err(error) if error.is_of_writing() => {
                 self.monitor.emit(Event::Warned { message: format!("what was found could not be written to the log: {error}") });
                 Ok(())
             }

@@ -7,8 +7,9 @@ use immich_backup_core::database::cluster::{Cluster, ClusterPlan};
 use immich_backup_core::database::load::LoadError;
 use immich_backup_core::database::{Client, Connection};
 use immich_backup_core::drill::{self, DrillError, DrillPlan, DrillReport, DrillTarget};
-use immich_backup_core::event::Silent;
+use immich_backup_core::event::{Event, Monitor, Phase, Silent};
 use immich_backup_core::model::{Part, Sample};
+use immich_backup_core::repository::OpenError;
 use immich_backup_core::repository::log::DrillOutcome;
 use immich_backup_testbed::fixture::{IMMICH_1, IMMICH_3};
 use immich_backup_testbed::postgres::Postgres;
@@ -16,6 +17,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use support::immich::Immich;
 use support::{World, workers};
@@ -60,10 +62,14 @@ impl Backup {
     }
 
     async fn drill(&self, target: DrillTarget, sample: &str) -> Result<DrillReport, DrillError> {
+        self.drill_told(target, sample, &Silent).await
+    }
+
+    async fn drill_told(&self, target: DrillTarget, sample: &str, monitor: &dyn Monitor) -> Result<DrillReport, DrillError> {
         let mut session = self.world.reading("state").await.unwrap();
         let snapshot = session.manifest.latest_snapshot().unwrap().unwrap();
         let plan = DrillPlan { snapshot, sample: sample.parse::<Sample>().unwrap(), target, workers: workers(3), record: true };
-        let report = Box::pin(drill::run(&mut session, &plan, &Silent, &CancellationToken::new())).await;
+        let report = Box::pin(drill::run(&mut session, &plan, monitor, &CancellationToken::new())).await;
         assert_eq!(self.left(), Vec::<PathBuf>::new(), "a drill leaves nothing behind");
         report
     }
@@ -128,6 +134,48 @@ async fn successive_samples_look_at_everything() {
     }
     parts.sort_unstable();
     assert_eq!((sampled, parts.as_slice()), (93, &[0, 1, 2][..]));
+}
+
+/// Takes the repository away when a phase ends, or begins.
+struct TakesAway<'a> {
+    repository: &'a Path,
+    when: fn(&Event) -> bool,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Monitor for TakesAway<'_> {
+    fn emit(&self, event: Event) {
+        if (self.when)(&event) {
+            std::fs::rename(self.repository, self.repository.with_extension("aside")).unwrap();
+            std::fs::create_dir(self.repository).unwrap();
+        }
+        if let Event::Warned { message } = event {
+            self.warnings.lock().unwrap().push(message);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drill_keeps_what_it_found_where_the_repository_goes_away_afterwards_and_blames_nobody_where_it_went_away_before() {
+    let Some(backup) = Backup::make(IMMICH_3, |text| text).await else { return };
+    let repository = &backup.world.repository;
+    let after: fn(&Event) -> bool = |event| matches!(event, Event::PhaseFinished { phase: Phase::ReadBack });
+    let before: fn(&Event) -> bool = |event| matches!(event, Event::PhaseStarted { phase: Phase::ReadBack, .. });
+    for (when, is_kept) in [(after, true), (before, false)] {
+        let monitor = TakesAway { repository, when, warnings: Mutex::default() };
+        let drilled = backup.drill_told(backup.local(Programs::Full), "1/1", &monitor).await;
+        let warnings = monitor.warnings.into_inner().unwrap();
+        match drilled {
+            Ok(report) => {
+                assert!(is_kept && report.outcome == DrillOutcome::Passed, "{:?}", report.outcome);
+                assert!(warnings.iter().any(|warning| warning.contains("could not be written to the log")), "{warnings:?}");
+            }
+            Err(error) => assert!(!is_kept && matches!(error, DrillError::Open(OpenError::NoRepository { .. })), "{error:?}"),
+        }
+        assert_eq!(std::fs::read_dir(repository).unwrap().count(), 0, "nothing is written where the disk was mounted");
+        std::fs::remove_dir(repository).unwrap();
+        std::fs::rename(repository.with_extension("aside"), repository).unwrap();
+    }
 }
 
 #[tokio::test]

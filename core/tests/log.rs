@@ -9,7 +9,7 @@ use immich_backup_core::budget::LOG_AHEAD_BYTES_MAX;
 use immich_backup_core::event::{Event, Monitor, Recorder, Silent};
 use immich_backup_core::model::{Class, RunId, Sha256, WriterId};
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::log::{self, Author, Damaged, Fact, Head, Header, LogError, Outcome, RunStarted, Sound};
+use immich_backup_core::repository::log::{self, Author, Damaged, Fact, Head, Header, Listed, LogError, Outcome, RunStarted, Sound};
 use immich_backup_core::repository::store::{Attributes, Created, Kind, Store, StoreError};
 use immich_backup_core::repository::{OpenError, Repository, Session};
 use jiff::{SignedDuration, Timestamp};
@@ -751,6 +751,34 @@ async fn a_copy_knows_of_damage_and_of_how_runs_ended() {
     assert!(recorder.events().iter().filter(|event| matches!(event, Event::EntriesApplied { .. })).count() == 1, "all but the last entry is in the copy");
     assert!(tables(&world.manifest("fresh").await) == local);
     assert!(tables_from_log(&world, "from-log").await == local);
+}
+
+#[tokio::test]
+async fn no_entry_is_written_where_the_repository_went_away_since_it_was_opened() {
+    let world = World::with_files(1).await;
+    world.back_up().await;
+    let mut session = world.writing(world.directory(), "state").await.unwrap();
+    let aside = world.repository.with_extension("aside");
+    std::fs::rename(&world.repository, &aside).unwrap();
+    // The folder that a disk was mounted on.
+    std::fs::create_dir(&world.repository).unwrap();
+    let refused = session.commit(None, &[], &Silent).await;
+    assert!(matches!(refused, Err(OpenError::NoRepository { .. })), "{refused:?}");
+    drop(session);
+    std::fs::remove_dir_all(&world.repository).unwrap();
+    std::fs::rename(&aside, &world.repository).unwrap();
+    // And one that has looked, and found nothing wrong.
+    let mut session = world.reading("state").await.unwrap();
+    std::fs::rename(&world.repository, &aside).unwrap();
+    std::fs::create_dir(&world.repository).unwrap();
+    let listed = Listed { at: Timestamp::now(), sequence: 1, objects: 1, damaged: 0 };
+    let refused = session.note(&[Fact::Listed(listed)], &Silent).await;
+    assert!(matches!(refused, Err(OpenError::NoRepository { .. })), "{refused:?}");
+    assert_eq!(std::fs::read_dir(&world.repository).unwrap().count(), 0);
+    drop(session);
+    std::fs::remove_dir_all(&world.repository).unwrap();
+    std::fs::rename(&aside, &world.repository).unwrap();
+    world.back_up().await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use immich_backup_core::repository::directory::DirectoryStore;
 use immich_backup_core::repository::init;
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::manifest::FolderTree;
-use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use immich_backup_core::repository::store::{Attributes, Begin, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use immich_backup_core::retention::Policy;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
@@ -185,8 +185,8 @@ impl Store for Mortal {
         self.inner.capabilities()
     }
 
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
-        self.request(self.inner.begin(identity, leftovers)).await
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+        self.request(self.inner.begin(identity, what)).await
     }
 
     fn stream_bytes(&self, size_bytes: u64) -> usize {

@@ -12,7 +12,9 @@ use immich_backup_core::prune::{self, AfterRun, Options, PruneError, Report};
 use immich_backup_core::repository::directory::DirectoryStore;
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::log::{self, DumpFact, Fact, Pruned, RunStarted, SnapshotFact, StoredFact, Tally};
-use immich_backup_core::repository::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use immich_backup_core::repository::store::{
+    Attributes, Begin, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload,
+};
 use immich_backup_core::repository::{OpenError, Session};
 use immich_backup_core::retention::Policy;
 use immich_backup_core::verdict::Proof;
@@ -59,8 +61,8 @@ impl Store for Guarded {
         self.inner.capabilities()
     }
 
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
-        self.inner.begin(identity, leftovers).await
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+        self.inner.begin(identity, what).await
     }
 
     fn stream_bytes(&self, size_bytes: u64) -> usize {

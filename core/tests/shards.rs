@@ -11,11 +11,10 @@ use immich_backup_core::event::Silent;
 use immich_backup_core::model::{Part, RunId, Sha256};
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::log::{Ended, Fact, Outcome, RunStarted, SnapshotFact, Tally, Totals};
-use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use immich_backup_core::repository::store::{Attributes, Begin, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use support::{World, contents, silent};
@@ -54,8 +53,8 @@ impl Store for Dying {
         self.inner.capabilities()
     }
 
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
-        self.inner.begin(identity, leftovers).await
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+        self.inner.begin(identity, what).await
     }
 
     fn stream_bytes(&self, size_bytes: u64) -> usize {

@@ -285,6 +285,18 @@ async fn begins_again(behind: Behind) {
     behind.assert_whole(prefix, &world).await;
 }
 
+/// So is one that the store ended while it was to be completed: the answer is lost, nothing is there, and the upload is not known any more.
+async fn begins_again_after_a_lost_end(behind: Behind) {
+    let prefix = "lost-end";
+    let world = world(&behind, prefix, true).await;
+    let line = Line::to(&behind, prefix);
+    line.proxy.add(Target::Complete.rule(&behind).times(1).then(Action::ResetBefore { after_bytes: 100 }));
+    let gone = line.proxy.add(Target::Complete.rule(&behind).times(1).then(Action::s3_error(StatusCode::NOT_FOUND, "NoSuchUpload")));
+    back_up(&line, &world).await;
+    assert_eq!(gone.count(), 1);
+    behind.assert_whole(prefix, &world).await;
+}
+
 /// Backs up over `line`; it ends in a snapshot of everything.
 async fn back_up(line: &Line, world: &World) -> Report {
     let monitor: Arc<dyn Monitor> = line.recorder.clone();
@@ -371,7 +383,9 @@ fn what_never_goes_well_ends_the_run_and_the_next_takes_up_what_was_stored() {
         let behind = s3.clone();
         move || is_gone(behind)
     }));
-    cases.push(case("a forgotten upload", move || begins_again(s3)));
+    let again = s3.clone();
+    cases.push(case("a forgotten upload", move || begins_again(again)));
+    cases.push(case("a forgotten upload that was to be completed", move || begins_again_after_a_lost_end(s3)));
     each(cases);
 }
 

@@ -7,21 +7,24 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::StatusCode;
 use immich_backup_core::backup::{BackupError, Ending};
-use immich_backup_core::event::Silent;
+use immich_backup_core::event::{Event, Monitor, Recorder, Silent};
 use immich_backup_core::model::{Class, Sha256};
-use immich_backup_core::repository::cloud::Access;
+use immich_backup_core::repository::cloud::{Access, Options};
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::store::{Attributes, Kind, Store, StoreError};
+use immich_backup_core::repository::log::{Fact, Listed};
+use immich_backup_core::repository::store::{Attributes, Begin, Kind, Store, StoreError};
 use immich_backup_core::repository::workers::Workers;
 use immich_backup_core::repository::{OpenError, Repository, Session, init};
 use immich_backup_testbed::gcs::{self, Double};
 use immich_backup_testbed::proxy::{Action, Resign, Rule};
 use immich_backup_testbed::servers::{self, Azurite, SeaweedFs};
+use jiff::Timestamp;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::behind::{Behind, Line};
-use support::cloud::{open, options, s3_at};
+use support::cloud::{keys, open, options, s3_at};
 use support::{World, noise, silent};
 
 fn file(content: &[u8]) -> Attributes {
@@ -164,6 +167,20 @@ async fn an_identity_that_is_read_wrong_each_time_begins_no_log_and_replaces_not
             behind.assert_nothing_was_replaced(&prefix);
             assert_eq!(server.bucket().get(&format!("{prefix}/format.json")).unwrap(), repository.identity, "{prefix}");
             line.proxy.clear_rules();
+            if keeps_conditions && !has_log {
+                // Once only, a second look decides: of the store's checksum before anything is written, and of the bytes by who has looked.
+                let other = Action::AnswerHeader { name: "x-amz-checksum-sha256", value: "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=" };
+                let wrong = line.proxy.add(Rule::on("HEAD").key("format.json").times(1).then(other));
+                world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
+                assert_eq!(wrong.count(), 1);
+                world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
+                let (repository, state) = world.open(line.store(), "looks").await.unwrap();
+                let mut session = Session::open_for_reading(repository, state, &Silent).await.unwrap();
+                let wrong = line.proxy.add(Rule::on("GET").key("format.json").times(1).then(Action::CorruptResponse { offset: offset as u64 }));
+                let listed = Listed { at: Timestamp::now(), sequence: 1, objects: 1, damaged: 0 };
+                session.note(&[Fact::Listed(listed)], &Silent).await.unwrap();
+                assert_eq!(wrong.count(), 1);
+            }
             world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
             behind.assert_whole(&prefix, &world).await;
         }
@@ -200,7 +217,7 @@ async fn a_wrong_etag_costs_time_and_nothing_else() {
 async fn an_object_that_comes_in_crumbs_is_given_up_and_one_that_comes_in_pieces_is_read() {
     let line = Line::to(&Behind::Gcs(Arc::new(Double::start(gcs::Options::default()))), "crumbs");
     let store = line.store();
-    let content = noise(7, 3 << 20);
+    let content = noise(7, 320 << 10);
     let key = Key::parse("library/upload/u0/film.mov").unwrap();
     store.create(&key, Bytes::from(content.clone()), &file(&content)).await.unwrap();
     let read = async |store: &dyn Store| {
@@ -209,12 +226,12 @@ async fn an_object_that_comes_in_crumbs_is_given_up_and_one_that_comes_in_pieces
     };
     // Each answer is cut after these bytes. So many requests are asked for, with so many retries told, and it ends well or not.
     for (after_bytes, requests, retries, is_read) in [
-        // Crumbs: to go on for each of them would take some 7,500 requests.
+        // Crumbs: to go on for each of them would take some 780 requests, and a film ten thousands.
         (420, 6, vec![1, 2, 3, 4, 5], false),
         // Enough of it, and the next time counts as the first again.
-        (1 << 20, 3, vec![1, 1], true),
-        // Half as much makes up for nothing, and the object is read before the retries are used up.
-        (600_000, 6, vec![1, 2, 3, 4, 5], true),
+        (64 << 10, 5, vec![1, 1, 1, 1], true),
+        // A little less makes up for nothing, and the object is read before the retries are used up.
+        (60_000, 6, vec![1, 2, 3, 4, 5], true),
     ] {
         line.proxy.clear_rules();
         let before = line.retries("film").len();
@@ -235,7 +252,31 @@ async fn a_damaged_list_of_uploads_keeps_no_run_from_beginning() {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("uploads.ndjson");
     std::fs::write(&journal, b"{\"ended\":\"x\"}\n\xff\xfe\x00rest of a sector\n").unwrap();
-    s3_at(server.bucket(), "journal", "").begin(&Bytes::from_static(b"{}"), Some(&journal)).await.unwrap();
+    let (store, identity) = (s3_at(server.bucket(), "journal", ""), Bytes::from_static(b"{}"));
+    for what in [Begin::Repository, Begin::Writing { leftovers: Some(&journal) }] {
+        store.begin(&identity, what).await.unwrap();
+    }
+}
+
+/// An upload at home, all of it a sixtieth: a second instead of a minute after which what stands still is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thin_line_gets_everything_through_however_many_files_are_sent_at_once() {
+    const BYTES_PER_SECOND: u64 = 800_000;
+    let server = SeaweedFs::start(servers::Options::default()).unwrap();
+    let bucket = server.bucket();
+    let world = World::empty();
+    for number in 0..64 {
+        world.write(&format!("upload/u{number}/photo.jpg"), &noise(number, 100_000));
+    }
+    init(s3_at(bucket, "thin", ""), "test").await.unwrap();
+    let line = immich_backup_testbed::line::Line::start(&bucket.endpoint, BYTES_PER_SECOND).unwrap();
+    let told = Arc::new(Recorder::default());
+    let thin = Options { idle: Duration::from_secs(1), monitor: Arc::clone(&told) as Arc<dyn Monitor>, ..options(keys(&bucket.credentials)) };
+    let store = open(&format!("s3://{}/thin?endpoint={}", bucket.name, line.endpoint()), thin);
+    let report = world.back_up_with(store, "state", &silent(), |plan| plan.workers = Workers::Exactly(NonZeroUsize::new(64).unwrap())).await.unwrap();
+    assert_eq!((&report.ending, report.counts.sent.files, report.counts.unread), (&Ending::Snapshot, 64, 0));
+    let again = told.events().iter().filter(|event| matches!(event, Event::Retrying { .. })).count();
+    assert!(again <= 4, "{again} requests were given up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

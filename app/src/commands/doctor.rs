@@ -9,6 +9,7 @@ use immich_backup_core::database::client::Client;
 use immich_backup_core::library::{layout, walk};
 use immich_backup_core::model::RootPath;
 use immich_backup_core::repository::place::Place;
+use immich_backup_core::repository::store::Begin;
 use immich_backup_core::repository::{Repository, Session};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -224,7 +225,7 @@ fn check_directory(path: &Path) -> Vec<Check> {
 /// What the credentials may do, tried on the one object that always is the same.
 async fn check_store(repository: &Repository) -> Vec<Check> {
     let store = &repository.store;
-    let mut checks = vec![match store.begin(&repository.identity, None).await {
+    let mut checks = vec![match store.begin(&repository.identity, Begin::Writing { leftovers: None }).await {
         Ok(_) => Check::good("rights", "may read, and create objects"),
         Err(error) => {
             let hint = error.hint();

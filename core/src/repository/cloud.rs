@@ -29,7 +29,7 @@ pub use retry::RetryPolicy;
 use super::checksum::Comparison;
 use super::key::{DUMPS, InvalidKey, Key};
 use super::place::Place;
-use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload, read_all};
+use super::store::{Attributes, Begin, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload, read_all};
 use crate::budget::{CHUNK_BYTES, IDENTITY_BYTES_MAX, ONE_SHOT_BYTES_MAX, PART_BYTES_MIN, PARTS_IN_FLIGHT_MAX, SESSION_PIECE_BYTES, TRANSFER_BYTES_MAX};
 use crate::event::{Event, Monitor};
 use crate::model::{Class, Sha256};
@@ -45,7 +45,7 @@ use retry::Retries;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -565,7 +565,7 @@ impl Store for CloudStore {
         StoreCapabilities { conditional_create: self.0.is_conditional(), parallel_ranges: true, round_trip }
     }
 
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
         let inner = &self.0;
         let path = inner.path(&Key::identity());
         let mut about = inner.about(&Attributes::of(Kind::Identity, Sha256::of(identity)));
@@ -585,6 +585,7 @@ impl Store for CloudStore {
                 inner.learn(&path, identity, &about, true).await?;
                 Created::Exists
             }
+            None if matches!(what, Begin::Writing { .. }) => return Err(StoreError::NotFound { key: path }),
             None => match inner.create(&path, identity, &about).await {
                 // Refused for what the store does not know: nothing is there, and one writer makes a repository.
                 Err(StoreError::Io { .. }) => inner.learn(&path, identity, &about, false).await?,
@@ -595,7 +596,7 @@ impl Store for CloudStore {
                 other => other?,
             },
         };
-        if let Some(file) = leftovers {
+        if let Begin::Writing { leftovers: Some(file) } = what {
             let (journal, begun) =
                 Journal::open(file).map_err(|source| StoreError::Io { action: "note uploads in", key: file.display().to_string(), source })?;
             inner.clear_up(begun, &journal).await;

@@ -8,7 +8,7 @@ mod list;
 mod sync;
 
 use super::key::Key;
-use super::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload, read_all};
+use super::store::{Attributes, Begin, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload, read_all};
 use crate::budget::{CHUNK_BYTES, IDENTITY_BYTES_MAX};
 use crate::crash::crash_point;
 use crate::model::Sha256;
@@ -348,12 +348,14 @@ impl Store for DirectoryStore {
         StoreCapabilities { conditional_create: true, parallel_ranges: false, round_trip: None }
     }
 
-    async fn begin(&self, identity: &Bytes, _leftovers: Option<&Path>) -> Result<Created, StoreError> {
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
         // A directory refuses what exists, whatever lies below: beside what is there, nothing has to be found out.
         match read_all(self, &Key::identity(), IDENTITY_BYTES_MAX).await {
             Ok(there) if there == *identity => Ok(Created::Exists),
             Ok(_) => Err(StoreError::OtherContent { key: Key::identity().to_string() }),
-            Err(StoreError::NotFound { .. }) => self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await,
+            Err(StoreError::NotFound { .. }) if matches!(what, Begin::Repository) => {
+                self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await
+            }
             Err(error) => Err(error),
         }
     }

@@ -104,10 +104,9 @@ mod tests {
     use super::*;
     use crate::model::{Class, Sha256};
     use crate::repository::directory::DirectoryStore;
-    use crate::repository::store::{Attributes, Created, Kind, ObjectInfo, ObjectStream, StoreCapabilities, Upload};
+    use crate::repository::store::{Attributes, Begin, Created, Kind, ObjectInfo, ObjectStream, StoreCapabilities, Upload};
     use async_trait::async_trait;
     use std::ops::Range;
-    use std::path::Path;
     use std::sync::Mutex;
 
     /// A directory that wants to be read in ranges, and notes which.
@@ -122,8 +121,8 @@ mod tests {
         fn capabilities(&self) -> StoreCapabilities {
             StoreCapabilities { parallel_ranges: true, ..self.0.capabilities() }
         }
-        async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
-            self.0.begin(identity, leftovers).await
+        async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+            self.0.begin(identity, what).await
         }
         fn stream_bytes(&self, size_bytes: u64) -> usize {
             self.0.stream_bytes(size_bytes)

@@ -8,7 +8,7 @@ use super::log::{self, Author, Chain, Entry, EpochFact, Fact, Head, LogError};
 use super::manifest::{Manifest, ManifestError, unpack};
 use super::place::Place;
 use super::state::{StateError, StateFolder, StateLock};
-use super::store::{Created, ObjectInfo, Store, StoreError, read_all};
+use super::store::{Begin, Created, ObjectInfo, Store, StoreError, read_all};
 use crate::budget::IDENTITY_BYTES_MAX;
 use crate::crash::crash_point;
 use crate::event::{Event, Monitor, Phase};
@@ -101,6 +101,11 @@ impl From<StoreError> for OpenError {
 }
 
 impl OpenError {
+    /// Whether it was only the writing that failed: what is in the repository is as it was read.
+    pub(crate) fn is_of_writing(&self) -> bool {
+        matches!(self, Self::Log(LogError::Store(_)) | Self::UnsteadyIdentity { .. })
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -178,7 +183,7 @@ pub async fn init(store: Arc<dyn Store>, program: &str) -> Result<Repository, In
     text.push('\n');
     let bytes = Bytes::from(text);
     let sha256 = Sha256::of(&bytes);
-    let created = match store.begin(&bytes, None).await {
+    let created = match store.begin(&bytes, Begin::Repository).await {
         // Somebody else was quicker.
         Err(StoreError::OtherContent { .. }) => Created::Exists,
         made => made.map_err(failed)?,
@@ -484,9 +489,17 @@ impl Session {
         if !self.begun {
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
-            let ready = self.repository.store.begin(&self.repository.identity, leftovers.as_deref()).await;
+            let what = Begin::Writing { leftovers: leftovers.as_deref() };
+            let mut ready = self.repository.store.begin(&self.repository.identity, what).await;
+            if let Err(StoreError::OtherContent { .. }) = ready {
+                // Bytes that came wrong are asked for a second time, and that decides.
+                ready = self.repository.store.begin(&self.repository.identity, what).await;
+            }
+            let url = || self.repository.store.url().to_owned();
             ready.map_err(|error| match error {
-                StoreError::OtherContent { .. } => OpenError::UnsteadyIdentity { url: self.repository.store.url().to_owned() },
+                StoreError::OtherContent { .. } => OpenError::UnsteadyIdentity { url: url() },
+                // It was there when this session was opened.
+                StoreError::NotFound { .. } => OpenError::NoRepository { url: url() },
                 error => error.into(),
             })?;
             crash_point!("store made ready");
@@ -519,6 +532,17 @@ impl Session {
         Ok(appended.head)
     }
 
+    /// Where the disk went away meanwhile, there is no log that could have lost anything. What came wrong is read a second time, and that decides.
+    async fn is_still_there(&self) -> Result<(), OpenError> {
+        let store = &self.repository.store;
+        match Repository::open(Arc::clone(store)).await {
+            Ok(again) if again.start == self.repository.start => return Ok(()),
+            Err(error @ OpenError::NoRepository { .. }) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        if Repository::open(Arc::clone(store)).await?.start == self.repository.start { Ok(()) } else { Err(LogError::Rewritten { sequence: 0 }.into()) }
+    }
+
     /// Adds facts from beside a run, which finds them in its way and takes them in: nothing is applied here unless nobody else writes.
     ///
     /// # Errors
@@ -527,6 +551,7 @@ impl Session {
         if facts.is_empty() {
             return Ok(());
         }
+        self.is_still_there().await?;
         if self.lock.is_some() {
             // This session is the one that writes.
             return self.commit(None, facts, monitor).await.map(drop);

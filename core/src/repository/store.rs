@@ -223,6 +223,18 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
 /// Objects in the order of their keys' bytes. An error ends the stream.
 pub type ObjectStream = BoxStream<'static, Result<ObjectInfo, StoreError>>;
 
+/// What begins in a store.
+#[derive(Debug, Clone, Copy)]
+pub enum Begin<'a> {
+    /// A repository: `format.json` is created where it is not.
+    Repository,
+    /// Writing to the repository that is there.
+    Writing {
+        /// A file of the caller's own that lists the uploads it has begun and not ended; those of a dead run are ended now.
+        leftovers: Option<&'a Path>,
+    },
+}
+
 /// A place that keeps objects.
 ///
 /// Creates are atomic: an object is there whole or not at all, and what exists is never changed. Every method may be called from
@@ -237,12 +249,12 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Called before the first write. What is in `format.json` is compared with `identity`: all of the log hangs on these bytes, and were they read wrong
     /// once, nobody else could follow what is written now. Then it is created, again where it is there: the same bytes, so that nothing is harmed where
-    /// a store takes them, and what the store answers tells what it can do. `leftovers` is a file of the caller's own that lists the uploads it has begun
-    /// and not ended; those of a dead run are ended now.
+    /// a store takes them, and what the store answers tells what it can do.
     ///
     /// # Errors
-    /// It cannot be written to; or [`StoreError::OtherContent`].
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError>;
+    /// It cannot be written to; [`StoreError::OtherContent`]; or [`StoreError::NotFound`] where writing begins and there is no `format.json`: a disk that
+    /// is not mounted any more looks so.
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError>;
 
     /// Bytes of memory that an object takes while it is streamed, besides the pieces in the caller's hands.
     fn stream_bytes(&self, size_bytes: u64) -> usize;

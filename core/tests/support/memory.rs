@@ -6,10 +6,11 @@ use futures_util::StreamExt as _;
 use immich_backup_core::model::Sha256;
 use immich_backup_core::repository::checksum::Checksum;
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::store::{Attributes, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use immich_backup_core::repository::store::{
+    Attributes, Begin, ByteStream, Created, Kind, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload,
+};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -95,10 +96,12 @@ impl Store for MemoryStore {
         StoreCapabilities { conditional_create: true, parallel_ranges: true, round_trip: None }
     }
 
-    async fn begin(&self, identity: &Bytes, _: Option<&Path>) -> Result<Created, StoreError> {
-        let there = self.objects.lock().unwrap().get(Key::identity().as_str()).cloned();
-        if there.is_some_and(|there| there != *identity) {
-            return Err(StoreError::OtherContent { key: Key::identity().to_string() });
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+        let (there, key) = (self.objects.lock().unwrap().get(Key::identity().as_str()).cloned(), Key::identity().to_string());
+        match (there, what) {
+            (Some(there), _) if there != *identity => return Err(StoreError::OtherContent { key }),
+            (None, Begin::Writing { .. }) => return Err(StoreError::NotFound { key }),
+            _ => {}
         }
         self.create(&Key::identity(), identity.clone(), &Attributes::of(Kind::Identity, Sha256::of(identity))).await
     }

@@ -19,7 +19,7 @@ use immich_backup_core::repository::directory::DirectoryStore;
 use immich_backup_core::repository::key::Key;
 use immich_backup_core::repository::manifest::{Selector, SnapshotRow};
 use immich_backup_core::repository::state::StateFolder;
-use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use immich_backup_core::repository::store::{Attributes, Begin, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use immich_backup_core::repository::workers::Workers;
 use immich_backup_core::repository::{OpenError, Repository, Session, init};
 use immich_backup_core::restore::{self, RestoreError};
@@ -477,8 +477,8 @@ impl Store for FaultyStore {
         self.0.inner.capabilities()
     }
 
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
-        self.0.inner.begin(identity, leftovers).await
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+        self.0.inner.begin(identity, what).await
     }
 
     fn stream_bytes(&self, size_bytes: u64) -> usize {

@@ -5,7 +5,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use immich_backup_core::model::{Class, Sha256};
 use immich_backup_core::repository::checksum::Comparison;
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::store::{Attributes, Created, Kind, Store, StoreError, read_all};
+use immich_backup_core::repository::store::{Attributes, Begin, Created, Kind, Store, StoreError, read_all};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -51,11 +51,16 @@ pub async fn get(store: &dyn Store, name: &str, range: Option<std::ops::Range<u6
 
 pub async fn writing_begins_only_behind_the_identity_that_is_there(store: Arc<dyn Store>) {
     let identity = Bytes::from_static(b"{\"format\":1}\n");
-    assert_eq!(store.begin(&identity, None).await.unwrap(), Created::New);
-    assert_eq!(store.begin(&identity, None).await.unwrap(), Created::Exists);
-    for other in [&b"{\"format\":2}\n"[..], b"{\"format\":1}", b""] {
-        let refused = store.begin(&Bytes::from_static(other), None).await;
-        assert!(matches!(&refused, Err(StoreError::OtherContent { key }) if key == "format.json"), "{refused:?}");
+    let writing = Begin::Writing { leftovers: None };
+    let refused = store.begin(&identity, writing).await;
+    assert!(matches!(&refused, Err(StoreError::NotFound { .. })), "{refused:?}");
+    assert_eq!(store.begin(&identity, Begin::Repository).await.unwrap(), Created::New);
+    for what in [Begin::Repository, writing] {
+        assert_eq!(store.begin(&identity, what).await.unwrap(), Created::Exists);
+        for other in [&b"{\"format\":2}\n"[..], b"{\"format\":1}", b""] {
+            let refused = store.begin(&Bytes::from_static(other), what).await;
+            assert!(matches!(&refused, Err(StoreError::OtherContent { key }) if key == "format.json"), "{refused:?}");
+        }
     }
     assert_eq!(read(store.as_ref(), "format.json").await, identity);
 }

@@ -8,10 +8,9 @@ use futures_util::StreamExt as _;
 use immich_backup_core::model::Sha256;
 use immich_backup_core::repository::checksum::Checksum;
 use immich_backup_core::repository::key::Key;
-use immich_backup_core::repository::store::{Attributes, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
+use immich_backup_core::repository::store::{Attributes, Begin, ByteStream, Created, ObjectInfo, ObjectStream, Store, StoreCapabilities, StoreError, Upload};
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -252,8 +251,8 @@ impl Store for Troubled {
         self.inner.capabilities()
     }
 
-    async fn begin(&self, identity: &Bytes, leftovers: Option<&Path>) -> Result<Created, StoreError> {
-        self.making(Call::Create, &Key::identity(), self.inner.begin(identity, leftovers)).await
+    async fn begin(&self, identity: &Bytes, what: Begin<'_>) -> Result<Created, StoreError> {
+        self.making(Call::Create, &Key::identity(), self.inner.begin(identity, what)).await
     }
 
     fn stream_bytes(&self, size_bytes: u64) -> usize {
