@@ -88,22 +88,30 @@ fn pattern(text: &str) -> Option<Regex> {
     Regex::new(text).ok()
 }
 
+/// How a value is quoted within a text that may be quoted itself: `"…"`, `\"…\"`, `''…''`, `'…'`.
+const QUOTED: &str = r#"\\+"(?:[^"\\\n]|\\+[^"\\\n])*\\+"|\\+'(?:[^'\\\n]|\\+[^'\\\n])*\\+'|"[^"\n]*"|''[^'\s][^'\n]*''|'[^'\n]*'"#;
+
+/// A quote without its fellow, which hides nothing either.
+const LONE: &str = r#"(?:\\+["'])?"#;
+
 /// `NAME=value` in a command: the value up to a blank, or as it is quoted.
 static ASSIGNED: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*=[ \t]*(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"']+)"#));
+    LazyLock::new(|| pattern(&format!(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)\\*["']?[ \t]*=[ \t]*(?P<value>{QUOTED}|{LONE}[^\s"']+)"#)));
 
 /// `NAME: value` in a text: up to the end of its line or of its quotes.
 static HEADER: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*:[ \t]+(?P<value>"[^"\n]*"|'[^'\n]*'|[^\r\n"']+)"#));
+    LazyLock::new(|| pattern(&format!(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)\\*["']?[ \t]*:[ \t]+(?P<value>{QUOTED}|{LONE}[^\r\n"']+)"#)));
 
 /// `NAME=value` or `NAME: value` in a comment, up to the first character of a value that goes to the end of its line: nobody says how values are quoted
 /// there. Blanks alone are no value: they may be those before the value of an assignment, which is taken out by itself.
 static COMMENTED: LazyLock<Option<Regex>> =
     LazyLock::new(|| pattern(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?[ \t]*(?:=[^\S\r\n]*|:[^\S\r\n]+)(?P<line>\S)"#));
 
-/// `--name value`, `--name=value`. What begins like an option is none's value: it would hide the one that comes after (`-f -u anna:secret`).
-static OPTION: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>[ \t]+|=)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"'-][^\s"']*)"#));
+/// `--name value`, `--name=value`, also on the next line. What begins like an option is none's value: it would hide the one that comes after (`-f -u anna:secret`).
+static OPTION: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let option = r#"(?P<name>(?:^|[\s"'\[,])--?[A-Za-z0-9][A-Za-z0-9_.-]*)(?P<sign>(?:[ \t]|\\\r?\n)+|=)"#;
+    pattern(&format!(r#"{option}(?P<value>{QUOTED}|{LONE}[^\s"'-][^\s"']*)"#))
+});
 
 /// What may be looked at again and again, because values lie in values: from there on each is taken for a secret. Files of Compose are a few KiB, with little
 /// of that.
@@ -167,8 +175,20 @@ fn is_reference(text: &str) -> bool {
 }
 
 fn unquoted(text: &str) -> &str {
-    let inner = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-    inner('"').or_else(|| inner('\'')).unwrap_or(text)
+    let quote = quote(text);
+    text.get(quote.len()..text.len() - quote.len()).unwrap_or(text)
+}
+
+/// What stands both before and behind a quoted text: a quote, one that is escaped, or two where they mean one.
+fn quote(text: &str) -> &str {
+    let bare = text.trim_start_matches('\\');
+    let length = match bare.chars().next() {
+        Some('\'') if text.len() > 4 && text.starts_with("''") => 2,
+        Some('"' | '\'') => text.len() - bare.len() + 1,
+        _ => 0,
+    };
+    let quote = text.get(..length).unwrap_or_default();
+    if text.len() >= 2 * length && text.ends_with(quote) { quote } else { "" }
 }
 
 /// Long enough, and no plain word that stands elsewhere for something else.
@@ -226,7 +246,10 @@ impl Redactor {
             taken = Some(place.end);
         }
         edits.extend(self.edits_between(text, taken, text.len()));
-        Ok(edited(text, edits))
+        let copy = edited(text, edits);
+        // Whoever uses it has to understand it.
+        variables::assignments(&copy)?;
+        Ok(copy)
     }
 
     /// A YAML file without its secrets.
@@ -260,7 +283,10 @@ impl Redactor {
             }
             at = at.max(scalar.end);
         }
-        Ok(edited(text, edits))
+        let copy = edited(text, edits);
+        // Whoever uses it has to understand it.
+        yaml::documents(&copy)?;
+        Ok(copy)
     }
 
     /// A whole file: what its services, networks and volumes are called says nothing of what is in them.
@@ -467,6 +493,13 @@ impl Redactor {
                         line_end = place.start + rest.find(['\r', '\n']).unwrap_or(rest.len());
                     }
                     place.end = line_end;
+                } else if whole.get(place.end..).is_some_and(|rest| rest.starts_with(['"', '\''])) {
+                    // They belong to the quote, which ends what the value stands in.
+                    place.end = place.start + whole.get(place.clone()).unwrap_or_default().trim_end_matches('\\').len();
+                }
+                if place.is_empty() {
+                    at = captures.get_match().end();
+                    continue;
                 }
                 looked_at = looked_at.saturating_add(captures.get_match().len());
                 if looked_at > LOOKED_AT_BYTES_MAX || self.is_taken(&captures, whole.get(place.clone()).unwrap_or_default(), whole) {
@@ -490,7 +523,7 @@ impl Redactor {
             }
             self.keep(raw);
             self.count += 1;
-            let quote = raw.chars().next().filter(|c| matches!(c, '"' | '\'') && raw.len() > 1).map_or_else(String::new, String::from);
+            let quote = quote(raw);
             edits.push((place, format!("{quote}{MARK}{quote}")));
         }
         edits

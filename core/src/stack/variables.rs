@@ -123,17 +123,15 @@ fn substituted(inner: &str, variables: &Variables, depth: usize) -> Result<Strin
     }
 }
 
-/// Names of the variables that `text` mentions.
+/// Names of the variables that `text` mentions, also of those that only a shell in the container replaces (`$$NAME`).
 pub(super) fn mentioned(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('$') {
-        rest = after.strip_prefix('$').unwrap_or(after);
-        if rest.len() == after.len() {
-            let name = after.strip_prefix('{').unwrap_or(after);
-            let name = name.get(..name.find(|c| !is_name(c)).unwrap_or(name.len())).unwrap_or_default();
-            names.extend(Some(name).filter(|name| !name.is_empty()));
-        }
+        rest = after;
+        let name = after.strip_prefix('{').unwrap_or(after);
+        let name = name.get(..name.find(|c| !is_name(c)).unwrap_or(name.len())).unwrap_or_default();
+        names.extend(Some(name).filter(|name| !name.is_empty()));
     }
     names
 }
@@ -324,7 +322,7 @@ mod tests {
         }
         let deep = "${N:-".repeat(40) + &"}".repeat(40);
         assert_eq!(expanded(&deep, &known), Err(VariableError::Malformed));
-        assert_eq!(mentioned("${A:-x} $B $$C ${D}"), ["A", "B", "D"]);
+        assert_eq!(mentioned("${A:-x} $B $$C ${D}"), ["A", "B", "C", "D"]);
     }
 
     #[test]

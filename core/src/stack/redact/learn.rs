@@ -2,7 +2,9 @@
 
 use super::super::variables::{self, mentioned};
 use super::super::yaml::{self, Node};
-use super::{IN_VALUES, LISTS_OF_NAMES, LOOKED_AT_BYTES_MAX, Redactor, SECRET_PARTS, USER, asks_for_secret, is_secret_option, password_of, takes_secrets};
+use super::{
+    IN_VALUES, LISTS_OF_NAMES, LOOKED_AT_BYTES_MAX, NAMED_PARTS, Redactor, SECRET_PARTS, USER, asks_for_secret, is_secret_option, password_of, takes_secrets,
+};
 
 impl Redactor {
     /// Learns a secret that is known from elsewhere, a container's environment.
@@ -19,12 +21,23 @@ impl Redactor {
     /// Learns which variables a Compose file uses as secrets. What is no YAML teaches nothing.
     pub fn learn_names(&mut self, text: &str) {
         for document in yaml::documents(text).iter().flatten() {
-            for (key, value) in yaml::own_pairs(document) {
-                if yaml::text(key).is_some_and(|key| LISTS_OF_NAMES.contains(&key)) {
+            let parts = yaml::own_pairs(document);
+            if parts.is_empty() {
+                self.learn_names_of(document);
+            }
+            for (key, value) in parts {
+                let name = yaml::text(key).unwrap_or_default();
+                if LISTS_OF_NAMES.contains(&name) {
                     self.learn_sources(value);
                 }
+                let named = if NAMED_PARTS.contains(&name) { yaml::own_pairs(value) } else { Vec::new() };
+                if named.is_empty() {
+                    self.learn_pair(key, value);
+                }
+                for (name, described) in named {
+                    if yaml::own_pairs(described).is_empty() { self.learn_pair(name, described) } else { self.learn_names_of(described) }
+                }
             }
-            self.learn_names_of(document);
         }
     }
 
@@ -48,23 +61,39 @@ impl Redactor {
         self.names.extend(mentioned(value).into_iter().map(str::to_owned));
     }
 
-    /// `secrets: {db: {environment: NAME}}`.
+    /// Learns all variables below what is a secret as a whole.
+    fn learn_all(&mut self, node: &Node<'_>) {
+        yaml::text(node).into_iter().for_each(|text| self.learn_mentioned(text));
+        yaml::items(node).unwrap_or_default().iter().for_each(|item| self.learn_all(item));
+        for (key, value) in yaml::own_pairs(node) {
+            self.learn_all(key);
+            self.learn_all(value);
+        }
+    }
+
+    /// `secrets: {db: {environment: NAME}}`, and what is made of variables there.
     fn learn_sources(&mut self, secrets: &Node<'_>) {
         for (_, described) in yaml::own_pairs(secrets) {
             for (key, value) in yaml::own_pairs(described) {
-                if yaml::text(key) == Some("environment") {
-                    self.names.extend(yaml::text(value).map(str::to_owned));
+                match yaml::text(key) {
+                    Some("environment") => self.names.extend(yaml::text(value).map(str::to_owned)),
+                    Some("content") => self.learn_all(value),
+                    _ => {}
                 }
             }
         }
     }
 
+    fn learn_pair(&mut self, key: &Node<'_>, value: &Node<'_>) {
+        match yaml::text(key) {
+            Some(key) if takes_secrets(key) && !LISTS_OF_NAMES.contains(&key) => self.learn_all(value),
+            _ => self.learn_names_of(value),
+        }
+    }
+
     fn learn_names_of(&mut self, node: &Node<'_>) {
         for (key, value) in yaml::own_pairs(node) {
-            match (yaml::text(key), yaml::text(value)) {
-                (Some(key), Some(value)) if takes_secrets(key) => self.learn_mentioned(value),
-                _ => self.learn_names_of(value),
-            }
+            self.learn_pair(key, value);
         }
         let mut earlier: Vec<&str> = Vec::new();
         for item in yaml::items(node).unwrap_or_default() {

@@ -307,6 +307,55 @@ fn a_secret_within_a_value_that_is_none_is_found() {
 }
 
 #[test]
+fn a_password_between_quotes_that_are_escaped_is_found_and_the_copy_is_understood() {
+    let text = concat!(
+        "services:\n",
+        "  one:\n",
+        "    healthcheck: {test: [\"CMD-SHELL\", \"redis-cli -a \\\"hunter1 x\\\" ping && redis-cli -a \\\"${PLAIN}\\\" ping\"]}\n",
+        "    command: \"export PGPASSWORD=\\\"hunter2\\\" && sh -c \\\"serve --requirepass hunter3\\\" --port 1\"\n",
+        "    x-a: 'redis-cli -a ''hunter4'' ping'\n",
+        "    x-b: |\n",
+        "      serve --port 2 --requirepass \\\n",
+        "        hunter5 --end\n",
+        "    x-c: \"{\\\"password\\\": \\\"hunter6\\\", \\\"port\\\": 3}\"\n",
+        "    x-d: |\n      sh -c \"curl -u \\\"anna:hunter7\\\" -H \\\"Authorization: Bearer hunter8\\\" x\"\n",
+        "    x-e: \"half --password \\\"hunter9\"\n",
+        "    x-f: \"run PASSWORD=\\\"\\\" PASSWORD='' x\"\n",
+    );
+    let copy = of_yaml(text);
+    assert!(!copy.contains("hunter"), "{copy}");
+    for kept in [" ping && ", "${PLAIN}", " --port 1", "serve --port 2", " --end\n", "port\\\": 3}", "PASSWORD=\\\"\\\" PASSWORD='' x"] {
+        assert!(copy.contains(kept), "{kept} is gone: {copy}");
+    }
+    let text = "RUN=\"serve --requirepass \\\"hunter1\\\" --port 1\"\nALSO='x --password \\'hunter2\\' y'\nPORT=2\n";
+    let copy = of_variables(text);
+    assert!(!copy.contains("hunter") && copy.contains(" --port 1\"\n") && copy.ends_with("\nPORT=2\n"), "{copy}");
+}
+
+#[test]
+fn variables_of_what_is_a_secret_as_a_whole_are_secrets_and_those_that_a_shell_replaces() {
+    let compose = concat!(
+        "services:\n",
+        "  keycloak:\n",
+        "    ports: ['$PORT:80']\n",
+        "    environment:\n",
+        "      API_KEYS: ['$IN_A_LIST', {one: '${IN_A_MAPPING}'}]\n",
+        "      OF_A_SHELL: literal-1\n",
+        "    command: sh -c 'redis-server --requirepass $$OF_A_SHELL --port $${PORT}'\n",
+        "    secrets: [{source: db, target: $FOLDER/x}]\n",
+        "configs: {sql: {content: \"ALTER USER i PASSWORD '${OF_A_TEXT}'\"}}\n",
+    );
+    let names = ["IN_A_LIST", "IN_A_MAPPING", "OF_A_SHELL", "OF_A_TEXT", "PORT", "FOLDER"];
+    let text: String = names.iter().map(|name| format!("{name}=value-of-{name}\n")).collect();
+    let mut redactor = Redactor::default();
+    redactor.learn_names(compose);
+    let copy = redactor.variables(&text).unwrap();
+    let left: Vec<_> = names.iter().filter(|name| copy.contains(&format!("value-of-{name}\n"))).collect();
+    assert_eq!(left, [&"PORT", &"FOLDER"], "{copy}");
+    assert!(!redactor.yaml(compose).unwrap().contains("literal-1"));
+}
+
+#[test]
 fn a_long_comment_of_many_names_takes_no_long_time() {
     let long = "a=b: ".repeat(100_000);
     assert_eq!(of_variables(&format!("# {long}\n# {long} PASSWORD=hunter2")), format!("# {long}\n# {long} PASSWORD={MARK}"));
