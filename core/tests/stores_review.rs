@@ -173,7 +173,9 @@ async fn an_identity_that_is_read_wrong_each_time_begins_no_log_and_replaces_not
                 let wrong = line.proxy.add(Rule::on("HEAD").key("format.json").times(1).then(other));
                 world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
                 assert_eq!(wrong.count(), 1);
+                let late = line.proxy.add(Rule::on("HEAD").key("format.json").times(1).then(answer(StatusCode::NOT_FOUND, "")));
                 world.back_up_with(line.store(), "state", &silent(), |_| {}).await.unwrap();
+                assert_eq!(late.count(), 1);
                 let (repository, state) = world.open(line.store(), "looks").await.unwrap();
                 let mut session = Session::open_for_reading(repository, state, &Silent).await.unwrap();
                 let wrong = line.proxy.add(Rule::on("GET").key("format.json").times(1).then(Action::CorruptResponse { offset: offset as u64 }));
@@ -277,6 +279,30 @@ async fn a_thin_line_gets_everything_through_however_many_files_are_sent_at_once
     assert_eq!((&report.ending, report.counts.sent.files, report.counts.unread), (&Ending::Snapshot, 64, 0));
     let again = told.events().iter().filter(|event| matches!(event, Event::Retrying { .. })).count();
     assert!(again <= 4, "{again} requests were given up");
+}
+
+/// Others take a run for dead that says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_of_the_log_waits_for_no_content() {
+    let server = SeaweedFs::start(servers::Options::default()).unwrap();
+    let line = Line::to(&Behind::S3(server.bucket().clone()), "stuck");
+    let store = line.store();
+    init(Arc::clone(&store), "test").await.unwrap();
+    let stuck = line.proxy.add(Rule::on("PUT").key("library/").then(Action::HangBefore));
+    let content = Bytes::from(noise(1, 300));
+    let create = |number: usize| {
+        let (store, content) = (Arc::clone(&store), content.clone());
+        tokio::spawn(async move { store.create(&Key::parse(&format!("library/{number}")).unwrap(), content.clone(), &file(&content)).await })
+    };
+    let sending: Vec<_> = (0..16).map(create).collect();
+    while stuck.count() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let entry = Attributes { kind: Kind::Log, ..file(&content) };
+    let written = tokio::time::timeout(Duration::from_secs(2), store.create(&Key::parse("log/0000000001").unwrap(), content.clone(), &entry)).await;
+    assert!(matches!(written, Ok(Ok(_))), "{written:?}");
+    assert!(stuck.count() < 16, "there was no lane left");
+    sending.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -227,7 +227,14 @@ impl Inner {
 
     fn about(&self, attributes: &Attributes) -> About {
         let class = if attributes.kind == Kind::File(Class::Original) { self.options.original_class.clone() } else { None };
-        About { class, sha256: attributes.sha256, mtime_ns: attributes.mtime_ns, part_bytes: None, create_only: self.is_conditional() }
+        About {
+            class,
+            sha256: attributes.sha256,
+            mtime_ns: attributes.mtime_ns,
+            part_bytes: None,
+            create_only: self.is_conditional(),
+            in_lane: !matches!(attributes.kind, Kind::Identity | Kind::Log),
+        }
     }
 
     /// Tries until it is answered.

@@ -95,10 +95,11 @@ impl Provider for Azure {
 
     /// <https://learn.microsoft.com/rest/api/storageservices/put-blob>: `Content-MD5` is verified as the bytes arrive.
     async fn put(&self, path: &str, content: &Bytes, about: &About) -> Result<Put, Fault> {
-        let request = Request::new(Method::PUT, self.url(path))
+        let mut request = Request::new(Method::PUT, self.url(path))
             .header("x-ms-blob-type", "BlockBlob")
             .header("content-type", "application/octet-stream")
             .header("content-md5", md5_of([content]));
+        request.in_lane = about.in_lane;
         let answer = self.send(described(request, about).body(vec![content.clone()]), "store", path).await?;
         created(self, &answer, "store", path)
     }
@@ -117,7 +118,8 @@ impl Provider for Azure {
     async fn put_part(&self, path: &str, id: &str, number: usize, content: &[Bytes], sha256: Sha256) -> Result<Part, Fault> {
         let tag = block_id(id, number);
         let url = format!("{}?comp=block&blockid={}", self.url(path), query(&tag));
-        let request = Request::new(Method::PUT, url).header("content-md5", md5_of(content)).body(content.to_vec());
+        let mut request = Request::new(Method::PUT, url).header("content-md5", md5_of(content)).body(content.to_vec());
+        request.in_lane = true;
         let answer = self.send(request, "store a part of", path).await?;
         if answer.is_success() { Ok(Part { number, sha256, tag }) } else { Err(answer.fault("store a part of", path)) }
     }

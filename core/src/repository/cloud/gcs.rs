@@ -81,6 +81,7 @@ impl Provider for Gcs {
         let mut request = Request::new(Method::PUT, self.url(path))
             .header("content-type", "application/octet-stream")
             .header("x-goog-hash", format!("crc32c={}", crc32c_of(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, content))));
+        request.in_lane = about.in_lane;
         if about.create_only {
             request = request.header("x-goog-if-generation-match", "0");
         }

@@ -1,5 +1,7 @@
 //! How many requests with content are on their way at once: as many as get through in time.
 //!
+//! What has to be there in time, whatever is on its way, takes none: entries of the log, by which others see that a run lives, and all that is as small.
+//!
 //! Many requests at once hide how far a store is. On a thin line they only share it: each takes longer, until all of them are given up at once for
 //! standing still, and begin again. So there is one more while requests are through in time, and half as many where one is not.
 
@@ -31,6 +33,17 @@ struct State {
     halved: Option<Instant>,
 }
 
+/// How a request left its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// All of it got there.
+    Through,
+    /// It was given up because nothing moved.
+    StoodStill,
+    /// Some other way, which says nothing of how wide the line is.
+    Otherwise,
+}
+
 /// A request's own.
 #[must_use]
 pub(super) struct Lane<'a> {
@@ -59,18 +72,24 @@ impl Lanes {
 }
 
 impl Lane<'_> {
-    /// `bytes` are through, or were given up because they stood still.
-    pub(super) fn leave(mut self, bytes: usize, stood_still: bool) {
+    /// From here on its time counts.
+    pub(super) fn starts(&mut self) {
+        self.entered = Instant::now();
+    }
+
+    /// `bytes` were sent, or were to be.
+    pub(super) fn leave(mut self, bytes: usize, how: Left) {
         let lanes = self.lanes;
         let mut state = lanes.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if stood_still || self.entered.elapsed() > lanes.in_time(bytes) {
-            if state.halved.is_none_or(|halved| self.entered > halved) {
-                let left = (state.open / 2).max(1);
-                state.closing += state.open - left;
-                state.open = left;
-                state.halved = Some(Instant::now());
-            }
-        } else if state.open < LANES_MAX && lanes.free.available_permits() == 0 {
+        let is_late = how == Left::StoodStill || how == Left::Through && self.entered.elapsed() > lanes.in_time(bytes);
+        if state.halved.is_some_and(|halved| self.entered <= halved) {
+            // It was under way when all of them were too many.
+        } else if is_late {
+            let left = (state.open / 2).max(1);
+            state.closing += state.open - left;
+            state.open = left;
+            state.halved = Some(Instant::now());
+        } else if how == Left::Through && state.open < LANES_MAX && lanes.free.available_permits() == 0 {
             state.open += 1;
             if state.closing > 0 {
                 state.closing -= 1;
@@ -114,7 +133,7 @@ mod tests {
             let requests = stream::iter(0..4_000).for_each_concurrent(workers, |_| async {
                 let lane = lanes.enter().await;
                 tokio::task::yield_now().await;
-                lane.leave(1, false);
+                lane.leave(1, Left::Through);
             });
             requests.await;
             assert!((at_least..=at_most).contains(&open(&lanes)), "{workers}: {lanes:?}");
@@ -127,18 +146,38 @@ mod tests {
         let lanes = Lanes::new(IDLE);
         for left in [2, 1, 1, 1] {
             for lane in all(&lanes).await {
-                lane.leave(1, true);
+                lane.leave(1, Left::StoodStill);
             }
             assert_eq!((open(&lanes), all(&lanes).await.len()), (left, left));
         }
         // And back again.
         for _ in 0..3 {
             for lane in all(&lanes).await {
-                lane.leave(1, false);
+                lane.leave(1, Left::Through);
             }
         }
         assert!(open(&lanes) > 1);
         assert_eq!(open(&lanes), all(&lanes).await.len());
+    }
+
+    #[tokio::test]
+    async fn who_was_under_way_before_brings_none_back_and_a_line_that_is_down_opens_none() {
+        let lanes = Lanes::new(IDLE);
+        let mut together = all(&lanes).await;
+        together.pop().unwrap().leave(1, Left::StoodStill);
+        together.into_iter().for_each(|lane| lane.leave(1, Left::Through));
+        assert_eq!((open(&lanes), all(&lanes).await.len()), (FIRST / 2, FIRST / 2));
+        for lane in all(&lanes).await {
+            lane.leave(1, Left::Otherwise);
+        }
+        assert_eq!((open(&lanes), all(&lanes).await.len()), (FIRST / 2, FIRST / 2));
+        // What it waited for before it was sent does not count.
+        let quick = Lanes::new(Duration::from_millis(80));
+        let mut lane = quick.enter().await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        lane.starts();
+        lane.leave(1, Left::Through);
+        assert_eq!(open(&quick), FIRST);
     }
 
     #[tokio::test]
@@ -147,7 +186,7 @@ mod tests {
         for (bytes, left) in [(8 << 20, FIRST), (1, FIRST / 2)] {
             let lane = lanes.enter().await;
             tokio::time::sleep(Duration::from_millis(30)).await;
-            lane.leave(bytes, false);
+            lane.leave(bytes, Left::Through);
             assert_eq!(open(&lanes), left, "{bytes}");
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct About {
     pub(super) part_bytes: Option<u64>,
     /// To be created only where there is nothing.
     pub(super) create_only: bool,
+    /// Whether it waits for a lane ([`super::lanes`]).
+    pub(super) in_lane: bool,
 }
 
 /// How one attempt to create an object was answered.

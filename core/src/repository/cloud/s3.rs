@@ -161,7 +161,8 @@ impl Provider for S3 {
 
     async fn put(&self, path: &str, content: &Bytes, about: &About) -> Result<Put, Fault> {
         let sha256 = about.sha256.unwrap_or_else(|| Sha256::of(content));
-        let request = Request::new(Method::PUT, self.url(path)).body(vec![content.clone()]);
+        let mut request = Request::new(Method::PUT, self.url(path)).body(vec![content.clone()]);
+        request.in_lane = about.in_lane;
         let request = conditional(self.described(self.verified(request, sha256), about), about);
         let answer = self.send(request, "store", path).await?;
         created(self, &answer, "store", path)
@@ -211,7 +212,8 @@ impl Provider for S3 {
 
     async fn put_part(&self, path: &str, id: &str, number: usize, content: &[Bytes], sha256: Sha256) -> Result<Part, Fault> {
         let url = format!("{}?partNumber={number}&uploadId={}", self.url(path), query(id));
-        let request = self.verified(Request::new(Method::PUT, url).body(content.to_vec()), sha256);
+        let mut request = self.verified(Request::new(Method::PUT, url).body(content.to_vec()), sha256);
+        request.in_lane = true;
         let answer = self.send(request, "store a part of", path).await?;
         match answer.header("etag") {
             Some(tag) if answer.is_success() => Ok(Part { number, sha256, tag: tag.to_owned() }),

@@ -139,6 +139,7 @@ impl SessionUpload {
         let range = if self.stored == ends { format!("bytes */{total_text}") } else { format!("bytes {}-{}/{total_text}", self.stored, ends - 1) };
         let mut request = Request::new(Method::PUT, session.to_owned()).header("content-range", range).body(rest);
         request.presigned = true;
+        request.in_lane = self.stored < ends;
         if total.is_some() {
             request.long = true;
             request = request.header("x-goog-hash", format!("crc32c={}", crc32c_of(self.crc.finalize())));

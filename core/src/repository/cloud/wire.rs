@@ -4,13 +4,13 @@
 //! ([`Reader`]). So one place signs, one gives up on a store that is silent, and one keeps what it said.
 
 use super::answer::{Answer, NoAnswer};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Left};
 use super::requests::{RequestKind, Requests};
 use crate::model::Sha256;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use object_store::ObjectStore;
@@ -96,11 +96,13 @@ pub(super) struct Request {
     pub(super) presigned: bool,
     /// Whether the store has much to do before it answers, and may be silent for longer.
     pub(super) long: bool,
+    /// Whether it waits for a lane: content does, what is small and has to be there in time does not.
+    pub(super) in_lane: bool,
 }
 
 impl Request {
     pub(super) fn new(method: Method, url: String) -> Self {
-        Self { method, url, headers: Vec::new(), body: Vec::new(), sha256: None, presigned: false, long: false }
+        Self { method, url, headers: Vec::new(), body: Vec::new(), sha256: None, presigned: false, long: false, in_lane: false }
     }
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -132,6 +134,18 @@ pub(super) fn for_tokens() -> RetryConfig {
     RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() }
 }
 
+/// What an answer says of the line. S3 itself gives up on what stands still, and says so.
+fn left(answered: &Result<Answer, NoAnswer>) -> Left {
+    match answered {
+        Err(NoAnswer::StoodStill(_)) => Left::StoodStill,
+        Ok(answer) if answer.has_code(&["RequestTimeout"]) => Left::StoodStill,
+        // 308: a piece of a session of Google's.
+        Ok(answer) if answer.is_success() || matches!(answer.status, StatusCode::PRECONDITION_FAILED | StatusCode::PERMANENT_REDIRECT) => Left::Through,
+        // Refused, or a line that is down: how wide it is shows when it is up.
+        Ok(_) | Err(_) => Left::Otherwise,
+    }
+}
+
 impl Wire {
     pub(super) fn new(signer: Signer, idle: Duration, requests: Arc<Requests>) -> Result<Self, reqwest::Error> {
         // Many connections move more than one that is shared: HTTP/1.1.
@@ -158,18 +172,26 @@ impl Wire {
         let mut built = built.body(HttpRequestBody::from(payload)).map_err(|error| unsent(&error))?;
         built.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(length as u64));
         // Before it is signed: a signature is good for some minutes.
-        let lane = if length > 0 && !request.long { Some(self.lanes.enter().await) } else { None };
+        let mut lane = if request.in_lane { Some(self.lanes.enter().await) } else { None };
         if !request.presigned {
             let empty = Sha256::of(b"");
             let sha256 = request.sha256.or((length == 0).then_some(empty));
             self.sign(&mut built, sha256.as_ref()).await?;
         }
         let idle = if request.long { self.idle * LONG } else { self.idle };
-        let answered = self.execute(built, idle).await;
-        if let Some(lane) = lane {
-            lane.leave(length, matches!(answered, Err(NoAnswer::StoodStill(_))));
+        if let Some(lane) = &mut lane {
+            lane.starts();
         }
-        let (parts, body) = answered?.into_parts();
+        let answered = self.exchange(built, idle).await;
+        if let Some(lane) = lane {
+            lane.leave(length, left(&answered));
+        }
+        answered
+    }
+
+    /// One question, one answer.
+    async fn exchange(&self, request: HttpRequest, idle: Duration) -> Result<Answer, NoAnswer> {
+        let (parts, body) = self.execute(request, idle).await?.into_parts();
         let text = self.read(body, ANSWER_BYTES_MAX).await?;
         Ok(Answer::new(parts.status, parts.headers, text))
     }
