@@ -40,7 +40,7 @@ use crate::listing::ListError;
 use crate::model::{Class, ExternalName, FilePath, FileTimes, Part, Root, RootPath, RunId, Sample, decode_text};
 use crate::prove::ProveError;
 use crate::repository::key::Key;
-use crate::repository::log::{DumpFact, Ended, Fact, Head, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Totals, Unread};
+use crate::repository::log::{DumpFact, Ended, Fact, Head, LogError, ManifestCopy, Outcome, RunStarted, SnapshotFact, SourceRoot, Totals, Unread};
 use crate::repository::manifest::{CurrentFile, ManifestError};
 use crate::repository::store::{Attributes, Created, Kind, StoreError, stream_file};
 use crate::repository::workers::Workers;
@@ -397,6 +397,13 @@ pub async fn run(session: &mut Session, plan: &Plan, monitor: &Arc<dyn Monitor>,
     let result = Box::pin(attempt(session, plan, monitor, stop)).await;
     if let Err(BackupError::Open(error)) = &result {
         session.discard_if_damaged(error);
+    }
+    // What a disk that went away makes of a write is told by many names.
+    if let Err(BackupError::Store(error) | BackupError::Open(OpenError::Log(LogError::Store(error)))) = &result
+        && matches!(error, StoreError::Io { .. } | StoreError::NotFound { .. })
+        && let Err(gone @ OpenError::NoRepository { .. }) = session.is_still_there().await
+    {
+        return Err(gone.into());
     }
     result
 }

@@ -248,8 +248,8 @@ async fn note(session: &mut Session, plan: &DrillPlan, report: &DrillReport, dam
         as_text: report.as_text.iter().cloned().collect(),
     }));
     match session.note(&facts, monitor).await {
-        // What was brought back was brought back, though the disk went away since; what was missing then says nothing.
-        Err(error) if error.is_of_writing() || (matches!(error, OpenError::NoRepository { .. }) && report.outcome != DrillOutcome::Failed) => {
+        // What was brought back was brought back, whatever became of the repository since; what was missing in one that went away says nothing.
+        Err(error) if error.is_of_writing() || report.outcome != DrillOutcome::Failed => {
             monitor.emit(Event::Warned { message: format!("how the drill ended could not be written to the log: {error}") });
             Ok(())
         }

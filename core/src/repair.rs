@@ -17,7 +17,7 @@ use crate::model::{RepositoryId, Sha256, WriterId, encode_segment};
 use crate::repository::key::Key;
 use crate::repository::log::{EpochFact, Fact, Head, Header, LogError, create, encode};
 use crate::repository::state::{StateError, StateFolder};
-use crate::repository::store::{Attributes, Begin, Created, Kind, Store, StoreError, read_all};
+use crate::repository::store::{Attributes, Created, Kind, Store, StoreError, read_all};
 use crate::repository::{Repository, Session};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -271,8 +271,7 @@ fn alive(survey: &Survey, writer: WriterId) -> Option<String> {
 
 async fn open_epoch(repository: &Repository, state: &StateFolder, plan: &LogPlan, epoch: u32, host: &str, writer: WriterId) -> Result<Sha256, RepairError> {
     let (store, survey) = (repository.store.as_ref(), &plan.survey);
-    // Before the first write: what can the store do.
-    store.begin(&repository.identity, Begin::Writing { leftovers: Some(&state.uploads()) }).await?;
+    repository.begin_writing(Some(&state.uploads())).await?;
     let is_conditional = store.capabilities().conditional_create;
     let fact = EpochFact {
         at: Timestamp::now(),

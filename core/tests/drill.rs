@@ -140,6 +140,8 @@ async fn successive_samples_look_at_everything() {
 struct TakesAway<'a> {
     repository: &'a Path,
     when: fn(&Event) -> bool,
+    /// In its place stands an empty folder, as where a disk was mounted, or something that cannot be looked at.
+    is_folder: bool,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -147,7 +149,8 @@ impl Monitor for TakesAway<'_> {
     fn emit(&self, event: Event) {
         if (self.when)(&event) {
             std::fs::rename(self.repository, self.repository.with_extension("aside")).unwrap();
-            std::fs::create_dir(self.repository).unwrap();
+            let there = if self.is_folder { std::fs::create_dir(self.repository) } else { std::os::unix::fs::symlink(self.repository, self.repository) };
+            there.unwrap();
         }
         if let Event::Warned { message } = event {
             self.warnings.lock().unwrap().push(message);
@@ -161,8 +164,8 @@ async fn a_drill_keeps_what_it_found_where_the_repository_goes_away_afterwards_a
     let repository = &backup.world.repository;
     let after: fn(&Event) -> bool = |event| matches!(event, Event::PhaseFinished { phase: Phase::ReadBack });
     let before: fn(&Event) -> bool = |event| matches!(event, Event::PhaseStarted { phase: Phase::ReadBack, .. });
-    for (when, is_kept) in [(after, true), (before, false)] {
-        let monitor = TakesAway { repository, when, warnings: Mutex::default() };
+    for (when, is_folder, is_kept) in [(after, true, true), (after, false, true), (before, true, false)] {
+        let monitor = TakesAway { repository, when, is_folder, warnings: Mutex::default() };
         let drilled = backup.drill_told(backup.local(Programs::Full), "1/1", &monitor).await;
         let warnings = monitor.warnings.into_inner().unwrap();
         match drilled {
@@ -172,8 +175,11 @@ async fn a_drill_keeps_what_it_found_where_the_repository_goes_away_afterwards_a
             }
             Err(error) => assert!(!is_kept && matches!(error, DrillError::Open(OpenError::NoRepository { .. })), "{error:?}"),
         }
-        assert_eq!(std::fs::read_dir(repository).unwrap().count(), 0, "nothing is written where the disk was mounted");
-        std::fs::remove_dir(repository).unwrap();
+        if is_folder {
+            std::fs::remove_dir(repository).expect("nothing is written where the disk was mounted");
+        } else {
+            std::fs::remove_file(repository).unwrap();
+        }
         std::fs::rename(repository.with_extension("aside"), repository).unwrap();
     }
 }

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use rusqlite::types::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::memory::MemoryStore;
 use support::{Fault, FaultyStore, Tampered, World, copy_folder, noise, silent};
@@ -779,6 +780,32 @@ async fn no_entry_is_written_where_the_repository_went_away_since_it_was_opened(
     std::fs::remove_dir_all(&world.repository).unwrap();
     std::fs::rename(&aside, &world.repository).unwrap();
     world.back_up().await;
+}
+
+/// Takes the repository away when the first file is in it.
+struct TakesAway {
+    repository: PathBuf,
+    is_done: AtomicBool,
+}
+
+impl Monitor for TakesAway {
+    fn emit(&self, event: Event) {
+        if matches!(event, Event::FileStored { .. }) && !self.is_done.swap(true, Ordering::SeqCst) {
+            std::fs::rename(&self.repository, self.repository.with_extension("aside")).unwrap();
+            std::fs::create_dir(&self.repository).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_under_which_the_repository_goes_away_says_so_and_the_next_one_goes_on() {
+    let world = World::with_files(200).await;
+    let monitor: Arc<dyn Monitor> = Arc::new(TakesAway { repository: world.repository.clone(), is_done: AtomicBool::new(false) });
+    let error = world.back_up_with(world.directory(), "state", &monitor, |_| {}).await.unwrap_err();
+    assert!(matches!(error, BackupError::Open(OpenError::NoRepository { .. })), "{error:?}");
+    std::fs::remove_dir(&world.repository).expect("nothing is written where the disk was mounted");
+    std::fs::rename(world.repository.with_extension("aside"), &world.repository).unwrap();
+    assert_eq!(world.back_up().await.ending, Ending::Snapshot);
 }
 
 #[tokio::test]

@@ -101,9 +101,9 @@ impl From<StoreError> for OpenError {
 }
 
 impl OpenError {
-    /// Whether it was only the writing that failed: what is in the repository is as it was read.
+    /// Whether it was only the writing that failed, or the store could not be asked any more: nothing speaks against what was read before.
     pub(crate) fn is_of_writing(&self) -> bool {
-        matches!(self, Self::Log(LogError::Store(_)) | Self::UnsteadyIdentity { .. })
+        matches!(self, Self::Store { .. } | Self::Log(LogError::Store(_)) | Self::UnsteadyIdentity { .. })
     }
 
     /// What the user can do about it.
@@ -234,6 +234,26 @@ impl Repository {
         let identity: Identity = serde_json::from_slice(&bytes).map_err(damaged)?;
         Ok(Self { store, id: identity.repository, start: Head { epoch: 0, sequence: 0, sha256: Sha256::of(&bytes) }, identity: bytes })
     }
+
+    /// Before the first write: finds out what the store can do, and ends the uploads of a dead run that `leftovers` lists.
+    ///
+    /// # Errors
+    /// The store cannot be written to, or has another `format.json`, or none, since it was opened.
+    pub(crate) async fn begin_writing(&self, leftovers: Option<&Path>) -> Result<(), OpenError> {
+        let what = Begin::Writing { leftovers };
+        let mut ready = self.store.begin(&self.identity, what).await;
+        if let Err(StoreError::OtherContent { .. } | StoreError::NotFound { .. }) = ready {
+            // It was there when this was opened. What came wrong is asked for a second time, and that decides.
+            tokio::time::sleep(SECOND_LOOK_AFTER).await;
+            ready = self.store.begin(&self.identity, what).await;
+        }
+        let url = || self.store.url().to_owned();
+        ready.map(drop).map_err(|error| match error {
+            StoreError::OtherContent { .. } => OpenError::UnsteadyIdentity { url: url() },
+            StoreError::NotFound { .. } => OpenError::NoRepository { url: url() },
+            error => error.into(),
+        })
+    }
 }
 
 /// How much of the log is read: up to an entry, as the newest epoch has it or as an earlier one has. Written `NUMBER` or `EPOCH:NUMBER`.
@@ -261,6 +281,9 @@ impl std::str::FromStr for Until {
         }
     }
 }
+
+/// What a store says of `format.json` and cannot be is asked for again after this.
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// How often, and after which wait, a reader looks whether the one who has the state folder has brought the manifest up to date.
 const READER_TRIES_MAX: u32 = 20;
@@ -489,19 +512,7 @@ impl Session {
         if !self.begun {
             // Whoever holds the lock is the only one who has uploads under way from here.
             let leftovers = self.lock.is_some().then(|| self.state.uploads());
-            let what = Begin::Writing { leftovers: leftovers.as_deref() };
-            let mut ready = self.repository.store.begin(&self.repository.identity, what).await;
-            if let Err(StoreError::OtherContent { .. }) = ready {
-                // Bytes that came wrong are asked for a second time, and that decides.
-                ready = self.repository.store.begin(&self.repository.identity, what).await;
-            }
-            let url = || self.repository.store.url().to_owned();
-            ready.map_err(|error| match error {
-                StoreError::OtherContent { .. } => OpenError::UnsteadyIdentity { url: url() },
-                // It was there when this session was opened.
-                StoreError::NotFound { .. } => OpenError::NoRepository { url: url() },
-                error => error.into(),
-            })?;
+            self.repository.begin_writing(leftovers.as_deref()).await?;
             crash_point!("store made ready");
             self.begun = true;
         }
@@ -533,14 +544,14 @@ impl Session {
     }
 
     /// Where the disk went away meanwhile, there is no log that could have lost anything. What came wrong is read a second time, and that decides.
-    async fn is_still_there(&self) -> Result<(), OpenError> {
-        let store = &self.repository.store;
-        match Repository::open(Arc::clone(store)).await {
-            Ok(again) if again.start == self.repository.start => return Ok(()),
-            Err(error @ OpenError::NoRepository { .. }) => return Err(error),
-            Ok(_) | Err(_) => {}
+    pub(crate) async fn is_still_there(&self) -> Result<(), OpenError> {
+        let look = || Repository::open(Arc::clone(&self.repository.store));
+        let is_same = |again: &Repository| again.start == self.repository.start;
+        if look().await.is_ok_and(|again| is_same(&again)) {
+            return Ok(());
         }
-        if Repository::open(Arc::clone(store)).await?.start == self.repository.start { Ok(()) } else { Err(LogError::Rewritten { sequence: 0 }.into()) }
+        tokio::time::sleep(SECOND_LOOK_AFTER).await;
+        if is_same(&look().await?) { Ok(()) } else { Err(LogError::Rewritten { sequence: 0 }.into()) }
     }
 
     /// Adds facts from beside a run, which finds them in its way and takes them in: nothing is applied here unless nobody else writes.
